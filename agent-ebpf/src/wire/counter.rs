@@ -1,0 +1,87 @@
+//! The kernel side's named counters: one slot each in a per-CPU array, only ever added to.
+//!
+//! `*Captured` counts before the ring is asked for room; `*RingFull` counts refusals. So
+//! `captured - ring full` is what the daemon must find in the rings.
+
+/// Declares the counters once: the enum, the list and the key each one has in reports.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident => $key:literal,)+) => {
+        /// A slot of the `COUNTERS` map.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        pub enum Counter {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Counter {
+            /// Every counter, in slot order.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The key used in reports.
+            pub fn key(self) -> &'static str {
+                match self {
+                    $(Self::$name => $key,)+
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Timer samples taken.
+    SamplesCaptured => "samples_captured",
+    /// Samples the ring had no room for.
+    SamplesRingFull => "samples_ring_full",
+    /// Off-CPU intervals of threads with a lane, and cuts of their long slices.
+    IntervalsCaptured => "intervals_captured",
+    /// Intervals the ring had no room for (their time is recovered from the totals).
+    IntervalsRingFull => "intervals_ring_full",
+    /// Nanoseconds of the captured intervals.
+    IntervalNsCaptured => "interval_ns_captured",
+    /// Nanoseconds of the intervals the ring had no room for.
+    IntervalNsRingFull => "interval_ns_ring_full",
+    /// Stack definitions (first sight of a hash in a generation).
+    StacksCaptured => "stacks_captured",
+    /// Stack definitions the ring had no room for (sent again at the next sight).
+    StacksRingFull => "stacks_ring_full",
+    /// Waits that were due a stack and did not get one because the CPU's budget was spent.
+    StacksOverBudget => "stacks_over_budget",
+    /// Stacks deeper than MAX_FRAMES.
+    StacksCut => "stacks_cut",
+    /// fork, exec, exit and lane records.
+    LifecycleCaptured => "lifecycle_captured",
+    /// Lifecycle records the ring had no room for.
+    LifecycleRingFull => "lifecycle_ring_full",
+    /// Exit records parked in the fallback map because the ring was full.
+    ExitsParked => "exits_parked",
+    /// Exit records neither the ring nor the fallback map had room for.
+    ExitsLost => "exits_lost",
+    /// Nanoseconds of accounted time in those.
+    ExitNsLost => "exit_ns_lost",
+    /// Task storage could not be created or found.
+    StorageMissing => "storage_missing",
+    /// A thread reached its own context with its out-stamp still set.
+    SwitchInMissed => "switch_in_missed",
+    /// A thread was switched in while its slice was still open.
+    SwitchOutMissed => "switch_out_missed",
+    /// A thread was switched out while already off the CPU.
+    DoubleSwitchOut => "double_switch_out",
+    /// A blocked wait ended without an accepted wakeup.
+    WakeupMissing => "wakeup_missing",
+    /// A wakeup of a thread that was not off the CPU.
+    WakeupIgnored => "wakeup_ignored",
+    /// A time difference was negative and was clamped to zero.
+    NegativeClamped => "negative_clamped",
+    /// The lane's head could not be read, neither at switch-out nor at resumption.
+    LaneUnreadable => "lane_unreadable",
+    /// The lane read back with another magic, generation or owner.
+    LaneMismatch => "lane_mismatch",
+    /// The kernel stack helper failed.
+    KernelStackFailed => "kernel_stack_failed",
+    /// Undrained markers copied at the death of a process the daemon had not attached yet.
+    TailMarkersCaptured => "tail_markers_captured",
+    /// Such markers that could not be read or sent.
+    TailMarkersLost => "tail_markers_lost",
+    /// Samples taken while the idle task ran, not reported.
+    SamplesIdle => "samples_idle",
+}

@@ -1,0 +1,25 @@
+//! Layouts shared by kernel programs and daemon. All are `repr(C)`, native endian, without implicit
+//! padding; sizes are asserted beside each type. They never leave the host, so they need no version.
+
+pub mod counter;
+pub mod record;
+pub mod state;
+pub mod thread;
+
+pub use counter::Counter;
+pub use record::{
+    Exec, Exit, Fork, Interval, LaneSeen, RecordKind, Sample, Snapshot, Stack, Tail,
+};
+pub use state::State;
+pub use thread::{LaneRef, Phase, Thread};
+
+/// Frames kept of one stack, user or kernel. Deeper stacks are cut and marked `STACK_CUT`.
+pub const MAX_FRAMES: usize = 127;
+
+/// Nanoseconds a slice may exceed the kernel's own CPU account before the excess counts as stolen
+/// by the hypervisor (design 4: jitter of 8-64 us at each switch-in is normal).
+pub const STEAL_THRESHOLD_NS: u64 = 100_000;
+
+/// A slice of a lane's thread that lasts longer than this is cut at the next timer sample, so that
+/// a thread that never switches is still accounted.
+pub const LONG_SLICE_NS: u64 = 500_000_000;

@@ -1,0 +1,4 @@
+//! What hotspan knows about spans, as data: the states of a thread-instant and the span document.
+
+pub mod document;
+pub mod state;
