@@ -14,8 +14,8 @@ use crate::wire::{
     STEAL_THRESHOLD_NS, Thread,
     state::{STATES, State},
     thread::{
-        HEAD_KNOWN, IN_MISSED, NO_WAKEUP, PENDING, PREEMPTED, Phase, WAKE_SET, WAKER_IRQ,
-        WAKING_IRQ, WAKING_SET,
+        HEAD_KNOWN, IN_MISSED, NO_WAKEUP, PENDING, PREEMPTED, Phase, UNREADABLE, WAKE_SET,
+        WAKER_IRQ, WAKING_IRQ, WAKING_SET,
     },
 };
 
@@ -81,11 +81,15 @@ pub const fn fresh() -> Thread {
         lane_epoch: 0,
         cpu: 0,
         execs: 0,
+        round: 0,
+        pad: 0,
+        head_at_round: 0,
         waker_head: 0,
         waking_head: 0,
         lane_va: 0,
         user_stack: 0,
         kernel_stack: 0,
+        exiting_at: 0,
         total: [0; STATES],
     }
 }
@@ -167,6 +171,7 @@ pub fn switch_out(t: &mut Thread, leave: &Leave) -> Noticed {
     t.since = reached;
     t.flags &= !(WAKE_SET
         | HEAD_KNOWN
+        | UNREADABLE
         | IN_MISSED
         | NO_WAKEUP
         | PREEMPTED

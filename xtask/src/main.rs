@@ -1,1 +1,50 @@
-fn main() {}
+//! Every developer command of this repository, run as `cargo xtask COMMAND`.
+//!
+//! Each command starts with `setup`, so a fresh clone needs no other step, and each says what it
+//! does before it does it.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod cargo;
+mod demo;
+mod process;
+mod setup;
+mod test;
+
+/// Developer commands of hotspan.
+///
+/// `cargo xtask test` builds and tests everything; `cargo xtask demo` shows the product on a small
+/// sample service. Both install what is missing first.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Setup(setup::Setup),
+    Test(test::Test),
+    Demo(demo::Demo),
+    Bench(bench::Bench),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Setup(setup) => setup.run(),
+        Command::Test(test) => test.run(),
+        Command::Demo(demo) => demo.run(),
+        Command::Bench(bench) => bench.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -3,6 +3,7 @@
 
 pub mod counter;
 pub mod record;
+pub mod settings;
 pub mod state;
 pub mod thread;
 
@@ -10,6 +11,7 @@ pub use counter::Counter;
 pub use record::{
     Exec, Exit, Fork, Interval, LaneSeen, RecordKind, Sample, Snapshot, Stack, Tail,
 };
+pub use settings::{Offsets, Settings};
 pub use state::State;
 pub use thread::{LaneRef, Phase, Thread};
 

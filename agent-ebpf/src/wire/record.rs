@@ -194,10 +194,12 @@ pub struct Exec {
     pub serial: u64,
     /// When.
     pub at: u64,
+    /// Intervals finished so far.
+    pub seq: u64,
     /// New name.
     pub comm: [u8; 16],
 }
-const _: () = assert!(size_of::<Exec>() == 48);
+const _: () = assert!(size_of::<Exec>() == 56);
 
 /// The last switch-out of a thread: its whole account.
 #[derive(Clone, Copy, Debug)]
@@ -219,6 +221,8 @@ pub struct Exit {
     pub birth: u64,
     /// Last instant accounted.
     pub at: u64,
+    /// `sched_process_exit`: the end of whatever span was still open.
+    pub exiting_at: u64,
     /// Intervals finished.
     pub seq: u64,
     /// Lane head at exit.
@@ -228,7 +232,7 @@ pub struct Exit {
     /// Cumulative ns per state.
     pub total: [u64; STATES],
 }
-const _: () = assert!(size_of::<Exit>() == 16 + 5 * 8 + 16 + STATES * 8);
+const _: () = assert!(size_of::<Exit>() == 16 + 6 * 8 + 16 + STATES * 8);
 
 /// A thread announced its lane (prctl breadcrumb).
 #[derive(Clone, Copy, Debug)]
@@ -250,8 +254,14 @@ pub struct LaneSeen {
     pub at: u64,
     /// `first_index` of the lane.
     pub first_index: u64,
+    /// Intervals finished so far.
+    pub seq: u64,
+    /// Start of the present slice: up to here `total` holds.
+    pub since: u64,
+    /// Cumulative ns per state at `since`.
+    pub total: [u64; STATES],
 }
-const _: () = assert!(size_of::<LaneSeen>() == 48);
+const _: () = assert!(size_of::<LaneSeen>() == 64 + STATES * 8);
 
 /// Markers in one [`Tail`].
 pub const TAIL_EVENTS: usize = 16;

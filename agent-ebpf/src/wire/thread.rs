@@ -45,6 +45,10 @@ pub const NO_WAKEUP: u32 = 1 << 9;
 pub const KERNEL_THREAD: u32 = 1 << 10;
 /// `Thread::flags`: the thread passed `sched_process_exit`.
 pub const EXITING: u32 = 1 << 11;
+/// `Thread::flags`: `head` was read at `sched_process_exit` and is the last there will be.
+pub const HEAD_FINAL: u32 = 1 << 13;
+/// `Thread::flags`: the lane could not be read, neither at switch-out nor at resumption.
+pub const UNREADABLE: u32 = 1 << 14;
 /// `Thread::flags`: the wait was a preemption or yield (never blocked).
 pub const PREEMPTED: u32 = 1 << 12;
 
@@ -113,6 +117,12 @@ pub struct Thread {
     pub cpu: u32,
     /// Number of execs seen: tells the addresses of one program from those of the next.
     pub execs: u32,
+    /// The daemon's round in which `head_at_round` was read.
+    pub round: u32,
+    /// 0
+    pub pad: u32,
+    /// Lane head first seen in that round: how far the lane has run since the daemon last drained.
+    pub head_at_round: u64,
     /// Waker's lane head plus one at the wakeup, 0 when it had no lane.
     pub waker_head: u64,
     /// The same of the latest `sched_waking`.
@@ -123,10 +133,12 @@ pub struct Thread {
     pub user_stack: u64,
     /// Kernel stack of the wait, where it is taken at switch-out.
     pub kernel_stack: u64,
+    /// `sched_process_exit` (valid with `EXITING`).
+    pub exiting_at: u64,
     /// Cumulative ns per state.
     pub total: [u64; STATES],
 }
-const _: () = assert!(size_of::<Thread>() == 8 + 11 * 8 + 14 * 4 + 5 * 8 + STATES * 8);
+const _: () = assert!(size_of::<Thread>() == 8 + 11 * 8 + 16 * 4 + 7 * 8 + STATES * 8);
 
 /// What the daemon tells the kernel about a thread's lane: value of the `LANES` hash, keyed by tid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,75 @@
+//! The way out: this CPU's ring. Never wakes the daemon per event (design 3.4): only when half the
+//! ring is unread or a lane runs ahead, and then at most once a millisecond per CPU.
+
+use agent_ebpf::wire::Counter;
+use aya_ebpf::helpers::generated::{
+    bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_output, bpf_ringbuf_query,
+};
+
+use crate::{
+    kernel::injected,
+    maps::{CPU, RINGS, count},
+};
+
+const NO_WAKEUP: u64 = 1; // BPF_RB_NO_WAKEUP
+const FORCE_WAKEUP: u64 = 2; // BPF_RB_FORCE_WAKEUP
+const AVAIL_DATA: u64 = 0; // BPF_RB_AVAIL_DATA
+const WAKE_EVERY_NS: u64 = 1_000_000;
+
+/// Whether the daemon should come now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// At its next round.
+    Timer,
+    /// At once.
+    Now,
+}
+
+/// Sends the first `len` bytes of `record`. Returns whether there was room; else counts `full`.
+///
+/// # Safety
+/// `record` must point to at least `len` readable bytes the verifier knows.
+#[inline(always)]
+pub unsafe fn send(record: *const u8, len: usize, urgency: Urgency, full: Counter) -> bool {
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let Some(ring) = RINGS.get(cpu) else {
+        count(full);
+        return false;
+    };
+    let ring = core::ptr::from_ref(ring).cast_mut().cast();
+    let half = injected!(SETTINGS.ring_bytes) / 2;
+    // SAFETY: `ring` is a ring map from the outer map; `record` holds `len` bytes by contract.
+    let failed = unsafe {
+        let unread = bpf_ringbuf_query(ring, AVAIL_DATA);
+        let wanted = urgency == Urgency::Now || unread > half;
+        let flags = if wanted && may_wake() { FORCE_WAKEUP } else { NO_WAKEUP };
+        bpf_ringbuf_output(ring, record.cast_mut().cast(), len as u64, flags)
+    };
+    if failed != 0 {
+        count(full);
+    }
+    failed == 0
+}
+
+/// Takes the right to wake the daemon, at most once a millisecond per CPU.
+#[inline(always)]
+fn may_wake() -> bool {
+    let Some(cpu) = CPU.get_ptr_mut(0) else { return false };
+    // SAFETY: per-CPU slot; the helper has no preconditions.
+    unsafe {
+        let now = bpf_ktime_get_ns();
+        if now.wrapping_sub((*cpu).woken_at) < WAKE_EVERY_NS {
+            return false;
+        }
+        (*cpu).woken_at = now;
+    }
+    true
+}
+
+/// Sends a whole record.
+#[inline(always)]
+pub fn record<T>(record: &T, urgency: Urgency, full: Counter) -> bool {
+    // SAFETY: a reference covers its whole type.
+    unsafe { send(core::ptr::from_ref(record).cast(), size_of::<T>(), urgency, full) }
+}

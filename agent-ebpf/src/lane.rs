@@ -1,0 +1,264 @@
+//! What a thread published: finding its lane, reading `head`, catching the breadcrumb of a new lane
+//! and saving the markers of a thread whose segment the daemon never saw.
+
+use core::ffi::c_void;
+
+use agent_ebpf::wire::{
+    Counter, LaneSeen, RecordKind, Tail, Thread,
+    record::TAIL_EVENTS,
+    settings::Live,
+    thread::{HEAD_FINAL, HEAD_KNOWN, LANE_KNOWN, UNREADABLE, lane_line},
+};
+use aya_ebpf::{
+    helpers::generated::{bpf_ktime_get_ns, bpf_loop},
+    macros::tracepoint,
+    programs::TracePointContext,
+};
+
+use crate::{
+    emit::{self, Urgency},
+    kernel::{Task, read_user, read_user_into},
+    maps::{ATTACHED, LANE_SEEN, LANES, TAIL, count, count_by},
+    storage,
+};
+
+/// A lane's control line, in words.
+type Line = [u64; lane_line::LEN / 8];
+
+const PR_SET_VMA: u64 = 0x5356_4d41;
+const PR_SET_VMA_ANON_NAME: u64 = 0;
+/// Markers a lane may run ahead of the daemon's last round before the daemon is called: a quarter
+/// of the smallest ring.
+const RUN_AHEAD: u64 = 256;
+
+#[inline(always)]
+fn u32_at(line: &Line, at: usize) -> u32 {
+    (line[at / 8] >> ((at % 8) * 8)) as u32
+}
+
+#[inline(always)]
+fn u64_at(line: &Line, at: usize) -> u64 {
+    line[at / 8]
+}
+
+/// Asks the daemon's lane map again when it has changed: for lanes older than the programs.
+#[inline(always)]
+pub fn refresh(thread: &mut Thread, task: Task, live: &Live) {
+    if thread.lane_epoch == live.lane_epoch {
+        return;
+    }
+    thread.lane_epoch = live.lane_epoch;
+    let tid = task.tid();
+    // SAFETY: the value is copied; the daemon replaces entries whole.
+    let Some(entry) = (unsafe { LANES.get(&tid) }) else { return };
+    // The entry names the thread by its start in clock ticks (USER_HZ, 100 on every Linux ABI):
+    // a reused tid must not inherit a lane.
+    if entry.start_ticks != task.start_boottime() / 10_000_000 {
+        return;
+    }
+    if thread.flags & LANE_KNOWN != 0 && thread.lane_va == entry.va {
+        return;
+    }
+    thread.lane_va = entry.va;
+    thread.lane_gen = entry.generation;
+    thread.lane_owner = entry.owner_tid;
+    thread.flags |= LANE_KNOWN;
+}
+
+/// Reads `head` of the current thread's lane into `thread.head`. Only in the thread's own context:
+/// the memory of another thread's process is not there.
+#[inline(always)]
+pub fn read_head(thread: &mut Thread, task: Task) {
+    if thread.flags & HEAD_FINAL != 0 {
+        thread.flags |= HEAD_KNOWN;
+        return;
+    }
+    if !task.has_mm() {
+        return;
+    }
+    let Some(line) = read_user::<Line>(thread.lane_va) else {
+        thread.flags |= UNREADABLE;
+        return;
+    };
+    let generation = u32_at(&line, lane_line::GENERATION_AT);
+    let owned = generation == thread.lane_gen
+        && u32_at(&line, lane_line::OWNER_AT) == thread.lane_owner;
+    // Released by its owner but not yet taken by another thread: `head` is still its last.
+    let released = generation == thread.lane_gen.wrapping_add(1);
+    if u32_at(&line, lane_line::MAGIC_AT) != lane_line::MAGIC || !(owned || released) {
+        count(Counter::LaneMismatch);
+        thread.flags = (thread.flags | UNREADABLE) & !LANE_KNOWN;
+        return;
+    }
+    thread.head = u64_at(&line, lane_line::HEAD_AT);
+    thread.flags = (thread.flags | HEAD_KNOWN) & !UNREADABLE;
+}
+
+/// Whether the lane has run so far since the daemon's last round that it should drain now.
+#[inline(always)]
+pub fn runs_ahead(thread: &mut Thread, live: &Live) -> Urgency {
+    if thread.round != live.round {
+        thread.round = live.round;
+        thread.head_at_round = thread.head;
+        return Urgency::Timer;
+    }
+    if thread.head.wrapping_sub(thread.head_at_round) > RUN_AHEAD {
+        Urgency::Now
+    } else {
+        Urgency::Timer
+    }
+}
+
+/// A thread names its new lane: `prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, lane, 0, name)`. The lane
+/// is recognised by its magic, never by the name. Zero length makes the call itself do nothing.
+///
+/// The arguments lie from byte 16 of the event (events/syscalls/sys_enter_prctl/format).
+#[tracepoint]
+fn lane_breadcrumb(ctx: TracePointContext) -> i32 {
+    // SAFETY: reads words of the event within the five arguments of the call.
+    let argument = |n: usize| unsafe { ctx.read_at::<u64>(16 + 8 * n) }.unwrap_or(0);
+    let option = argument(0) & 0xffff_ffff;
+    let (kind, address, len) = (argument(1), argument(2), argument(3));
+    if option != PR_SET_VMA || kind != PR_SET_VMA_ANON_NAME || len != 0 {
+        return 0;
+    }
+    let Some(line) = read_user::<Line>(address) else { return 0 };
+    if u32_at(&line, lane_line::MAGIC_AT) != lane_line::MAGIC {
+        return 0;
+    }
+    let task = Task::current();
+    let Some(thread) = storage::find_or_create(task) else { return 0 };
+    let generation = u32_at(&line, lane_line::GENERATION_AT);
+    storage::guarded(thread, |t| {
+        t.lane_va = address;
+        t.lane_gen = generation;
+        t.lane_owner = u32_at(&line, lane_line::OWNER_AT);
+        t.flags = (t.flags | LANE_KNOWN) & !UNREADABLE;
+        t.head = u64_at(&line, lane_line::HEAD_AT);
+    });
+    count(Counter::LifecycleCaptured);
+    let Some(seen) = LANE_SEEN.get_ptr_mut(0) else { return 0 };
+    // SAFETY: per-CPU scratch; tracepoint programs run with preemption off.
+    let seen: &mut LaneSeen = unsafe { &mut *seen };
+    seen.kind = RecordKind::LaneSeen as u32;
+    seen.tid = task.tid();
+    seen.tgid = task.tgid();
+    seen.generation = generation;
+    seen.serial = thread.serial;
+    seen.va = address;
+    // SAFETY: the helper has no preconditions.
+    seen.at = unsafe { bpf_ktime_get_ns() };
+    seen.first_index = u64_at(&line, lane_line::FIRST_INDEX_AT);
+    seen.seq = thread.seq;
+    seen.since = thread.since;
+    seen.total = thread.total;
+    emit::record(seen, Urgency::Now, Counter::LifecycleRingFull);
+    0
+}
+
+/// The last look at a lane: at `sched_process_exit`, while the memory is still there (6.16+; before
+/// that `mm` is already gone and the markers of an unattached process are counted as lost).
+#[inline(always)]
+pub fn read_last(thread: &mut Thread, task: Task) {
+    read_head(thread, task);
+    if thread.flags & HEAD_KNOWN == 0 {
+        return;
+    }
+    thread.flags |= HEAD_FINAL;
+    // SAFETY: only the presence of the entry is used.
+    if unsafe { ATTACHED.get(&task.tgid()) }.is_none() {
+        save_tail(thread, task);
+    }
+}
+
+/// What the copying of a marker ring needs to know.
+#[repr(C)]
+struct Copying {
+    ring: u64,
+    mask: u64,
+    grown_at: u64,
+    next: u64,
+    end: u64,
+    lost: u64,
+}
+
+/// Copies the markers still in the ring to the daemon, 16 to a record.
+#[inline(always)]
+fn save_tail(thread: &mut Thread, task: Task) {
+    let Some(line) = read_user::<Line>(thread.lane_va) else { return };
+    let log2 = u32_at(&line, lane_line::RING_LOG2_AT) & 0xffff;
+    if log2 > u32::from(lane_line::GROWN_LOG2) {
+        return;
+    }
+    let head = thread.head;
+    let first = u64_at(&line, lane_line::FIRST_INDEX_AT);
+    let slots = 1u64 << (log2 & 15);
+    let kept = if head.saturating_sub(first) < slots { head.saturating_sub(first) } else { slots };
+    let Some(tail) = TAIL.get_ptr_mut(0) else { return };
+    // SAFETY: per-CPU scratch of this program; nothing else on this CPU exits meanwhile.
+    let tail = unsafe { &mut *tail };
+    tail.kind = RecordKind::Tail as u32;
+    tail.tid = task.tid();
+    tail.tgid = task.tgid();
+    tail.generation = thread.lane_gen;
+    tail.serial = thread.serial;
+    tail.va = thread.lane_va;
+    let mut copying = Copying {
+        ring: thread.lane_va + lane_line::RING_AT,
+        mask: slots - 1,
+        grown_at: u64_at(&line, lane_line::GROWN_AT),
+        next: head - kept,
+        end: head,
+        lost: head.saturating_sub(first) - kept,
+    };
+    // SAFETY: the callback has the signature the helper demands and only touches `copying`.
+    unsafe {
+        bpf_loop(
+            (1 << lane_line::GROWN_LOG2) / TAIL_EVENTS as u32,
+            copy_batch as *mut c_void,
+            (&raw mut copying).cast(),
+            0,
+        );
+    }
+    count_by(Counter::TailMarkersLost, copying.lost);
+}
+
+/// One record of up to 16 markers. Returns 1 to stop.
+unsafe extern "C" fn copy_batch(_index: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `save_tail` passes its `Copying`.
+    let copying = unsafe { &mut *context.cast::<Copying>() };
+    let Some(tail) = TAIL.get_ptr_mut(0) else { return 1 };
+    // SAFETY: as in `save_tail`.
+    let tail: &mut Tail = unsafe { &mut *tail };
+    if copying.next >= copying.end {
+        return 1;
+    }
+    tail.first = copying.next;
+    let mut filled = 0u64;
+    for slot in &mut tail.events {
+        if copying.next >= copying.end {
+            break;
+        }
+        let mask = if copying.grown_at != 0 && copying.next >= copying.grown_at {
+            (1 << lane_line::GROWN_LOG2) - 1
+        } else {
+            copying.mask
+        };
+        let at = copying.ring + (copying.next & mask) * lane_line::EVENT_LEN as u64;
+        if !read_user_into(slot, at) {
+            break;
+        }
+        copying.next += 1;
+        filled += 1;
+    }
+    if filled == 0 {
+        copying.lost += copying.end - copying.next;
+        return 1;
+    }
+    tail.count = filled;
+    count_by(Counter::TailMarkersCaptured, filled);
+    if !emit::record(tail, Urgency::Now, Counter::LifecycleRingFull) {
+        copying.lost += filled;
+    }
+    0
+}

@@ -1,0 +1,134 @@
+//! Every map: who writes it, who reads it, how big it is.
+
+use agent_ebpf::{
+    sampling::Bucket,
+    wire::{self, Counter, LaneRef, Thread, settings::Live},
+};
+use aya_ebpf::{
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+
+/// Most CPUs the rings are made for.
+pub const MAX_CPUS: usize = 1024;
+
+/// One ring per CPU, made and put in by the daemon; written by every program on that CPU.
+#[btf_map]
+pub static RINGS: ArrayOfMaps<RingBuf<u8, 4096>, MAX_CPUS> = ArrayOfMaps::new();
+
+/// Named counters, slot by `Counter`; only ever added to.
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
+
+/// Lanes of threads that had one before the programs were attached; written by the daemon.
+#[btf_map]
+pub static LANES: HashMap<u32, LaneRef, 65536, 1> = HashMap::new();
+
+/// Processes whose segments the daemon has mapped (key: tgid); written by the daemon.
+#[btf_map]
+pub static ATTACHED: HashMap<u32, u32, 32768, 1> = HashMap::new();
+
+/// What the daemon changes while running, see [`Live`].
+#[btf_map]
+pub static LIVE: Array<Live, 1> = Array::new();
+
+/// Stack hashes sent in the present generation (value: generation).
+#[btf_map]
+pub static STACKS_SEEN: LruHashMap<u64, u32, 32768> = LruHashMap::new();
+
+/// Exit records the ring had no room for, by thread serial; emptied by the daemon.
+#[btf_map]
+pub static PARKED_EXITS: HashMap<u64, wire::Exit, 16384, 1> = HashMap::new();
+
+/// What a CPU keeps for itself.
+#[btf_map]
+pub static CPU: PerCpuArray<Cpu, 1> = PerCpuArray::new();
+
+/// A stack under construction, one per kind of program: an NMI sample can interrupt a switch.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<wire::Stack, 2> = PerCpuArray::new();
+
+/// A marker tail under construction.
+#[btf_map]
+pub static TAIL: PerCpuArray<wire::Tail, 1> = PerCpuArray::new();
+
+/// An exit record under construction.
+#[btf_map]
+pub static EXIT: PerCpuArray<wire::Exit, 1> = PerCpuArray::new();
+
+/// A lane announcement under construction.
+#[btf_map]
+pub static LANE_SEEN: PerCpuArray<wire::LaneSeen, 1> = PerCpuArray::new();
+
+/// A snapshot under construction.
+#[btf_map]
+pub static SNAPSHOT: PerCpuArray<wire::Snapshot, 1> = PerCpuArray::new();
+
+/// Scratch slot of the scheduler programs.
+pub const SCRATCH_SWITCH: u32 = 0;
+/// Scratch slot of the timer program.
+pub const SCRATCH_SAMPLE: u32 = 1;
+
+/// A CPU's own words.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Cpu {
+    /// Budget of wait stacks.
+    pub bucket: Bucket,
+    /// Last thread serial given out on this CPU.
+    pub serial: u64,
+    /// Last forced wakeup of the daemon, ns.
+    pub woken_at: u64,
+}
+
+/// Task storage is not in aya: this is its BTF map definition (kernel uapi bpf.h,
+/// `BPF_MAP_TYPE_TASK_STORAGE` = 29, `BPF_F_NO_PREALLOC` required, no `max_entries`).
+#[repr(C)]
+pub struct TaskStorage<V> {
+    r#type: *const [i32; 29],
+    key: *const i32,
+    value: *const V,
+    map_flags: *const [i32; 1],
+}
+
+// SAFETY: the fields are placeholders that the loader reads from BTF; nothing dereferences them.
+unsafe impl<V> Sync for TaskStorage<V> {}
+
+impl<V> TaskStorage<V> {
+    const fn new() -> Self {
+        Self {
+            r#type: core::ptr::null(),
+            key: core::ptr::null(),
+            value: core::ptr::null(),
+            map_flags: core::ptr::null(),
+        }
+    }
+}
+
+/// Each thread's account; freed by the kernel with the thread.
+#[btf_map]
+pub static THREADS: TaskStorage<Thread> = TaskStorage::new();
+
+/// Adds `n` to a counter of this CPU.
+#[inline(always)]
+pub fn count_by(counter: Counter, n: u64) {
+    if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: per-CPU slot from the map; a nested program on this CPU can at worst lose an add.
+        unsafe { *slot += n };
+    }
+}
+
+/// Adds one to a counter of this CPU.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    count_by(counter, 1);
+}
+
+/// The daemon's words.
+#[inline(always)]
+pub fn live() -> Live {
+    match LIVE.get(0) {
+        Some(live) => *live,
+        None => Live { lane_epoch: 0, stack_generation: 0, round: 0, pad: 0 },
+    }
+}

@@ -1,0 +1,336 @@
+//! The two hooks of a context switch (design 3.2): `sched_switch` cuts time and tells the kind of
+//! the wait; `sched_exit_tp` runs in the resumed thread's own context, where a wait's stack can be
+//! taken if it is worth one, and where a missed switch-in shows.
+
+use core::ffi::c_void;
+
+use agent_ebpf::{
+    account::{self, Leave},
+    sampling,
+    wire::{
+        Counter, Exit, Interval, Phase, RecordKind, State, Thread,
+        record::{self, HAS_LANE},
+        settings::Live,
+        thread::{
+            EXITING, HEAD_FINAL, HEAD_KNOWN, IN_MISSED, LANE_KNOWN, NO_WAKEUP, PENDING, PREEMPTED,
+            UNREADABLE, WAKER_IRQ,
+        },
+    },
+};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+
+use crate::{
+    classify::{self, TASK_DEAD, Wait},
+    emit::{self, Urgency},
+    kernel::{Task, injected},
+    lane,
+    maps::{CPU, EXIT, PARKED_EXITS, SCRATCH_SWITCH, count, count_by, live},
+    storage, walk,
+};
+
+/// `sched_switch(preempt, prev, next, prev_state)`: runs in `prev`'s context, before the switch.
+#[btf_tracepoint(function = "sched_switch")]
+fn sched_switch(ctx: BtfTracePointContext) -> i32 {
+    let preempt = ctx.arg::<u64>(0) as u8 != 0;
+    let prev = Task::new(ctx.arg::<*const c_void>(1));
+    let next = Task::new(ctx.arg::<*const c_void>(2));
+    let prev_state = ctx.arg::<u64>(3) as u32;
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let live = live();
+    // Each CPU's idle task has pid 0: nobody's time.
+    if prev.tid() != 0 {
+        leave(&ctx, prev, next, preempt, prev_state, now, &live);
+    }
+    if next.tid() != 0 {
+        arrive(prev, next, now, &live);
+    }
+    0
+}
+
+#[inline(always)]
+fn leave(
+    ctx: &BtfTracePointContext,
+    task: Task,
+    next: Task,
+    preempt: bool,
+    prev_state: u32,
+    now: u64,
+    live: &Live,
+) {
+    let Some(thread) = storage::find_or_create(task) else { return };
+    if thread.flags & PENDING != 0 {
+        // Its own context was not seen after the last switch-in: the interval goes out late.
+        finish(thread, task, None, live);
+    }
+    let dead = prev_state & TASK_DEAD != 0;
+    // A signal that arrives while the thread goes to sleep leaves it runnable; before 6.13 the
+    // tracepoint still shows the state it asked for (kernel/sched/core.c, __schedule).
+    let blocked = dead || (!preempt && prev_state != 0 && task.state() != 0);
+    let wait = if blocked && !dead {
+        classify::blocked(task, prev_state)
+    } else {
+        Wait { state: State::Running, syscall: -1, fd: -1 }
+    };
+    let throttled = task.is_throttled();
+    let ready = if throttled {
+        State::Throttled
+    } else if blocked {
+        State::ReadyWakeup
+    } else {
+        State::ReadyPreempted
+    };
+    lane::refresh(thread, task, live);
+    let leave = Leave {
+        now,
+        sum_exec: task.sum_exec(),
+        preempted: !blocked,
+        dead,
+        state: wait.state,
+        ready,
+    };
+    let noticed = storage::guarded(thread, |t| {
+        let noticed = account::switch_out(t, &leave);
+        t.syscall = wait.syscall;
+        t.fd = wait.fd;
+        if !blocked {
+            t.rival_tid = next.tid();
+            t.rival_tgid = next.tgid();
+        }
+        if t.flags & LANE_KNOWN != 0 {
+            lane::read_head(t, task);
+        }
+        noticed
+    });
+    storage::notice(noticed);
+    if dead {
+        send_exit(thread, task);
+        return;
+    }
+    if injected!(SETTINGS.has_exit_tp) == 0 && thread.flags & LANE_KNOWN != 0 && blocked {
+        // No hook in the resumed context: the stack is taken now, the choice is made at the end.
+        if may_take_stack(now) {
+            thread.user_stack = walk::user(SCRATCH_SWITCH, task, thread, live);
+            thread.kernel_stack = walk::kernel(SCRATCH_SWITCH, ctx.as_ptr(), false, live);
+        } else {
+            thread.user_stack = 0;
+            thread.kernel_stack = 0;
+        }
+    }
+}
+
+#[inline(always)]
+fn arrive(prev: Task, task: Task, now: u64, live: &Live) {
+    let Some(thread) = storage::find_or_create(task) else { return };
+    let noticed = storage::guarded(thread, |t| {
+        let noticed = account::switch_in(t, now, task.sum_exec());
+        if t.flags & PREEMPTED == 0 {
+            t.rival_tid = prev.tid();
+            t.rival_tgid = prev.tgid();
+        }
+        // SAFETY: the helper has no preconditions.
+        t.cpu = unsafe { bpf_get_smp_processor_id() };
+        noticed
+    });
+    storage::notice(noticed);
+    if injected!(SETTINGS.has_exit_tp) == 0 && thread.flags & PENDING != 0 {
+        finish(thread, task, None, live);
+    }
+}
+
+/// `sched_exit_tp`: the end of `__schedule`, in the context of the thread that now runs.
+#[btf_tracepoint(function = "sched_exit_tp")]
+fn sched_exit_tp(ctx: BtfTracePointContext) -> i32 {
+    let task = Task::current();
+    let Some(thread) = storage::find(task) else { return 0 };
+    if thread.phase == Phase::Off as u32 && task.tid() != 0 {
+        // SAFETY: the helper has no preconditions.
+        let now = unsafe { bpf_ktime_get_ns() };
+        let noticed = storage::guarded(thread, |t| {
+            let noticed = account::switch_in(t, now, task.sum_exec());
+            t.flags |= IN_MISSED;
+            noticed
+        });
+        storage::notice(noticed);
+        count(Counter::SwitchInMissed);
+    }
+    if thread.flags & PENDING != 0 {
+        finish(thread, task, Some(&ctx), &live());
+    }
+    0
+}
+
+/// Ends a finished interval: sent for a thread with a lane, dropped otherwise (its totals hold it).
+#[inline(always)]
+fn finish(thread: &mut Thread, task: Task, own: Option<&BtfTracePointContext>, live: &Live) {
+    thread.flags &= !PENDING;
+    if thread.flags & (LANE_KNOWN | HEAD_KNOWN | HEAD_FINAL) == 0 {
+        return;
+    }
+    if own.is_some() && thread.flags & (HEAD_KNOWN | LANE_KNOWN) == LANE_KNOWN {
+        // Unreadable is late, not lost: nothing was published while the thread was away.
+        lane::read_head(thread, task);
+    }
+    if thread.flags & UNREADABLE != 0 {
+        count(Counter::LaneUnreadable);
+    }
+    let mut interval = interval(thread, task);
+    let blocked = thread.flags & PREEMPTED == 0;
+    let duration = thread.in_at - thread.out_at;
+    if let Some(ctx) = own
+        && blocked
+        && let Some(weight) = chosen(duration)
+        && task.tgid() != injected!(SETTINGS.agent_tgid)
+    {
+        if may_take_stack(thread.in_at) {
+            interval.weight = weight;
+            interval.user_stack = walk::user(SCRATCH_SWITCH, task, thread, live);
+            interval.kernel_stack = walk::kernel(SCRATCH_SWITCH, ctx.as_ptr(), false, live);
+        } else {
+            count(Counter::StacksOverBudget);
+        }
+    } else if own.is_none()
+        && blocked
+        && thread.user_stack | thread.kernel_stack != 0
+        && let Some(weight) = chosen(duration)
+    {
+        interval.weight = weight;
+        interval.user_stack = thread.user_stack;
+        interval.kernel_stack = thread.kernel_stack;
+    }
+    send_interval(&interval, lane::runs_ahead(thread, live));
+}
+
+/// Whether a wait this long gets a stack, and what it then stands for.
+#[inline(always)]
+fn chosen(duration: u64) -> Option<u64> {
+    let probability = sampling::probability(duration, injected!(SETTINGS.wait_scale_ns));
+    // SAFETY: the helper has no preconditions.
+    let draw = u64::from(unsafe { bpf_get_prandom_u32() });
+    if draw < probability { Some(sampling::weight(duration, probability)) } else { None }
+}
+
+/// Takes one stack from this CPU's budget.
+#[inline(always)]
+fn may_take_stack(now: u64) -> bool {
+    let Some(cpu) = CPU.get_ptr_mut(0) else { return false };
+    // SAFETY: per-CPU slot, used with preemption off by the scheduler programs only.
+    sampling::take(
+        unsafe { &mut (*cpu).bucket },
+        now,
+        injected!(SETTINGS.stack_cost_ns),
+        injected!(SETTINGS.stack_burst_ns),
+    )
+}
+
+/// The record of a finished interval, without stacks.
+#[inline(always)]
+fn interval(thread: &Thread, task: Task) -> Interval {
+    let mut flags = HAS_LANE;
+    if thread.flags & HEAD_KNOWN != 0 {
+        flags |= record::HEAD_KNOWN;
+    }
+    if thread.flags & UNREADABLE != 0 {
+        flags |= record::UNREADABLE;
+    }
+    if thread.flags & WAKER_IRQ != 0 {
+        flags |= record::WAKER_IRQ;
+    }
+    if thread.flags & NO_WAKEUP != 0 {
+        flags |= record::NO_WAKEUP;
+    }
+    if thread.flags & PREEMPTED != 0 {
+        flags |= record::PREEMPTED;
+    }
+    Interval {
+        kind: RecordKind::Interval as u32,
+        tid: task.tid(),
+        tgid: task.tgid(),
+        state: thread.state,
+        ready: thread.ready,
+        flags,
+        pad: 0,
+        serial: thread.serial,
+        seq: thread.seq,
+        out_at: thread.out_at,
+        wake_at: thread.wake_at,
+        in_at: thread.in_at,
+        head: thread.head,
+        syscall: i32::from(thread.syscall),
+        fd: thread.fd,
+        rival_tid: thread.rival_tid,
+        rival_tgid: thread.rival_tgid,
+        waker_tid: thread.waker_tid,
+        waker_tgid: thread.waker_tgid,
+        waker_head: thread.waker_head,
+        weight: 0,
+        user_stack: 0,
+        kernel_stack: 0,
+        total: thread.total,
+    }
+}
+
+/// Sends a finished interval, counting it and its time before the ring is asked.
+#[inline(always)]
+pub fn send_interval(interval: &Interval, urgency: Urgency) {
+    let ns = interval.in_at - interval.out_at;
+    count(Counter::IntervalsCaptured);
+    count_by(Counter::IntervalNsCaptured, ns);
+    if !emit::record(interval, urgency, Counter::IntervalsRingFull) {
+        count_by(Counter::IntervalNsRingFull, ns);
+    }
+}
+
+/// A cut of a long slice, from the timer program: the account up to now.
+#[inline(always)]
+pub fn send_cut(thread: &mut Thread, task: Task, urgency: Urgency) {
+    thread.flags &= !PENDING;
+    let mut interval = interval(thread, task);
+    interval.flags |= record::CUT;
+    interval.rival_tid = 0;
+    interval.rival_tgid = 0;
+    interval.waker_tid = 0;
+    interval.waker_head = 0;
+    interval.syscall = -1;
+    interval.fd = -1;
+    send_interval(&interval, urgency);
+}
+
+/// The whole account of a thread that will not come back: the ring, else the fallback map.
+#[inline(always)]
+fn send_exit(thread: &Thread, task: Task) {
+    let Some(exit) = EXIT.get_ptr_mut(0) else { return };
+    // SAFETY: per-CPU scratch of this program, preemption is off.
+    let exit: &mut Exit = unsafe { &mut *exit };
+    exit.kind = RecordKind::Exit as u32;
+    exit.tid = task.tid();
+    exit.tgid = task.tgid();
+    exit.flags = if thread.lane_va != 0 { HAS_LANE } else { 0 };
+    if thread.flags & HEAD_KNOWN != 0 {
+        exit.flags |= record::HEAD_KNOWN;
+    }
+    exit.pad = [0; 3];
+    exit.serial = thread.serial;
+    exit.birth = thread.birth;
+    exit.at = thread.since;
+    exit.exiting_at = if thread.flags & EXITING != 0 { thread.exiting_at } else { thread.since };
+    exit.seq = thread.seq;
+    exit.head = thread.head;
+    exit.comm = task.comm();
+    exit.total = thread.total;
+    count(Counter::LifecycleCaptured);
+    if emit::record(exit, Urgency::Timer, Counter::LifecycleRingFull) {
+        return;
+    }
+    if PARKED_EXITS.insert(&thread.serial, exit, 0).is_ok() {
+        count(Counter::ExitsParked);
+    } else {
+        count(Counter::ExitsLost);
+        count_by(Counter::ExitNsLost, thread.since - thread.birth);
+    }
+}

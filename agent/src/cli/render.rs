@@ -1,0 +1,401 @@
+//! A report as a person on call reads it: what was slow, what each slow span waited for and on
+//! whom, and whether any of it is missing.
+//!
+//! ```text
+//! hotspan: 312 spans, 9 threads, 5.00 s
+//!
+//!      time  name           service        where the time went
+//!   48.2 ms  GET /checkout  shop (812)     ███████████▌▌▌▌▌▌▌▌▌▌▌▌≈≈≈≈≈≈≈
+//! ```
+//! Invariants: no line is wider than the terminal; a bar has exactly its width, whatever rounding
+//! does; text from others is stripped of control characters; without colour nothing is lost.
+
+use std::{collections::BTreeSet, env, io};
+
+use crate::profile::{
+    document::{CauseDocument, Report, SpanDocument},
+    state::{State, StateTimes},
+};
+use bar::Bar;
+use text::{Line, Paint};
+
+mod bar;
+mod loss;
+mod text;
+
+/// Widths we lay out for.
+const NARROWEST: u16 = 40;
+const WIDEST: u16 = 200;
+/// From here on there is room to say whose span it is.
+const WITH_SERVICE: usize = 72;
+/// Spans told in detail.
+const DETAILS: usize = 3;
+/// States of a span, causes of a state and methods of a span that are listed.
+const STATES: usize = 6;
+const CAUSES: usize = 3;
+const METHODS: usize = 5;
+
+/// How to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style {
+    /// Columns of the terminal.
+    pub width: u16,
+    /// Whether escape sequences for colour may be written.
+    pub colour: bool,
+    /// Whether more than ASCII may be written.
+    pub unicode: bool,
+    /// Spans listed.
+    pub top: usize,
+}
+
+/// A line of one of the two tables.
+struct Row<'a> {
+    ns: u64,
+    name: String,
+    whose: String,
+    states: &'a StateTimes,
+}
+
+// === impl Style ===
+
+impl Style {
+    /// For an output that is a terminal or not, by the environment of this process.
+    pub fn from_environment(is_terminal: bool, width: Option<u16>, top: usize) -> Self {
+        Self::new(is_terminal, width, top, |name| env::var(name).ok())
+    }
+
+    fn new(
+        is_terminal: bool,
+        width: Option<u16>,
+        top: usize,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Self {
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let locale = set("LC_ALL")
+            .or_else(|| set("LC_CTYPE"))
+            .or_else(|| set("LANG"));
+        let locale = locale.unwrap_or_default().to_ascii_lowercase();
+        let columns = || set("COLUMNS").and_then(|columns| columns.parse().ok());
+        Self {
+            width: width.or_else(columns).unwrap_or(100),
+            colour: is_terminal
+                && set("NO_COLOR").is_none()
+                && variable("TERM").is_none_or(|terminal| terminal != "dumb"),
+            unicode: locale.contains("utf-8") || locale.contains("utf8"),
+            top,
+        }
+    }
+
+    fn columns(&self) -> usize {
+        self.width.clamp(NARROWEST, WIDEST).into()
+    }
+
+    fn line(&self) -> Line {
+        Line::new(self.columns(), self.colour, self.unicode)
+    }
+}
+
+/// Writes the whole report.
+pub fn report(report: &Report, out: &mut impl io::Write, style: &Style) -> io::Result<()> {
+    header(report, out, style)?;
+    let mut spans: Vec<&SpanDocument> = report.spans.iter().collect();
+    spans.sort_by_key(|span| std::cmp::Reverse(span.wall_ns));
+    spans.truncate(style.top);
+    if report.spans.is_empty() {
+        threads(report, out, style)?;
+    } else if !spans.is_empty() {
+        let rows: Vec<_> = spans.iter().map(|span| row(span)).collect();
+        table("name", "service (pid)", &rows, out, style)?;
+        for (rank, span) in spans.iter().take(DETAILS).enumerate() {
+            details(rank + 1, span, out, style)?;
+        }
+    }
+    loss::write(report, out, style)
+}
+
+fn header(report: &Report, out: &mut impl io::Write, style: &Style) -> io::Result<()> {
+    let start = report.spans.iter().map(|span| span.start_unix_ns).min();
+    let end = report
+        .spans
+        .iter()
+        .map(|span| span.start_unix_ns.saturating_add(span.wall_ns))
+        .max();
+    let by_spans = end.zip(start).map(|(end, start)| end.saturating_sub(start));
+    let by_threads = report.threads.iter().map(|thread| thread.wall_ns).max();
+    let wall = by_spans.max(by_threads).unwrap_or(0);
+    let counts = format!(
+        "{}, {}, {}",
+        text::counted(report.spans.len() as u64, "span"),
+        text::counted(report.threads.len() as u64, "thread"),
+        text::time(wall, style.unicode),
+    );
+    style
+        .line()
+        .put("hotspan: ", Paint::Bold)
+        .put(&counts, Paint::Plain)
+        .end(out)?;
+    style.line().end(out)
+}
+
+fn row(span: &SpanDocument) -> Row<'_> {
+    Row {
+        ns: span.wall_ns,
+        name: name(span).to_owned(),
+        whose: format!("{} ({})", span.service, span.process.pid),
+        states: &span.states,
+    }
+}
+
+fn name(span: &SpanDocument) -> &str {
+    if span.name.is_empty() {
+        "(unnamed)"
+    } else {
+        &span.name
+    }
+}
+
+/// Without spans: the threads, which are accounted all the same.
+fn threads(report: &Report, out: &mut impl io::Write, style: &Style) -> io::Result<()> {
+    let mut threads: Vec<_> = report.threads.iter().collect();
+    threads.sort_by_key(|thread| std::cmp::Reverse(thread.wall_ns));
+    let rows: Vec<_> = threads
+        .into_iter()
+        .take(style.top)
+        .map(|thread| Row {
+            ns: thread.wall_ns,
+            name: thread.comm.clone(),
+            whose: format!("{} / {}", thread.pid, thread.tid),
+            states: &thread.states,
+        })
+        .collect();
+    style
+        .line()
+        .put(
+            "No program published a span; these are its threads.",
+            Paint::Plain,
+        )
+        .end(out)?;
+    style.line().end(out)?;
+    if rows.is_empty() {
+        Ok(())
+    } else {
+        table("thread", "pid / tid", &rows, out, style)
+    }
+}
+
+/// The legend, then a line per row: time, name, whose, bar.
+fn table(
+    name: &str,
+    whose: &str,
+    rows: &[Row<'_>],
+    out: &mut impl io::Write,
+    style: &Style,
+) -> io::Result<()> {
+    legend(rows, out, style)?;
+    let columns = style.columns();
+    let widest =
+        |texts: &mut dyn Iterator<Item = &str>| texts.map(text::columns).max().unwrap_or(0);
+    let names = widest(&mut rows.iter().map(|row| row.name.as_str()).chain([name]));
+    let names = names.min(columns * 3 / 10);
+    let whoses = if columns < WITH_SERVICE {
+        0
+    } else {
+        widest(&mut rows.iter().map(|row| row.whose.as_str()).chain([whose])).min(columns / 5)
+    };
+    let gap = if whoses > 0 { 2 } else { 0 };
+    let bars = columns - (TIME + 2) - (names + 2) - (whoses + gap);
+
+    let mut head = style.line();
+    head.put_right("time", TIME, Paint::Dim).skip(2);
+    head.put_left(name, names, Paint::Dim).skip(2);
+    if whoses > 0 {
+        head.put_left(whose, whoses, Paint::Dim).skip(2);
+    }
+    head.put("where the time went", Paint::Dim).end(out)?;
+    for row in rows {
+        let mut line = style.line();
+        line.put_right(&text::time(row.ns, style.unicode), TIME, Paint::Bold)
+            .skip(2);
+        line.put_left(&row.name, names, Paint::Plain).skip(2);
+        if whoses > 0 {
+            line.put_left(&row.whose, whoses, Paint::Dim).skip(2);
+        }
+        line.put_bar(&Bar::new(row.states, bars)).end(out)?;
+    }
+    style.line().end(out)
+}
+
+/// Columns of a duration, with its indentation.
+const TIME: usize = 10;
+
+/// Which glyph is which state, for the states that occur.
+fn legend(rows: &[Row<'_>], out: &mut impl io::Write, style: &Style) -> io::Result<()> {
+    let present: BTreeSet<State> = rows
+        .iter()
+        .flat_map(|row| row.states.iter().map(|(state, _)| state))
+        .collect();
+    let mut line = style.line();
+    for state in present {
+        let entry = format!(" {}", state.key());
+        if line.used() > 2 && line.used() + 2 + 1 + entry.len() > style.columns() {
+            line.end(out)?;
+            line = style.line();
+        }
+        line.skip(2).put_glyph(state).put(&entry, Paint::Plain);
+    }
+    if line.used() > 0 {
+        line.end(out)?;
+    }
+    style.line().end(out)
+}
+
+/// One span: its states with their causes, then its methods.
+fn details(
+    rank: usize,
+    span: &SpanDocument,
+    out: &mut impl io::Write,
+    style: &Style,
+) -> io::Result<()> {
+    let time = |ns| text::time(ns, style.unicode);
+    let mut line = style.line();
+    line.put(&format!("{rank}. {}", name(span)), Paint::Bold);
+    line.put(&format!("  {}", time(span.wall_ns)), Paint::Bold);
+    line.put(&format!("  {}/{}", span.trace_id, span.span_id), Paint::Dim)
+        .end(out)?;
+
+    let mut states: Vec<_> = span.states.iter().collect();
+    states.sort_by_key(|&(_, ns)| std::cmp::Reverse(ns));
+    for &(state, ns) in states.iter().take(STATES) {
+        let share = format!("{:>5}", text::percent(ns, span.active_ns));
+        let mut line = style.line();
+        line.put_right(&time(ns), TIME, Paint::Plain)
+            .skip(2)
+            .put(&share, Paint::Dim)
+            .skip(2);
+        line.put_glyph(state)
+            .skip(1)
+            .put(state.key(), Paint::Of(state))
+            .end(out)?;
+        causes(state, span, out, style)?;
+    }
+    if span.off_thread_ns > 0 {
+        let mut line = style.line();
+        line.put_right(&time(span.off_thread_ns), TIME, Paint::Plain)
+            .skip(11);
+        line.put("on no thread (queued or awaiting)", Paint::Plain)
+            .end(out)?;
+    }
+    if !span.exact.states {
+        let mut line = style.line();
+        line.skip(TIME + 2)
+            .put("partly before hotspan was attached", Paint::Dim)
+            .end(out)?;
+    }
+    methods(span, out, style)?;
+    style.line().end(out)
+}
+
+/// Who or what the time in `state` was for, most first.
+fn causes(
+    state: State,
+    span: &SpanDocument,
+    out: &mut impl io::Write,
+    style: &Style,
+) -> io::Result<()> {
+    let mut causes: Vec<_> = span
+        .causes
+        .iter()
+        .filter(|cause| cause.state == state)
+        .collect();
+    causes.sort_by_key(|cause| std::cmp::Reverse(cause.ns));
+    let more = causes.len().saturating_sub(CAUSES);
+    for cause in causes.iter().take(CAUSES) {
+        let mut line = style.line();
+        line.skip(TIME + 4)
+            .put(&text::time(cause.ns, style.unicode), Paint::Plain);
+        if cause.count > 1 {
+            let times = if style.unicode { '×' } else { 'x' };
+            line.put(
+                &format!(" ({}{times})", text::grouped(cause.count)),
+                Paint::Dim,
+            );
+        }
+        line.put(", ", Paint::Plain)
+            .put(&sentence(cause, span), Paint::Plain)
+            .end(out)?;
+    }
+    if more > 0 {
+        style
+            .line()
+            .skip(TIME + 4)
+            .put(&format!("and {more} more"), Paint::Dim)
+            .end(out)?;
+    }
+    Ok(())
+}
+
+/// Who or what it was, as the rest of "12.3 ms, ...". Its process is named if it is another one.
+fn sentence(cause: &CauseDocument, span: &SpanDocument) -> String {
+    let verb = match (cause.kind, cause.state.key()) {
+        ("waker", "lock") => "released by",
+        ("waker", "notify") => "notified by",
+        ("waker", _) => "woken by",
+        ("rival", _) => "while the CPU ran",
+        ("interrupt", _) => "ended by an interrupt",
+        ("syscall", _) => "in",
+        (other, _) => other,
+    };
+    let mut sentence = verb.to_owned();
+    if !cause.name.is_empty() {
+        sentence.push_str(&format!(" {}", cause.name));
+    }
+    if cause.pid != 0 && cause.pid != span.process.pid {
+        sentence.push_str(&format!(" (pid {})", cause.pid));
+    }
+    if cause.span_id == span.span_id {
+        sentence.push_str(" in this span");
+    } else if !cause.span_id.is_empty() {
+        sentence.push_str(&format!(" in span {}", cause.span_id));
+    }
+    sentence
+}
+
+fn methods(span: &SpanDocument, out: &mut impl io::Write, style: &Style) -> io::Result<()> {
+    if span.methods.is_empty() {
+        return Ok(());
+    }
+    let mut methods: Vec<_> = span.methods.iter().collect();
+    methods.sort_by_key(|method| std::cmp::Reverse((method.self_ns, method.total_ns)));
+    let mut head = style.line();
+    head.put_right("self", TIME, Paint::Dim)
+        .put_right("total", TIME, Paint::Dim)
+        .skip(2);
+    head.put("method (sampled)", Paint::Dim).end(out)?;
+    for method in methods.into_iter().take(METHODS) {
+        let time = |ns| text::time(ns, style.unicode);
+        let mut line = style.line();
+        line.put_right(&time(method.self_ns), TIME, Paint::Plain);
+        line.put_right(&time(method.total_ns), TIME, Paint::Plain)
+            .skip(2);
+        let file = method
+            .file
+            .rsplit('/')
+            .next()
+            .filter(|file| !file.is_empty());
+        let place = file
+            .map(|file| format!("  {file}:{}", method.line))
+            .unwrap_or_default();
+        // A long name is cut before its place is: the place still says which function it is.
+        let room = style
+            .columns()
+            .saturating_sub(line.used() + text::columns(&place));
+        let name = text::columns(&method.name).min(room);
+        line.put_left(&method.name, name, Paint::Plain)
+            .put(&place, Paint::Dim)
+            .end(out)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! The last lines of a report: what is missing, what that means and what helps.
+
+use std::io;
+
+use super::{
+    Style,
+    text::{self, Paint},
+};
+use crate::profile::document::{Conservation, Report};
+
+/// Says that nothing is missing, or what is.
+pub(super) fn write(report: &Report, out: &mut impl io::Write, style: &Style) -> io::Result<()> {
+    if report.loss.is_empty() {
+        let (mark, text) = (if style.unicode { "✓ " } else { "" }, "nothing lost");
+        style
+            .line()
+            .put(mark, Paint::Good)
+            .put(text, Paint::Good)
+            .end(out)?;
+    } else {
+        style
+            .line()
+            .put("What is missing or was disturbed", Paint::Warning)
+            .end(out)?;
+        let widest = report
+            .loss
+            .keys()
+            .map(|reason| text::columns(reason))
+            .max()
+            .unwrap_or(0);
+        for (reason, &count) in &report.loss {
+            let mut line = style.line();
+            line.put_right(&text::grouped(count), super::TIME, Paint::Bold)
+                .skip(2);
+            line.put_left(reason, widest.min(style.columns() / 3), Paint::Plain)
+                .skip(2);
+            line.put(meaning(reason), Paint::Dim).end(out)?;
+        }
+    }
+    for (kind, conservation) in &report.conservation {
+        if let Some(difference) = imbalance(conservation) {
+            let text = format!(
+                "{kind}: {} captured, {difference} of them unaccounted for: a bug in hotspan",
+                text::grouped(conservation.captured)
+            );
+            style.line().put(&text, Paint::Warning).end(out)?;
+        }
+    }
+    Ok(())
+}
+
+/// Captured minus what became of it, if that is not nothing.
+fn imbalance(conservation: &Conservation) -> Option<i128> {
+    let Conservation {
+        captured,
+        delivered,
+        in_flight,
+        spooled,
+        lost,
+    } = conservation;
+    let known = [delivered, in_flight, spooled]
+        .into_iter()
+        .chain(lost.values());
+    let known: i128 = known.map(|&count| i128::from(count)).sum();
+    Some(i128::from(*captured) - known).filter(|&difference| difference != 0)
+}
+
+/// One short line on a reason: what it means; what helps, where something does.
+fn meaning(reason: &str) -> &'static str {
+    match reason {
+        "samples_ring_full" => "CPU samples dropped; methods are a little less certain",
+        "intervals_ring_full" => "waits recovered from totals, without cause or stack",
+        "interval_ns_ring_full" => "time of those waits, recovered from totals",
+        "stacks_ring_full" => "stacks sent again at their next sight",
+        "stacks_over_budget" => "waits without a stack: too many at once",
+        "stacks_cut" => "stacks deeper than 127 frames, cut at the bottom",
+        "lifecycle_ring_full" => "a process start or end was missed",
+        "exits_parked" => "exits that took the long way, nothing lost",
+        "exits_lost" => "threads whose last totals are missing",
+        "exit_ns_lost" => "time of those threads",
+        "storage_missing" => "threads not accounted: the kernel had no memory",
+        "switch_in_missed" => "scheduler events not seen; that time is unknown.events_lost",
+        "switch_out_missed" => "scheduler events not seen; that time is unknown.events_lost",
+        "double_switch_out" => "scheduler events not seen; that time is unknown.events_lost",
+        "wakeup_missing" => "waits that are all blocked time, none ready",
+        "wakeup_ignored" => "wakeups of threads that did not wait, normal",
+        "negative_clamped" => "clocks of two CPUs differed by under 1 us, normal",
+        "lane_unreadable" => "span unknown at that moment: unknown.context_unreadable",
+        "lane_mismatch" => "a lane was no longer the thread's: unknown.context_unreadable",
+        "kernel_stack_failed" => "kernel frames missing",
+        "tail_markers_lost" => "last spans of a process that ended before it was attached",
+        "symbols_unresolved" => "frames without a name; install debug symbols",
+        "symbols_late" => "frames without a name: symbols took too long",
+        "symbols_unanswered" => "stacks without names: reading a file hangs",
+        "symbol_files_absent" => "programs deleted, replaced or out of reach",
+        "symbol_files_refused" => "programs too large or not ELF",
+        "symbol_files_evicted" => "symbol tables dropped and read again, costs time only",
+        reason if reason.starts_with("markers_") => "spans cut short: unknown.markers_lost",
+        _ => "see `hotspan doctor` and the README",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use agent_ebpf::wire::Counter;
+
+    use super::*;
+
+    #[test]
+    fn every_loss_the_kernel_side_counts_has_a_meaning() {
+        // Captures are totals and idle samples are no loss.
+        let losses = Counter::ALL.iter().map(|counter| counter.key());
+        for key in losses.filter(|key| !key.ends_with("_captured") && *key != "samples_idle") {
+            assert_ne!(meaning(key), meaning("no such reason"), "{key}");
+        }
+    }
+
+    #[test]
+    fn an_account_that_does_not_add_up_is_seen() {
+        let mut conservation = Conservation {
+            captured: 10,
+            delivered: 7,
+            ..Default::default()
+        };
+        assert_eq!(imbalance(&conservation), Some(3));
+        conservation.lost = BTreeMap::from([("samples_ring_full".into(), 3)]);
+        assert_eq!(imbalance(&conservation), None);
+        conservation.in_flight = 1;
+        assert_eq!(imbalance(&conservation), Some(-1));
+    }
+}

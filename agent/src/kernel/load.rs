@@ -1,0 +1,297 @@
+//! Loads the kernel programs: offsets and settings in, maps out, programs attached, sampler last.
+//! Every object belongs to this process's file descriptors, so nothing outlives it.
+
+use std::{io, path::Path};
+
+use agent_ebpf::wire::{Offsets, Settings};
+use aya::{
+    Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader,
+    maps::{Map, MapData, MapError, RingBuf},
+    programs::{
+        BtfTracePoint, Iter, PerfEvent, ProgramError, TracePoint,
+        perf_event::{HardwareEvent, PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+    },
+    util::online_cpus,
+};
+
+use super::{
+    btf::{Btf, BtfError},
+    offsets,
+};
+
+/// The programs, built by `build.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf"));
+
+/// Why the kernel side could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Kernel types.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// Kernel types, as aya reads them.
+    #[error("cannot read the kernel's types: {0}")]
+    AyaBtf(#[from] aya::BtfError),
+    /// The object was refused.
+    #[error("cannot load the kernel programs: {0}")]
+    Object(#[from] EbpfError),
+    /// A program was refused.
+    #[error("the kernel refused program {name}: {source}")]
+    Program {
+        /// Which.
+        name: &'static str,
+        /// Why; holds the verifier's log.
+        source: ProgramError,
+    },
+    /// A map is missing or was refused.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: MapError,
+    },
+    /// Something that must be in the object is not.
+    #[error("the built-in object lacks {0}: rebuild hotspan")]
+    Missing(&'static str),
+    /// CPUs.
+    #[error("cannot list the CPUs: {0}")]
+    Cpus(io::Error),
+}
+
+/// How the timer samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// Hardware cycles.
+    Cycles,
+    /// The kernel's CPU clock: blind where interrupts are off.
+    CpuClock,
+}
+
+/// What to load with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Timer samples per second and CPU.
+    pub hz: u64,
+    /// Bytes of each per-CPU ring, a power of two.
+    pub ring_bytes: u32,
+    /// Waits longer than about this get a stack, ns.
+    pub wait_scale_ns: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { hz: 99, ring_bytes: 1 << 20, wait_scale_ns: 1_000_000 }
+    }
+}
+
+/// The loaded kernel side.
+pub struct Loaded {
+    /// Programs, links and maps; dropping it takes all out of the kernel.
+    pub ebpf: Ebpf,
+    /// One ring per CPU, in CPU order.
+    pub rings: Vec<RingBuf<MapData>>,
+    /// How the timer samples.
+    pub clock: Clock,
+    /// Whether stacks of waits are taken in the resumed thread's context.
+    pub has_exit_tp: bool,
+    /// Whether new lanes announce themselves; else only the sweep finds them.
+    pub has_breadcrumb: bool,
+    /// Settings the programs run with.
+    pub settings: Settings,
+}
+
+/// Loads and attaches everything but the timer, which [`attach_timer`] adds last.
+pub fn load(config: &Config) -> Result<Loaded, LoadError> {
+    let btf = Btf::of_kernel()?;
+    let offsets = offsets::of_kernel(&btf)?;
+    let has_exit_tp = btf.has("btf_trace_sched_exit_tp");
+    let settings = Settings {
+        agent_tgid: std::process::id(),
+        has_exit_tp: u32::from(has_exit_tp),
+        wait_scale_ns: config.wait_scale_ns,
+        ring_bytes: u64::from(config.ring_bytes),
+        ..Settings::UNSET
+    };
+    let aya_btf = AyaBtf::from_sys_fs()?;
+    let mut ebpf = open(&aya_btf, &offsets, &settings)?;
+    let rings = make_rings(&mut ebpf, config.ring_bytes)?;
+
+    for (program, point) in [
+        // Exit and fork first: a thread that comes or goes meanwhile is then accounted whole.
+        ("sched_process_fork", "sched_process_fork"),
+        ("sched_process_exec", "sched_process_exec"),
+        ("sched_process_exit", "sched_process_exit"),
+        ("sched_wakeup_new", "sched_wakeup_new"),
+        ("sched_wakeup", "sched_wakeup"),
+        ("sched_waking", "sched_waking"),
+        ("sched_switch", "sched_switch"),
+    ] {
+        attach_tracepoint(&mut ebpf, program, point, &aya_btf)?;
+    }
+    if has_exit_tp {
+        attach_tracepoint(&mut ebpf, "sched_exit_tp", "sched_exit_tp", &aya_btf)?;
+    }
+    let has_breadcrumb = attach_breadcrumb(&mut ebpf);
+    load_totals(&mut ebpf, &aya_btf)?;
+    Ok(Loaded { ebpf, rings, clock: Clock::CpuClock, has_exit_tp, has_breadcrumb, settings })
+}
+
+fn open(btf: &AyaBtf, offsets: &Offsets, settings: &Settings) -> Result<Ebpf, LoadError> {
+    let offsets = Injected(*offsets);
+    let settings = Injected(*settings);
+    Ok(EbpfLoader::new()
+        .btf(Some(btf))
+        // Task storage is not among aya's map types; the programs alone use it.
+        .allow_unsupported_maps()
+        .override_global("OFFSETS", &offsets, true)
+        .override_global("SETTINGS", &settings, true)
+        .load(OBJECT)?)
+}
+
+/// A read-only global of the programs.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Injected<T>(T);
+
+// SAFETY: `Offsets` and `Settings` are repr(C) structs of integers without padding (sizes asserted
+// beside them), valid for any bytes.
+unsafe impl aya::Pod for Injected<Offsets> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Injected<Settings> {}
+
+fn make_rings(ebpf: &mut Ebpf, bytes: u32) -> Result<Vec<RingBuf<MapData>>, LoadError> {
+    const NAME: &str = "RINGS";
+    let failed = |source| LoadError::Map { name: NAME, source };
+    let cpus = online_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
+    let outer = ebpf.map_mut(NAME).ok_or(LoadError::Missing(NAME))?;
+    let mut outer: aya::maps::ArrayOfMaps<&mut MapData, RingBuf<MapData>> =
+        outer.try_into().map_err(failed)?;
+    let mut rings = Vec::new();
+    for cpu in cpus {
+        let ring = new_ring(bytes).map_err(failed)?;
+        outer.set(cpu, &ring, 0).map_err(failed)?;
+        rings.push(ring);
+    }
+    Ok(rings)
+}
+
+/// One ring buffer map (uapi bpf.h: BPF_MAP_TYPE_RINGBUF = 27; key and value size zero).
+fn new_ring(bytes: u32) -> Result<RingBuf<MapData>, MapError> {
+    const RINGBUF: u32 = 27;
+    let definition = aya_obj::Map::new_from_params(RINGBUF, 0, 0, bytes, 0);
+    let data = MapData::create(definition, "hotspan_ring", None)?;
+    Map::RingBuf(data).try_into()
+}
+
+fn attach_tracepoint(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    point: &str,
+    btf: &AyaBtf,
+) -> Result<(), LoadError> {
+    let failed = |source| LoadError::Program { name, source };
+    let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+    let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
+    program.load(point, btf).map_err(failed)?;
+    program.attach().map_err(failed)?;
+    Ok(())
+}
+
+/// The breadcrumb hook is worth having but not needed: without it the sweep finds lanes.
+///
+/// The tracepoint's number is read from tracefs. Where nobody mounted that, a thread of ours mounts
+/// it in a mount namespace of its own: the host sees nothing of it.
+fn attach_breadcrumb(ebpf: &mut Ebpf) -> bool {
+    let Some(program) = ebpf.program_mut("lane_breadcrumb") else { return false };
+    let mut attach = || -> Result<(), ProgramError> {
+        let program: &mut TracePoint = (&mut *program).try_into()?;
+        program.load()?;
+        program.attach("syscalls", "sys_enter_prctl")?;
+        Ok(())
+    };
+    let attached = if Path::new(TRACEFS).join("events").is_dir() {
+        attach()
+    } else {
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    if let Err(error) = mount_tracefs_privately() {
+                        tracing::debug!(%error, "cannot mount tracefs");
+                    }
+                    attach()
+                })
+                .join()
+                .unwrap_or(Err(ProgramError::NotLoaded))
+        })
+    };
+    if let Err(error) = &attached {
+        tracing::warn!(%error, "no hook on prctl: new lanes are found by the sweep only");
+    }
+    attached.is_ok()
+}
+
+const TRACEFS: &str = "/sys/kernel/tracing";
+
+/// Gives the calling thread a mount namespace in which tracefs is mounted.
+fn mount_tracefs_privately() -> io::Result<()> {
+    // SAFETY:
+    // - unshare(CLONE_FS | CLONE_NEWNS) changes the calling thread only;
+    // - all strings are NUL-terminated literals; data pointers may be null.
+    unsafe {
+        if libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let none = std::ptr::null();
+        let root = c"/".as_ptr();
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        if libc::mount(none, root, none, private, std::ptr::null()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let tracefs = c"tracefs".as_ptr();
+        let target = c"/sys/kernel/tracing".as_ptr();
+        if libc::mount(tracefs, target, tracefs, 0, std::ptr::null()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+fn load_totals(ebpf: &mut Ebpf, btf: &AyaBtf) -> Result<(), LoadError> {
+    const NAME: &str = "thread_totals";
+    let failed = |source| LoadError::Program { name: NAME, source };
+    let program = ebpf.program_mut(NAME).ok_or(LoadError::Missing(NAME))?;
+    let program: &mut Iter = program.try_into().map_err(failed)?;
+    program.load("task", btf).map_err(failed)
+}
+
+/// Starts the timer on every CPU: hardware cycles where the machine has them, else the CPU clock.
+pub fn attach_timer(loaded: &mut Loaded, hz: u64) -> Result<(), LoadError> {
+    const NAME: &str = "timer_sample";
+    let failed = |source| LoadError::Program { name: NAME, source };
+    let cpus = online_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
+    let program = loaded.ebpf.program_mut(NAME).ok_or(LoadError::Missing(NAME))?;
+    let program: &mut PerfEvent = program.try_into().map_err(failed)?;
+    program.load().map_err(failed)?;
+    let mut attach = |config: &PerfEventConfig| -> Result<(), ProgramError> {
+        let mut links = Vec::new();
+        for &cpu in &cpus {
+            let scope = PerfEventScope::AllProcessesOneCpu { cpu };
+            match program.attach(config.clone(), scope, SamplePolicy::Frequency(hz), false) {
+                Ok(link) => links.push(link),
+                Err(error) => {
+                    for link in links {
+                        program.detach(link)?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    };
+    if attach(&PerfEventConfig::Hardware(HardwareEvent::CpuCycles)).is_ok() {
+        loaded.clock = Clock::Cycles;
+        return Ok(());
+    }
+    loaded.clock = Clock::CpuClock;
+    attach(&PerfEventConfig::Software(SoftwareEvent::CpuClock)).map_err(failed)
+}

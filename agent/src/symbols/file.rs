@@ -1,0 +1,224 @@
+//! Opening the files of other processes, and taking private copies of them.
+//!
+//! A process chooses what its paths mean, so (design 7):
+//! - a path is opened without side effects first (`O_PATH`), and only a regular file of a sane size
+//!   is opened for reading: no FIFO blocks us, no device is touched;
+//! - below `/proc/PID/root` nothing resolves out of that root or through magic links;
+//! - what was opened must be the file the map names, by device and inode;
+//! - it is copied before it is parsed: a mapping of the original would kill us by SIGBUS the moment
+//!   its owner truncates it.
+
+use std::{
+    env,
+    ffi::CString,
+    fs::{File, Metadata, OpenOptions, read_link},
+    io::{self, Read as _},
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{MetadataExt as _, OpenOptionsExt as _},
+        },
+    },
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use thiserror::Error;
+
+use crate::process::{
+    id::Pid,
+    maps::{FileId, Mapping},
+};
+
+/// Larger files are not read: their addresses stay `module+0xoffset`.
+pub(super) const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// Why a file was not used.
+#[derive(Debug, Error)]
+pub(super) enum FileError {
+    /// Not there, or not for us.
+    #[error("cannot open it: {0}")]
+    Open(io::Error),
+    /// A FIFO, socket, device or directory.
+    #[error("not a regular file")]
+    NotRegular,
+    /// Over [`MAX_FILE_BYTES`].
+    #[error("{0} bytes are more than is read of one file")]
+    TooLarge(u64),
+    /// Another file took its place.
+    #[error("not the file that was mapped")]
+    Replaced,
+    /// No private copy could be made.
+    #[error("cannot copy it: {0}")]
+    Copy(io::Error),
+}
+
+/// Tells versions of one file apart. Not the change time: unlinking moves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Version {
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Version {
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        Ok(Self {
+            bytes: meta.len(),
+            modified: meta.modified().ok(),
+        })
+    }
+}
+
+/// The file behind a mapping: from the living process if there still is one, else by path.
+pub(super) fn open_mapped(
+    pid: Pid,
+    mapping: &Mapping,
+    id: FileId,
+    path: &Path,
+) -> Result<File, FileError> {
+    open_map_file(pid, mapping, id, path)
+        .or_else(|_| open_below(Path::new(&format!("/proc/{pid}/root")), path, id))
+        .or_else(|_| open_below(Path::new("/"), path, id))
+}
+
+/// Through `/proc/PID/map_files`: works for deleted files and across mount namespaces.
+fn open_map_file(pid: Pid, mapping: &Mapping, id: FileId, path: &Path) -> Result<File, FileError> {
+    let (start, end) = (mapping.start.0, mapping.end.0);
+    let link = PathBuf::from(format!("/proc/{pid}/map_files/{start:x}-{end:x}"));
+    // overlayfs and btrfs print other numbers in maps than stat gives: there the name must do. It
+    // is the kernel's own rendering, of the same range of the same process.
+    let same_name = read_link(&link).is_ok_and(|target| {
+        target
+            .as_os_str()
+            .as_bytes()
+            .strip_suffix(b" (deleted)")
+            .unwrap_or(target.as_os_str().as_bytes())
+            == path.as_os_str().as_bytes()
+    });
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(&link)
+        .map_err(FileError::Open)?;
+    readable(&file, |meta| same_name || is_same(meta, id))
+}
+
+/// `path` as a process with this root sees it.
+fn open_below(root: &Path, path: &Path, id: FileId) -> Result<File, FileError> {
+    let root = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(root)
+        .map_err(FileError::Open)?;
+    let path = CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| FileError::Open(io::ErrorKind::InvalidInput.into()))?;
+    // SAFETY:
+    // - open_how is three integers, for which all-zero is valid;
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
+    how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+    // SAFETY:
+    // - `root` is open for the length of the call;
+    // - `path` is NUL-terminated and outlives the call;
+    // - `how` is initialised, and its true size is passed.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_openat2,
+            root.as_raw_fd(),
+            path.as_ptr(),
+            &raw const how,
+            size_of::<libc::open_how>(),
+        )
+    };
+    let fd = i32::try_from(fd).map_err(|_| FileError::Open(io::ErrorKind::Other.into()))?;
+    if fd < 0 {
+        return Err(FileError::Open(io::Error::last_os_error()));
+    }
+    // SAFETY:
+    // - the kernel just returned this descriptor to us, nobody else owns it.
+    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    readable(&file, |meta| is_same(meta, id))
+}
+
+/// A regular file of this host, owned by root and writable by no one else: nobody unprivileged can
+/// change it under us.
+pub(super) fn is_trusted(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|meta| {
+        meta.is_file()
+            && meta.uid() == 0
+            && meta.mode() & 0o022 == 0
+            && meta.len() <= MAX_FILE_BYTES
+    })
+}
+
+/// Turns an `O_PATH` descriptor into a readable one, if it is a regular file and `accept`ed.
+fn readable(found: &File, accept: impl Fn(&Metadata) -> bool) -> Result<File, FileError> {
+    let meta = found.metadata().map_err(FileError::Open)?;
+    if !meta.is_file() {
+        return Err(FileError::NotRegular);
+    }
+    if meta.len() > MAX_FILE_BYTES {
+        return Err(FileError::TooLarge(meta.len()));
+    }
+    if !accept(&meta) {
+        return Err(FileError::Replaced);
+    }
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(own_path(found))
+        .map_err(FileError::Open)
+}
+
+fn is_same(meta: &Metadata, id: FileId) -> bool {
+    meta.ino() == id.inode && meta.dev() == libc::makedev(id.device.major, id.device.minor)
+}
+
+/// The path under which this process can open one of its own descriptors again.
+pub(super) fn own_path(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// A private copy that has no name, so that nobody else can change it.
+pub(super) fn copy(original: &File) -> Result<File, FileError> {
+    let mut copy = nameless().map_err(FileError::Copy)?;
+    // Its own offset: the original's descriptor is kept and may be copied again.
+    let mut source = File::open(own_path(original))
+        .map_err(FileError::Copy)?
+        .take(MAX_FILE_BYTES);
+    io::copy(&mut source, &mut copy).map_err(FileError::Copy)?;
+    Ok(copy)
+}
+
+/// An empty nameless file: on disk, whose pages the kernel can write back and drop, else in memory.
+fn nameless() -> io::Result<File> {
+    let on_disk = [PathBuf::from("/var/tmp"), env::temp_dir()]
+        .into_iter()
+        .find_map(|directory| {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .mode(0o600)
+                .custom_flags(libc::O_TMPFILE | libc::O_EXCL)
+                .open(directory)
+                .ok()
+        });
+    if let Some(file) = on_disk {
+        return Ok(file);
+    }
+    // SAFETY:
+    // - the name is a NUL-terminated literal.
+    let fd = unsafe { libc::memfd_create(c"hotspan-symbols".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY:
+    // - the kernel just returned this descriptor to us, nobody else owns it.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

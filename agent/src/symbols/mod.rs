@@ -1,0 +1,308 @@
+//! Addresses to names, files and lines, on a thread of their own.
+//!
+//! blazesym's symbolizer cannot leave its thread, and reading other people's files can take long;
+//! so the work is done behind a bounded queue. A caller waits for its batch, but never for ever:
+//! past a first deadline the remaining addresses of a batch keep `module+0xoffset`, past a second
+//! one the caller stops waiting for a thread that hangs in a read.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    process::{
+        id::Pid,
+        maps::{Address, Backing, ProcessMap},
+    },
+    profile::document::FrameDocument,
+};
+use module::{Bounds, Modules, fallback, unnamed};
+
+mod elf;
+mod file;
+#[cfg(test)]
+mod fixture;
+mod module;
+mod names;
+
+/// Batches waiting. A caller waits for its own, so this is more than there are callers.
+const QUEUE: usize = 64;
+/// After this, addresses of a batch that are not in the cache stay without a name.
+const BATCH_TIME: Duration = Duration::from_secs(20);
+/// After this, a caller goes on without an answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An address of a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FrameAddress {
+    /// The instruction that ran, or was about to.
+    Ip(u64),
+    /// Where a call returns to: the call is just before it, possibly in another function or line.
+    ReturnAddress(u64),
+}
+
+/// Which half of the address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// A process's own.
+    User,
+    /// The kernel's.
+    Kernel,
+}
+
+/// Addresses of one stack.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The process's mappings at the time, for user addresses.
+    pub map: Option<Arc<ProcessMap>>,
+    /// The process.
+    pub pid: Pid,
+    /// Innermost first.
+    pub frames: Vec<FrameAddress>,
+    /// Whose addresses these are.
+    pub space: Space,
+}
+
+/// What could not be had, for the account of losses.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Frames that got no name.
+    pub unresolved: AtomicU64,
+    /// Frames of those, because their batch had run out of time.
+    pub late: AtomicU64,
+    /// Requests that were not looked at: the thread hangs.
+    pub unanswered: AtomicU64,
+    /// Files that could not be opened, or are no longer those that were mapped.
+    pub files_absent: AtomicU64,
+    /// Files that are too large, no ELF, or broken.
+    pub files_refused: AtomicU64,
+    /// Files whose tables were dropped to stay within memory.
+    pub files_evicted: AtomicU64,
+}
+
+enum Job {
+    Open(Arc<ProcessMap>),
+    Resolve {
+        requests: Arc<[Request]>,
+        answer: SyncSender<Vec<Vec<FrameDocument>>>,
+    },
+}
+
+/// The symbol thread, as its users see it. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Symbols {
+    jobs: SyncSender<Job>,
+    counters: Arc<Counters>,
+}
+
+// === impl FrameAddress ===
+
+impl FrameAddress {
+    /// An address inside the instruction that this frame is at.
+    pub fn for_lookup(self) -> Address {
+        match self {
+            Self::Ip(address) => Address(address),
+            Self::ReturnAddress(address) => Address(address.saturating_sub(1)),
+        }
+    }
+}
+
+// === impl Counters ===
+
+impl Counters {
+    fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Every counter that is not zero, by the key it has in reports.
+    pub fn losses(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let Self {
+            unresolved,
+            late,
+            unanswered,
+            files_absent,
+            files_refused,
+            files_evicted,
+        } = self;
+        [
+            ("symbols_unresolved", unresolved),
+            ("symbols_late", late),
+            ("symbols_unanswered", unanswered),
+            ("symbol_files_absent", files_absent),
+            ("symbol_files_refused", files_refused),
+            ("symbol_files_evicted", files_evicted),
+        ]
+        .into_iter()
+        .map(|(key, counter)| (key, counter.load(Relaxed)))
+        .filter(|&(_, count)| count > 0)
+    }
+}
+
+// === impl Symbols ===
+
+impl Symbols {
+    /// Starts the thread.
+    pub fn spawn() -> io::Result<Self> {
+        Self::spawn_within(Bounds::default())
+    }
+
+    fn spawn_within(bounds: Bounds) -> io::Result<Self> {
+        let (jobs, queue) = sync_channel(QUEUE);
+        let counters = Arc::new(Counters::default());
+        let worker_counters = Arc::clone(&counters);
+        thread::Builder::new()
+            .name("hotspan-symbols".into())
+            // Debug information is walked recursively.
+            .stack_size(16 << 20)
+            .spawn(move || {
+                serve(
+                    &queue,
+                    Modules::new(bounds, Arc::clone(&worker_counters)),
+                    &worker_counters,
+                )
+            })?;
+        Ok(Self { jobs, counters })
+    }
+
+    /// Opens the files of a process's code now, so that its addresses keep their names when it has
+    /// exited or its files are deleted. Does not wait; false if the queue is full.
+    pub fn open_files(&self, map: Arc<ProcessMap>) -> bool {
+        self.jobs.try_send(Job::Open(map)).is_ok()
+    }
+
+    /// Names every address, in order: one list of frames per request. One address may give several
+    /// frames, those of kind `inlined` before the function they are inlined into. Blocks.
+    pub fn resolve(&self, requests: Vec<Request>) -> Vec<Vec<FrameDocument>> {
+        let requests: Arc<[Request]> = requests.into();
+        let (answer, answered) = sync_channel(1);
+        let job = Job::Resolve {
+            requests: Arc::clone(&requests),
+            answer,
+        };
+        let sent = match self.jobs.try_send(job) {
+            Ok(()) => true,
+            // Only when a thread that hangs has let this many callers down.
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        };
+        let frames = if sent {
+            answered.recv_timeout(PATIENCE).ok()
+        } else {
+            None
+        };
+        frames.unwrap_or_else(|| {
+            self.counters
+                .unanswered
+                .fetch_add(requests.len() as u64, Relaxed);
+            requests
+                .iter()
+                .map(|request| {
+                    request
+                        .frames
+                        .iter()
+                        .map(|&frame| request.placeholder(frame))
+                        .collect()
+                })
+                .collect()
+        })
+    }
+
+    /// What could not be had so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}
+
+/// The life of the thread: until every sender is gone.
+fn serve(queue: &Receiver<Job>, mut modules: Modules, counters: &Counters) {
+    for job in queue {
+        modules.begin_batch();
+        match job {
+            Job::Open(map) => modules.open_all(&map),
+            Job::Resolve { requests, answer } => {
+                let deadline = Instant::now() + BATCH_TIME;
+                let frames = requests
+                    .iter()
+                    .map(|request| request.resolve(&mut modules, counters, deadline));
+                // The caller may have lost patience; then nobody needs the frames.
+                let _ = answer.send(frames.collect());
+            }
+        }
+    }
+}
+
+// === impl Request ===
+
+impl Request {
+    fn resolve(
+        &self,
+        modules: &mut Modules,
+        counters: &Counters,
+        deadline: Instant,
+    ) -> Vec<FrameDocument> {
+        let mut frames = Vec::with_capacity(self.frames.len());
+        for &frame in &self.frames {
+            if Instant::now() >= deadline {
+                Counters::add(&counters.late);
+            } else if self.name(frame, modules, &mut frames) {
+                continue;
+            }
+            Counters::add(&counters.unresolved);
+            frames.push(self.placeholder(frame));
+        }
+        frames
+    }
+
+    /// Adds the frames at this address; false if there is no name for it.
+    fn name(
+        &self,
+        frame: FrameAddress,
+        modules: &mut Modules,
+        frames: &mut Vec<FrameDocument>,
+    ) -> bool {
+        let address = frame.for_lookup();
+        if self.space == Space::Kernel {
+            return modules
+                .kernel(address)
+                .map(|found| frames.extend(found))
+                .is_some();
+        }
+        let Some(mapping) = self.map.as_ref().and_then(|map| map.lookup(address)) else {
+            return false;
+        };
+        match &mapping.backing {
+            Backing::File { id, path, .. } => mapping
+                .file_offset(address)
+                .and_then(|offset| modules.user(self.pid, mapping, (*id, path), offset))
+                .map(|found| frames.extend(found.iter().cloned()))
+                .is_some(),
+            Backing::Vdso => {
+                frames.push(unnamed("[vdso]".into(), "native"));
+                true
+            }
+            Backing::Anonymous => false,
+        }
+    }
+
+    /// The frame of an address that has no name.
+    fn placeholder(&self, frame: FrameAddress) -> FrameDocument {
+        let address = frame.for_lookup();
+        if self.space == Space::Kernel {
+            return unnamed(format!("[kernel {:#x}]", address.0), "kernel");
+        }
+        let mapping = self.map.as_ref().and_then(|map| map.lookup(address));
+        match mapping.map(|mapping| (&mapping.backing, mapping.file_offset(address))) {
+            Some((Backing::File { path, .. }, Some(offset))) => fallback(path, offset),
+            _ => unnamed(format!("[unresolved {:#x}]", address.0), "native"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

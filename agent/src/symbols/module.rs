@@ -1,0 +1,348 @@
+//! What is known of the files that code was mapped from, within bounds.
+//!
+//! ```text
+//! FileId ─► Module ── file      kept open: neither deletion nor reuse of the inode can mislead us
+//!                  └─ content ─► Unread ─► Ready(Image: private copy, names found so far)
+//!                                       └► Refused
+//! ```
+//! Bounds: modules (open files), bytes of copies, and names. Past one of them the modules unused
+//! for longest go, with all blazesym holds for them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Counters,
+    elf::Elf,
+    file::{self, Version},
+    names::{Answer, Names, tame},
+};
+use crate::{
+    process::{
+        id::Pid,
+        maps::{Address, Backing, FileId, FileOffset, Mapping, ProcessMap},
+    },
+    profile::document::FrameDocument,
+};
+
+/// Upper bounds of what is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Files held open.
+    pub(super) modules: usize,
+    /// Files with a private copy and parsed tables.
+    pub(super) images: usize,
+    /// Bytes of these copies.
+    pub(super) bytes: u64,
+    /// Addresses with known names.
+    pub(super) names: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            modules: 256,
+            images: 48,
+            bytes: file::MAX_FILE_BYTES,
+            names: 65_536,
+        }
+    }
+}
+
+/// One file.
+struct Module {
+    file: File,
+    version: Version,
+    content: Content,
+    last_use: u64,
+    checked_in: u64,
+}
+
+enum Content {
+    Unread,
+    Ready(Image),
+    Refused,
+}
+
+/// A file that is being read.
+struct Image {
+    elf: Elf,
+    /// Keeps `path` alive.
+    _copy: File,
+    path: PathBuf,
+    /// Its separate debug file, installed on this host.
+    debug: Option<PathBuf>,
+    bytes: u64,
+    names: HashMap<FileOffset, Arc<[FrameDocument]>>,
+}
+
+/// All of them, with the parser that reads them.
+pub(super) struct Modules {
+    bounds: Bounds,
+    known: HashMap<FileId, Module>,
+    /// Files that could not be opened in this batch.
+    absent: HashSet<FileId>,
+    names: Names,
+    counters: Arc<Counters>,
+    clock: u64,
+    batch: u64,
+}
+
+// === impl Modules ===
+
+impl Modules {
+    pub(super) fn new(bounds: Bounds, counters: Arc<Counters>) -> Self {
+        Self {
+            bounds,
+            known: HashMap::new(),
+            absent: HashSet::new(),
+            names: Names::new(),
+            counters,
+            clock: 0,
+            batch: 0,
+        }
+    }
+
+    /// A new batch: files may have appeared or changed since the last.
+    pub(super) fn begin_batch(&mut self) {
+        self.batch += 1;
+        self.absent.clear();
+    }
+
+    /// The kernel function at `address`.
+    pub(super) fn kernel(&mut self, address: Address) -> Option<Vec<FrameDocument>> {
+        match self.names.kernel(address) {
+            Answer::Frames(frames) => Some(frames),
+            Answer::Unknown | Answer::Broken => None,
+        }
+    }
+
+    /// Opens the files of every code mapping while their process lives.
+    pub(super) fn open_all(&mut self, map: &ProcessMap) {
+        for mapping in map.mappings().iter().filter(|mapping| mapping.executable) {
+            if let Backing::File { id, path, .. } = &mapping.backing {
+                self.open(map.pid(), mapping, *id, path);
+            }
+        }
+    }
+
+    /// The functions at `offset` of the file behind `mapping`, innermost first.
+    pub(super) fn user(
+        &mut self,
+        pid: Pid,
+        mapping: &Mapping,
+        (id, path): (FileId, &Path),
+        offset: FileOffset,
+    ) -> Option<Arc<[FrameDocument]>> {
+        if !self.open(pid, mapping, id, path) {
+            return None;
+        }
+        self.read(id);
+        let module = self.known.get_mut(&id)?;
+        let Content::Ready(image) = &mut module.content else {
+            return None;
+        };
+        if let Some(frames) = image.names.get(&offset) {
+            return (!frames.is_empty()).then(|| Arc::clone(frames));
+        }
+        let address = image.elf.address(offset)?;
+        let paths = image.debug.iter().chain([&image.path]);
+        let mut answer = Answer::Unknown;
+        for path in paths {
+            answer = self.names.image(path, address);
+            if answer != Answer::Unknown {
+                break;
+            }
+        }
+        let frames: Arc<[FrameDocument]> = match answer {
+            Answer::Frames(frames) => frames.into(),
+            // Remembered as well: no frames.
+            Answer::Unknown => [].into(),
+            Answer::Broken => {
+                module.content = Content::Refused;
+                Counters::add(&self.counters.files_refused);
+                return None;
+            }
+        };
+        image.names.insert(offset, Arc::clone(&frames));
+        self.keep_bounds(id);
+        (!frames.is_empty()).then_some(frames)
+    }
+
+    /// Makes sure that the file is open and is the version that was read; false if there is none.
+    fn open(&mut self, pid: Pid, mapping: &Mapping, id: FileId, path: &Path) -> bool {
+        if self.absent.contains(&id) {
+            return false;
+        }
+        self.clock += 1;
+        let (clock, batch) = (self.clock, self.batch);
+        if let Some(module) = self.known.get_mut(&id) {
+            module.last_use = clock;
+            if module.checked_in == batch {
+                return true;
+            }
+            module.checked_in = batch;
+            if Version::of(&module.file).is_ok_and(|version| version == module.version) {
+                return true;
+            }
+            self.forget(id);
+        }
+        let opened = file::open_mapped(pid, mapping, id, path);
+        let Some((file, version)) = opened.ok().and_then(|file| {
+            let version = Version::of(&file).ok()?;
+            Some((file, version))
+        }) else {
+            self.absent.insert(id);
+            Counters::add(&self.counters.files_absent);
+            return false;
+        };
+        let (content, last_use, checked_in) = (Content::Unread, clock, batch);
+        self.known.insert(
+            id,
+            Module {
+                file,
+                version,
+                content,
+                last_use,
+                checked_in,
+            },
+        );
+        self.keep_bounds(id);
+        true
+    }
+
+    /// Copies and parses the file, once.
+    fn read(&mut self, id: FileId) {
+        let Some(module) = self.known.get_mut(&id) else {
+            return;
+        };
+        if !matches!(module.content, Content::Unread) {
+            return;
+        }
+        module.content = match Image::read(&module.file) {
+            Some(image) => Content::Ready(image),
+            None => {
+                Counters::add(&self.counters.files_refused);
+                Content::Refused
+            }
+        };
+        self.keep_bounds(id);
+    }
+
+    /// Drops what was unused for longest until every bound holds. `current` is being asked about:
+    /// it stays, but when it alone holds too many names, these go.
+    fn keep_bounds(&mut self, current: FileId) {
+        loop {
+            let images = || self.known.values().filter_map(Module::image);
+            let too_many_modules = self.known.len() > self.bounds.modules;
+            let over = too_many_modules
+                || images().count() > self.bounds.images
+                || images().map(|image| image.bytes).sum::<u64>() > self.bounds.bytes
+                || images().map(|image| image.names.len()).sum::<usize>() > self.bounds.names;
+            if !over {
+                return;
+            }
+            let oldest = self
+                .known
+                .iter()
+                .filter(|&(&id, module)| {
+                    id != current && (too_many_modules || module.image().is_some())
+                })
+                .min_by_key(|(_, module)| module.last_use)
+                .map(|(&id, _)| id);
+            Counters::add(&self.counters.files_evicted);
+            match oldest {
+                Some(oldest) if too_many_modules => self.forget(oldest),
+                Some(oldest) => self.unread(oldest),
+                None => {
+                    // One file may reach at most one bound by itself: that of names.
+                    if let Some(Content::Ready(image)) = self
+                        .known
+                        .get_mut(&current)
+                        .map(|module| &mut module.content)
+                    {
+                        image.names = HashMap::new();
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, id: FileId) {
+        self.unread(id);
+        self.known.remove(&id);
+    }
+
+    /// Drops the copy of a file and what was parsed of it; the file stays open.
+    fn unread(&mut self, id: FileId) {
+        let Some(module) = self.known.get_mut(&id) else {
+            return;
+        };
+        let Some(image) = module.image() else { return };
+        // Before the descriptor closes and its number, hence the path, is used again.
+        self.names.evict(&image.path);
+        if let Some(debug) = &image.debug {
+            self.names.evict(debug);
+        }
+        module.content = Content::Unread;
+    }
+}
+
+// === impl Module ===
+
+impl Module {
+    fn image(&self) -> Option<&Image> {
+        match &self.content {
+            Content::Ready(image) => Some(image),
+            Content::Unread | Content::Refused => None,
+        }
+    }
+}
+
+// === impl Image ===
+
+impl Image {
+    fn read(file: &File) -> Option<Self> {
+        let copy = file::copy(file).ok()?;
+        let elf = Elf::disarm(&copy).ok()?;
+        let path = file::own_path(&copy);
+        let debug = elf.debug_path().filter(|path| file::is_trusted(path));
+        let bytes = copy.metadata().ok()?.len();
+        Some(Self {
+            elf,
+            _copy: copy,
+            path,
+            debug,
+            bytes,
+            names: HashMap::new(),
+        })
+    }
+}
+
+/// The frame of an address without a name: the file and the position in it.
+pub(super) fn fallback(path: &Path, offset: FileOffset) -> FrameDocument {
+    let module = path
+        .file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy();
+    unnamed(format!("{}+{:#x}", tame(&module), offset.0), "native")
+}
+
+/// A frame that has nothing but a name.
+pub(super) fn unnamed(name: String, kind: &'static str) -> FrameDocument {
+    FrameDocument {
+        name,
+        file: String::new(),
+        line: 0,
+        kind,
+    }
+}
+
+#[cfg(test)]
+#[path = "module_tests.rs"]
+mod tests;

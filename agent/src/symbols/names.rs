@@ -1,0 +1,216 @@
+//! blazesym, fenced in: a panic in a parser costs the file that caused it, never the daemon.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
+
+use blazesym::{
+    MaybeDefault,
+    symbolize::{
+        CodeInfo, Input, Sym, Symbolized, Symbolizer,
+        evict::{self, Evict},
+        source::{Elf, Kernel, Source},
+    },
+};
+
+use super::elf::ImageAddress;
+use crate::{process::maps::Address, profile::document::FrameDocument};
+
+/// Kernel code is in the upper half; what kallsyms lists below are per-CPU offsets.
+const KERNEL_START: u64 = 1 << 63;
+/// kallsyms has no sizes: an address further from the nearest symbol lies in nothing it lists.
+const MAX_KERNEL_FUNCTION: usize = 1 << 20;
+/// Characters kept of a name or path. C++ templates run to many thousands.
+const MAX_TEXT: usize = 1024;
+
+/// What an address turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The frames there, innermost first.
+    Frames(Vec<FrameDocument>),
+    /// No symbol covers it.
+    Unknown,
+    /// The parser failed on this file; asking again is pointless.
+    Broken,
+}
+
+/// Names by address, from the kernel's list and from ELF files.
+pub(super) struct Names {
+    symbolizer: Symbolizer,
+    kernel: Source<'static>,
+}
+
+impl Names {
+    pub(super) fn new() -> Self {
+        // vmlinux is searched all over the file system and costs hundreds of MB: kallsyms names
+        // every function.
+        let kernel = Kernel {
+            vmlinux: MaybeDefault::None,
+            kallsyms: MaybeDefault::Default,
+            debug_syms: false,
+            ..Kernel::default()
+        };
+        Self {
+            symbolizer: symbolizer(),
+            kernel: Source::Kernel(kernel),
+        }
+    }
+
+    /// The kernel function at `address`.
+    pub(super) fn kernel(&mut self, address: Address) -> Answer {
+        if address.0 < KERNEL_START {
+            return Answer::Unknown;
+        }
+        let convert = |sym: &Sym<'_>| {
+            (sym.offset < MAX_KERNEL_FUNCTION).then(|| vec![frame(&sym.name, None, "kernel")])
+        };
+        let source = self.kernel.clone();
+        self.ask(&source, Input::AbsAddr(address.0), convert)
+    }
+
+    /// The functions at `address` of the ELF file at `path`, a path nobody else can change.
+    pub(super) fn image(&mut self, path: &Path, address: ImageAddress) -> Answer {
+        let input = Input::VirtOffset(address.0);
+        let debug = Elf::new(path);
+        let plain = Elf {
+            debug_syms: false,
+            ..debug.clone()
+        };
+        let found = self.ask(&Source::Elf(debug), input, |sym| Some(user_frames(sym)));
+        if found == Answer::Broken {
+            return found;
+        }
+        // Asked as well: debug information that cannot be read (compressed, another format) hides
+        // the symbol table, and reduced debug information has the last part of a path only.
+        let symbol = self.ask(&Source::Elf(plain), input, |sym| Some(user_frames(sym)));
+        match (found, symbol) {
+            (Answer::Frames(mut frames), Answer::Frames(symbol)) => {
+                if let (Some(function), Some(symbol)) = (frames.last_mut(), symbol.last())
+                    && is_longer_form(&symbol.name, &function.name)
+                {
+                    function.name.clone_from(&symbol.name);
+                }
+                Answer::Frames(frames)
+            }
+            (found @ Answer::Frames(_), _) => found,
+            (_, symbol) => symbol,
+        }
+    }
+
+    /// Forgets all about the file at `path`.
+    pub(super) fn evict(&mut self, path: &Path) {
+        // Eviction of what was never read is not an error, and there is no other.
+        let _ = self.symbolizer.evict(&Evict::Elf(evict::Elf::new(path)));
+    }
+
+    fn ask(
+        &mut self,
+        source: &Source<'_>,
+        input: Input<u64>,
+        convert: impl Fn(&Sym<'_>) -> Option<Vec<FrameDocument>>,
+    ) -> Answer {
+        let asked = catch_unwind(AssertUnwindSafe(|| {
+            match self.symbolizer.symbolize_single(source, input) {
+                Ok(Symbolized::Sym(sym)) => convert(&sym),
+                Ok(Symbolized::Unknown(_)) | Err(_) => None,
+            }
+        }));
+        match asked {
+            Ok(Some(frames)) => Answer::Frames(frames),
+            Ok(None) => Answer::Unknown,
+            Err(_) => {
+                // Its caches may be half-written.
+                self.symbolizer = symbolizer();
+                Answer::Broken
+            }
+        }
+    }
+}
+
+fn symbolizer() -> Symbolizer {
+    Symbolizer::builder()
+        // Paths we pass never change their content, and are evicted before they are reused.
+        .enable_auto_reload(false)
+        .build()
+}
+
+/// The function and what is inlined into it at this address, innermost first.
+fn user_frames(sym: &Sym<'_>) -> Vec<FrameDocument> {
+    let inlined = sym.inlined.iter().rev();
+    inlined
+        .map(|function| frame(&function.name, function.code_info.as_ref(), "inlined"))
+        .chain([frame(&sym.name, sym.code_info.as_deref(), "native")])
+        .collect()
+}
+
+/// Whether `symbol` is the name `short` with the path it lacks.
+fn is_longer_form(symbol: &str, short: &str) -> bool {
+    // What follows is a generic's instance or, in C++, the parameters.
+    let short = short.split(['<', '(']).next().unwrap_or(short);
+    !short.is_empty()
+        && symbol.match_indices(short).any(|(at, _)| {
+            let rest = symbol.get(at + short.len()..).unwrap_or_default();
+            let ends = rest.is_empty() || rest.starts_with(['<', '(', '[']);
+            let (path, ends) = (
+                symbol.get(..at).unwrap_or_default(),
+                ends || rest.starts_with("::<"),
+            );
+            path.ends_with("::") && ends
+        })
+}
+
+fn frame(name: &str, code: Option<&CodeInfo<'_>>, kind: &'static str) -> FrameDocument {
+    FrameDocument {
+        name: tame(name),
+        file: code
+            .map(|code| tame(&code.to_path().to_string_lossy()))
+            .unwrap_or_default(),
+        line: code.and_then(|code| code.line).unwrap_or(0),
+        kind,
+    }
+}
+
+/// Text from a file somebody else wrote, fit for terminals and logs: bounded, one line, and without
+/// control or bidirectional characters.
+pub(super) fn tame(text: &str) -> String {
+    let harmless = |c: char| match c {
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    text.chars().take(MAX_TEXT).map(harmless).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_symbol_lends_its_path_to_the_short_name() {
+        assert!(is_longer_form("shop::cart::total", "total"));
+        assert!(is_longer_form("shop::Cart::total(int)", "total"));
+        assert!(is_longer_form(
+            "core::hint::black_box::<u32>",
+            "black_box<u32>"
+        ));
+        assert!(is_longer_form("<a::B as c::D>::run", "run"));
+        assert!(is_longer_form("total::total", "total"));
+        assert!(
+            !is_longer_form("__GI_read", "read"),
+            "another symbol at the same place"
+        );
+        assert!(!is_longer_form("shop::totals", "total"));
+        assert!(!is_longer_form("shop::total", ""));
+        assert!(!is_longer_form("total", "total"));
+    }
+
+    #[test]
+    fn text_is_cut_and_without_control_characters() {
+        assert_eq!(
+            tame("a\x1b[2J\n\u{202e}b\u{9b}"),
+            "a\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}"
+        );
+        assert_eq!(tame(&"x".repeat(5000)).len(), MAX_TEXT);
+    }
+}

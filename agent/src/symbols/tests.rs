@@ -1,0 +1,276 @@
+//! Names of this very program, of the kernel, of C programs alive and dead, and of hostile files.
+
+use std::{fs, process};
+
+use super::{fixture::*, *};
+
+fn own_map() -> Arc<ProcessMap> {
+    Arc::new(ProcessMap::read(Pid(process::id())).unwrap())
+}
+
+fn symbols() -> Symbols {
+    Symbols::spawn().unwrap()
+}
+
+/// Name, kind, and file name with line of every frame.
+fn lines(frames: &[FrameDocument]) -> Vec<String> {
+    let file = |frame: &FrameDocument| frame.file.rsplit('/').next().unwrap_or_default().to_owned();
+    frames
+        .iter()
+        .map(|frame| {
+            format!(
+                "{} {} {}:{}",
+                frame.name,
+                frame.kind,
+                file(frame),
+                frame.line
+            )
+        })
+        .collect()
+}
+
+#[inline(never)]
+fn landmark() -> u32 {
+    std::hint::black_box(line!())
+}
+
+#[test]
+fn our_own_function_has_name_file_and_line() {
+    let line = landmark();
+    let map = own_map();
+    let address = FrameAddress::Ip(landmark as fn() -> u32 as usize as u64);
+    let found = symbols().resolve(vec![request(&map, &[address])]);
+    // Its first instruction may belong to the inlined `black_box` already.
+    let frame = found[0].last().unwrap();
+    assert!(
+        frame.name.ends_with("symbols::tests::landmark"),
+        "{frame:?}"
+    );
+    assert!(frame.file.ends_with("symbols/tests.rs"), "{frame:?}");
+    assert!((line - 1..=line).contains(&frame.line), "{frame:?}");
+    assert_eq!(frame.kind, "native");
+}
+
+#[test]
+fn inlined_frames_come_innermost_first() {
+    let directory = Directory::new("inlined");
+    let running = Running::start(&directory.compile("fixture", "", &[]));
+    let found = symbols().resolve(vec![request(
+        &running.map(),
+        &[running.in_inner, running.plain],
+    )]);
+    assert_eq!(
+        lines(&found[0]),
+        [
+            "inner inlined fixture.c:4",
+            "outer native fixture.c:10",
+            "plain native fixture.c:12",
+        ]
+    );
+    running.end();
+}
+
+#[test]
+fn without_debug_information_names_remain() {
+    let directory = Directory::new("nodebug");
+    let running = Running::start(&directory.compile("fixture", "", &["-g0"]));
+    let found = symbols().resolve(vec![request(&running.map(), &[running.in_inner])]);
+    assert_eq!(lines(&found[0]), ["outer native :0"]);
+    running.end();
+}
+
+#[test]
+fn without_symbols_the_module_and_offset_remain() {
+    let directory = Directory::new("stripped");
+    let running = Running::start(&directory.compile("fixture", "", &["-s"]));
+    let map = running.map();
+    let mapping = map.lookup(running.plain.for_lookup()).unwrap();
+    let offset = mapping.file_offset(running.plain.for_lookup()).unwrap().0;
+    let symbols = symbols();
+    let found = symbols.resolve(vec![request(&map, &[running.plain, running.plain])]);
+    let expected = format!("fixture+{offset:#x} native :0");
+    assert_eq!(lines(&found[0]), [expected.clone(), expected]);
+    assert_eq!(
+        symbols.counters().losses().collect::<Vec<_>>(),
+        [("symbols_unresolved", 2)]
+    );
+    running.end();
+}
+
+#[test]
+fn dead_processes_are_resolved_from_their_map() {
+    let directory = Directory::new("dead");
+    let running = Running::start(&directory.compile("fixture", "", &[]));
+    let (map, plain) = (running.map(), running.plain);
+    running.end();
+    let found = symbols().resolve(vec![request(&map, &[plain])]);
+    assert_eq!(lines(&found[0]), ["plain native fixture.c:12"]);
+}
+
+#[test]
+fn deleted_files_are_resolved_if_opened_in_time() {
+    let directory = Directory::new("deleted");
+    let program = directory.compile("fixture", "", &[]);
+    let running = Running::start(&program);
+    fs::remove_file(&program).unwrap();
+    let (map, plain) = (running.map(), running.plain);
+    let (prepared, unprepared) = (symbols(), symbols());
+    assert!(prepared.open_files(Arc::clone(&map)));
+    // Jobs are done in order: after this one the files are open.
+    assert_eq!(prepared.resolve(vec![]), [[]; 0]);
+    running.end();
+    let frames = || vec![request(&map, &[plain])];
+    assert_eq!(
+        lines(&prepared.resolve(frames())[0]),
+        ["plain native fixture.c:12"]
+    );
+    let late = unprepared.resolve(frames());
+    assert!(late[0][0].name.starts_with("fixture+0x"), "{late:?}");
+}
+
+#[test]
+fn another_file_in_its_place_is_not_used() {
+    let directory = Directory::new("replaced");
+    let program = directory.compile("fixture", "", &[]);
+    let running = Running::start(&program);
+    let (map, plain) = (running.map(), running.plain);
+    running.end();
+    // A new inode while the old one still exists.
+    fs::rename(&program, directory.path("old")).unwrap();
+    fs::copy(directory.path("old"), &program).unwrap();
+    let found = symbols().resolve(vec![request(&map, &[plain])]);
+    assert!(found[0][0].name.starts_with("fixture+0x"), "{found:?}");
+}
+
+#[test]
+fn a_rebuilt_file_is_read_again() {
+    let directory = Directory::new("rebuilt");
+    let program = directory.compile("fixture", "", &["-g0"]);
+    let running = Running::start(&program);
+    let address = in_file(&running.map(), running.plain);
+    running.end();
+    let map = map_of(&program);
+    let symbols = symbols();
+    let before = symbols.resolve(vec![request(&map, &[address])]);
+    assert_eq!(lines(&before[0]), ["plain native :0"]);
+    // The same inode with other content; both are laid out alike.
+    let rebuilt = directory.compile("rebuilt", "", &[]);
+    fs::write(&program, fs::read(rebuilt).unwrap()).unwrap();
+    let after = symbols.resolve(vec![request(&map, &[address])]);
+    assert_eq!(lines(&after[0]), ["plain native fixture.c:12"]);
+}
+
+#[test]
+fn rust_and_cpp_names_are_demangled() {
+    let directory = Directory::new("mangled");
+    let text = "__attribute__((noipa)) int mangled(void) __asm__(\"_ZN4shop4Cart5totalEv\");\n\
+                int mangled(void) { return 1; }\n";
+    let program = directory.compile("fixture", text, &["-g0"]);
+    let nm = process::Command::new("nm").arg(&program).output().unwrap();
+    let nm = String::from_utf8(nm.stdout).unwrap();
+    let line = nm.lines().find(|line| line.contains("_ZN4shop")).unwrap();
+    let address = u64::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap();
+    // cc lays code out at equal file offsets and addresses.
+    let found = symbols().resolve(vec![request(
+        &map_of(&program),
+        &[FrameAddress::Ip(0x10000 + address)],
+    )]);
+    assert_eq!(lines(&found[0]), ["shop::Cart::total() native :0"]);
+}
+
+#[test]
+fn kernel_functions_are_named() {
+    let kallsyms = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    let Some((address, name)) = kallsyms.lines().find_map(|line| {
+        let mut words = line.split(' ');
+        let address = u64::from_str_radix(words.next()?, 16).ok()?;
+        let name = words.nth(1)?;
+        (name == "schedule" && address != 0).then_some((address, name))
+    }) else {
+        println!("skipped: this user cannot read addresses in /proc/kallsyms");
+        return;
+    };
+    let frames = vec![
+        FrameAddress::Ip(address),
+        FrameAddress::ReturnAddress(address + 4),
+        FrameAddress::Ip(0x1000),
+    ];
+    let request = Request {
+        map: None,
+        pid: Pid(0),
+        frames,
+        space: Space::Kernel,
+    };
+    let found = symbols().resolve(vec![request]);
+    let name = format!("{name} kernel :0");
+    assert_eq!(
+        lines(&found[0]),
+        [name.clone(), name, "[kernel 0x1000] kernel :0".into()]
+    );
+}
+
+#[test]
+fn every_address_gets_a_frame() {
+    let map = own_map();
+    let vdso = map
+        .mappings()
+        .iter()
+        .find(|mapping| mapping.backing == Backing::Vdso)
+        .unwrap();
+    let local = 1_u8;
+    let frames = [
+        FrameAddress::Ip(vdso.start.0 + 16),
+        FrameAddress::Ip(&raw const local as u64),
+        FrameAddress::Ip(0),
+        FrameAddress::ReturnAddress(0),
+        FrameAddress::Ip(u64::MAX),
+    ];
+    let mut without_map = request(&map, &frames[2..3]);
+    without_map.map = None;
+    let found = symbols().resolve(vec![request(&map, &frames), without_map]);
+    let names: Vec<_> = found[0].iter().map(|frame| frame.name.as_str()).collect();
+    let stack = format!("[unresolved {:#x}]", &raw const local as u64);
+    let top = "[unresolved 0xffffffffffffffff]";
+    assert_eq!(
+        names,
+        [
+            "[vdso]",
+            &stack,
+            "[unresolved 0x0]",
+            "[unresolved 0x0]",
+            top
+        ]
+    );
+    assert_eq!(found[1][0].name, "[unresolved 0x0]");
+}
+
+#[test]
+fn a_fifo_in_place_of_a_file_does_not_block() {
+    let directory = Directory::new("fifo");
+    let map = map_of(&directory.fifo("lib.so"));
+    let symbols = symbols();
+    let found = symbols.resolve(vec![request(&map, &[FrameAddress::Ip(0x10010)])]);
+    assert_eq!(found[0][0].name, "lib.so+0x10");
+    let losses: Vec<_> = symbols.counters().losses().collect();
+    assert_eq!(
+        losses,
+        [("symbols_unresolved", 1), ("symbol_files_absent", 1)]
+    );
+}
+
+#[test]
+fn a_debug_link_to_a_fifo_is_not_followed() {
+    let directory = Directory::new("debuglink");
+    let fifo = directory.fifo("trap");
+    let program = directory.compile("fixture", "", &["-g0"]);
+    let mut link = fifo.to_str().unwrap().as_bytes().to_vec();
+    // The name with its NUL, padded to a word, and a checksum.
+    link.resize((link.len() + 1).next_multiple_of(4) + 4, 0);
+    directory.add_section(&program, ".gnu_debuglink", &link);
+    let running = Running::start(&program);
+    let symbols = symbols();
+    let found = symbols.resolve(vec![request(&running.map(), &[running.plain])]);
+    assert_eq!(lines(&found[0]), ["plain native :0"]);
+    assert_eq!(symbols.counters().losses().count(), 0);
+    running.end();
+}

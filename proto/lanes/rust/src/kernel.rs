@@ -1,0 +1,208 @@
+//! The system calls of the slow path, each usable inside a signal handler.
+//!
+//! Nothing here allocates, locks or caches. `Errno` is put back by whoever enters the slow path,
+//! because a handler must leave it as it found it.
+
+use core::ffi::CStr;
+use core::ptr;
+
+/// Puts `errno` back when it goes out of scope.
+#[derive(Debug)]
+pub(crate) struct ErrnoKept(i32);
+
+/// A memfd or an open file, closed when it goes out of scope.
+#[derive(Debug)]
+pub(crate) struct Fd(i32);
+
+pub(crate) fn keep_errno() -> ErrnoKept {
+    // SAFETY: the returned pointer is this thread's errno, valid as long as the thread.
+    ErrnoKept(unsafe { *libc::__errno_location() })
+}
+
+pub(crate) fn getpid() -> u32 {
+    // SAFETY: no arguments. The raw call, because libc may cache across a raw clone.
+    (unsafe { libc::syscall(libc::SYS_getpid) }) as u32
+}
+
+pub(crate) fn gettid() -> u32 {
+    // SAFETY: no arguments.
+    (unsafe { libc::syscall(libc::SYS_gettid) }) as u32
+}
+
+/// Whether a thread of this process has this id. Anything but a clear "no" counts as alive.
+pub(crate) fn thread_is_alive(tid: u32) -> bool {
+    // SAFETY: signal 0 delivers nothing; the arguments are plain integers.
+    let answer = unsafe { libc::syscall(libc::SYS_tgkill, getpid(), tid, 0) };
+    answer == 0 || errno() != libc::ESRCH
+}
+
+pub(crate) fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid, writable timespec; the clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The soft limit of a resource, `None` if it is unlimited.
+pub(crate) fn soft_limit(resource: libc::__rlimit_resource_t) -> Option<u64> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid and writable; a null new limit changes nothing.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            ptr::null::<libc::rlimit64>(),
+            &raw mut limit,
+        )
+    };
+    (done == 0 && limit.rlim_cur != libc::RLIM64_INFINITY).then_some(limit.rlim_cur)
+}
+
+pub(crate) fn memfd_create(name: &CStr, flags: u32) -> Option<Fd> {
+    // SAFETY: `name` is NUL-terminated.
+    let fd = unsafe { libc::syscall(libc::SYS_memfd_create, name.as_ptr(), flags) };
+    (fd >= 0).then_some(Fd(fd as i32))
+}
+
+pub(crate) fn open_read(path: &CStr) -> Option<Fd> {
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: `path` is NUL-terminated.
+    let fd = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0) };
+    (fd >= 0).then_some(Fd(fd as i32))
+}
+
+pub(crate) fn read_link<'a>(path: &CStr, buffer: &'a mut [u8]) -> &'a [u8] {
+    // SAFETY: `path` is NUL-terminated and the kernel writes at most `buffer.len()` bytes.
+    let len = unsafe {
+        libc::syscall(
+            libc::SYS_readlinkat,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            buffer.as_mut_ptr(),
+            buffer.len(),
+        )
+    };
+    &buffer[..usize::try_from(len).unwrap_or(0)]
+}
+
+/// Reads the start of a small file.
+pub(crate) fn read_file<'a>(path: &CStr, buffer: &'a mut [u8]) -> &'a [u8] {
+    let len = open_read(path).map_or(0, |file| file.read(buffer));
+    &buffer[..len]
+}
+
+pub(crate) fn random(buffer: &mut [u8]) {
+    // SAFETY: the kernel writes at most `buffer.len()` bytes; without entropy it writes none.
+    unsafe {
+        libc::syscall(
+            libc::SYS_getrandom,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            libc::GRND_NONBLOCK,
+        )
+    };
+}
+
+/// Maps fresh memory: the file if there is one, else private anonymous pages.
+pub(crate) fn map(len: usize, file: Option<&Fd>) -> Option<*mut u8> {
+    let (flags, fd) = match file {
+        Some(file) => (libc::MAP_SHARED, file.0),
+        None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+    };
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a null address lets the kernel choose, so no existing mapping is touched.
+    let address =
+        unsafe { libc::syscall(libc::SYS_mmap, ptr::null::<u8>(), len, access, flags, fd, 0) };
+    (address != -1).then_some(ptr::with_exposed_provenance_mut(address as usize))
+}
+
+/// # Safety
+/// The range was returned by [`map`] and nothing uses it any more.
+pub(crate) unsafe fn unmap(address: *mut u8, len: usize) {
+    // SAFETY: per the contract of this function.
+    unsafe { libc::syscall(libc::SYS_munmap, address, len) };
+}
+
+/// # Safety
+/// The advice must not take away memory somebody still uses.
+pub(crate) unsafe fn advise(address: *mut u8, len: usize, advice: i32) -> bool {
+    // SAFETY: per the contract of this function.
+    (unsafe { libc::syscall(libc::SYS_madvise, address, len, advice) }) == 0
+}
+
+/// Tells whoever watches `prctl` where this thread's lane is. The length 0 renames nothing.
+pub(crate) fn leave_breadcrumb(lane: *const u8, name: &CStr) {
+    // SAFETY: the kernel only reads `name`; a zero length touches no mapping.
+    unsafe {
+        libc::syscall(
+            libc::SYS_prctl,
+            libc::PR_SET_VMA,
+            libc::PR_SET_VMA_ANON_NAME,
+            lane,
+            0_usize,
+            name.as_ptr(),
+        )
+    };
+}
+
+pub(crate) fn thread_name() -> [u8; 16] {
+    let mut name = [0; 16];
+    // SAFETY: PR_GET_NAME writes at most 16 bytes.
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_GET_NAME, name.as_mut_ptr(), 0, 0, 0) };
+    name
+}
+
+fn errno() -> i32 {
+    // SAFETY: the returned pointer is this thread's errno.
+    unsafe { *libc::__errno_location() }
+}
+
+// === impl ErrnoKept ===
+
+impl Drop for ErrnoKept {
+    fn drop(&mut self) {
+        // SAFETY: the returned pointer is this thread's errno, valid as long as the thread.
+        unsafe { *libc::__errno_location() = self.0 };
+    }
+}
+
+// === impl Fd ===
+
+impl Fd {
+    /// Gives a fresh file its length.
+    pub(crate) fn set_len(&self, len: usize) -> bool {
+        // SAFETY: plain integers; the descriptor is open.
+        (unsafe { libc::syscall(libc::SYS_ftruncate, self.0, len) }) == 0
+    }
+
+    pub(crate) fn add_seals(&self, seals: i32) -> bool {
+        // SAFETY: plain integers; the descriptor is open.
+        (unsafe { libc::syscall(libc::SYS_fcntl, self.0, libc::F_ADD_SEALS, seals) }) == 0
+    }
+
+    /// Reads until the buffer is full or the file ends.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> usize {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let rest = &mut buffer[filled..];
+            // SAFETY: the kernel writes at most `rest.len()` bytes into `rest`.
+            let got =
+                unsafe { libc::syscall(libc::SYS_read, self.0, rest.as_mut_ptr(), rest.len()) };
+            match usize::try_from(got) {
+                Ok(0) => break,
+                Ok(got) => filled += got,
+                Err(_) if errno() == libc::EINTR => {}
+                Err(_) => break,
+            }
+        }
+        filled
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is open and owned by this value.
+        unsafe { libc::syscall(libc::SYS_close, self.0) };
+    }
+}
