@@ -78,14 +78,15 @@ fn next_serial() -> u64 {
     ((u64::from(unsafe { bpf_get_smp_processor_id() }) + 1) << 44) | n
 }
 
-/// Runs `change` on the account with `guard` odd.
+/// Runs `change` on the account with `guard` odd. Should two writers ever meet (a wakeup that was
+/// let through while its thread runs), the parity is right again after the later one.
 #[inline(always)]
 pub fn guarded<R>(thread: &mut Thread, change: impl FnOnce(&mut Thread) -> R) -> R {
-    thread.guard = thread.guard.wrapping_add(1);
+    thread.guard = thread.guard.wrapping_add(1) | 1;
     barrier();
     let result = change(thread);
     barrier();
-    thread.guard = thread.guard.wrapping_add(1);
+    thread.guard = (thread.guard | 1).wrapping_add(1);
     result
 }
 

@@ -160,7 +160,8 @@ fn sched_exit_tp(ctx: BtfTracePointContext) -> i32 {
         count(Counter::SwitchInMissed);
     }
     if thread.flags & PENDING != 0 {
-        finish(thread, task, Some(&ctx), &live());
+        // Interrupts are on here: a timer sample must not take the account for a quiet one.
+        storage::guarded(thread, |t| finish(t, task, Some(&ctx), &live()));
     }
     0
 }

@@ -78,6 +78,11 @@ fn sends(task: Task) -> bool {
 #[btf_tracepoint(function = "sched_wakeup")]
 fn sched_wakeup(ctx: BtfTracePointContext) -> i32 {
     let Some(thread) = storage::find(Task::new(ctx.arg::<*const c_void>(0))) else { return 0 };
+    // A running thread's account belongs to its own CPU: a wakeup that comes too early leaves it be.
+    if thread.phase != Phase::Off as u32 {
+        count(Counter::WakeupIgnored);
+        return 0;
+    }
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     if !storage::guarded(thread, |t| account::woken(t, now)) {

@@ -1,17 +1,41 @@
-//! boot story
+//! The life of a hotspan process: read the command line, log quietly to standard error, run the
+//! command, turn its outcome into an exit code.
+
+mod cli;
+mod daemon;
 mod kernel;
+mod lanes;
+mod link;
+mod process;
 mod profile;
-fn main() -> anyhow::Result<()> {
-    let t = std::time::Instant::now();
-    let mut l = kernel::load::load(&Default::default())?;
-    kernel::load::attach_timer(&mut l, 99)?;
-    println!("{:?} {:?} exit {} crumb {}", t.elapsed(), l.clock, l.has_exit_tp, l.has_breadcrumb);
-    for (n, p) in l.ebpf.programs() { println!("{n} {:?}", p.info().map(|i| i.verified_instruction_count())); }
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    let mut c = std::collections::HashMap::<(usize,u32), u32>::new();
-    for (i, r) in l.rings.iter_mut().enumerate() { while let Some(x) = r.next() { let k = u32::from_ne_bytes(x[..4].try_into()?); *c.entry((i,k)).or_default() += 1; } }
-    println!("{c:?}");
-    let p: aya::maps::PerCpuArray<_, u64> = l.ebpf.map("COUNTERS").unwrap().try_into()?;
-    for k in agent_ebpf::wire::Counter::ALL { let v: u64 = p.get(&(*k as u32), 0)?.iter().sum(); println!("{} {v}", k.key()); }
-    Ok(())
+mod symbols;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        // Wrong usage is an error like others: 1. clap's own choice is 2.
+        let _ = error.print();
+        std::process::exit(i32::from(error.use_stderr()));
+    });
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_env("HOTSPAN_LOG").unwrap_or_else(|_| EnvFilter::new("warn")),
+        )
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
+    let outcome = match &cli.command {
+        Command::Record(arguments) => cli::record::run(arguments),
+        Command::Doctor { json } => Ok(cli::doctor::run(*json)),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("hotspan: {error:#}");
+        ExitCode::FAILURE
+    })
 }

@@ -10,16 +10,22 @@
 //! Invariants: no line is wider than the terminal; a bar has exactly its width, whatever rounding
 //! does; text from others is stripped of control characters; without colour nothing is lost.
 
-use std::{collections::BTreeSet, env, io};
+use std::{
+    collections::BTreeSet,
+    env,
+    io::{self, IsTerminal as _},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+};
 
 use crate::profile::{
-    document::{CauseDocument, Report, SpanDocument},
+    document::{Report, SpanDocument},
     state::{State, StateTimes},
 };
 use bar::Bar;
 use text::{Line, Paint};
 
 mod bar;
+mod details;
 mod loss;
 mod text;
 
@@ -30,10 +36,6 @@ const WIDEST: u16 = 200;
 const WITH_SERVICE: usize = 72;
 /// Spans told in detail.
 const DETAILS: usize = 3;
-/// States of a span, causes of a state and methods of a span that are listed.
-const STATES: usize = 6;
-const CAUSES: usize = 3;
-const METHODS: usize = 5;
 
 /// How to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +61,11 @@ struct Row<'a> {
 // === impl Style ===
 
 impl Style {
-    /// For an output that is a terminal or not, by the environment of this process.
-    pub fn from_environment(is_terminal: bool, width: Option<u16>, top: usize) -> Self {
-        Self::new(is_terminal, width, top, |name| env::var(name).ok())
+    /// For our standard output, by its terminal and the environment of this process.
+    pub fn for_stdout(top: usize) -> Self {
+        let stdout = io::stdout();
+        let width = terminal_width(stdout.as_fd());
+        Self::new(stdout.is_terminal(), width, top, |name| env::var(name).ok())
     }
 
     fn new(
@@ -95,6 +99,21 @@ impl Style {
     }
 }
 
+/// Columns of the terminal that `output` is, if it is one and says.
+fn terminal_width(output: BorrowedFd<'_>) -> Option<u16> {
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY:
+    // - the descriptor is open as long as it is borrowed;
+    // - TIOCGWINSZ writes one winsize, to which `size` gives room.
+    let result = unsafe { libc::ioctl(output.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0 && size.ws_col > 0).then_some(size.ws_col)
+}
+
 /// Writes the whole report.
 pub fn report(report: &Report, out: &mut impl io::Write, style: &Style) -> io::Result<()> {
     header(report, out, style)?;
@@ -107,7 +126,7 @@ pub fn report(report: &Report, out: &mut impl io::Write, style: &Style) -> io::R
         let rows: Vec<_> = spans.iter().map(|span| row(span)).collect();
         table("name", "service (pid)", &rows, out, style)?;
         for (rank, span) in spans.iter().take(DETAILS).enumerate() {
-            details(rank + 1, span, out, style)?;
+            details::write(rank + 1, span, out, style)?;
         }
     }
     loss::write(report, out, style)
@@ -247,154 +266,6 @@ fn legend(rows: &[Row<'_>], out: &mut impl io::Write, style: &Style) -> io::Resu
         line.end(out)?;
     }
     style.line().end(out)
-}
-
-/// One span: its states with their causes, then its methods.
-fn details(
-    rank: usize,
-    span: &SpanDocument,
-    out: &mut impl io::Write,
-    style: &Style,
-) -> io::Result<()> {
-    let time = |ns| text::time(ns, style.unicode);
-    let mut line = style.line();
-    line.put(&format!("{rank}. {}", name(span)), Paint::Bold);
-    line.put(&format!("  {}", time(span.wall_ns)), Paint::Bold);
-    line.put(&format!("  {}/{}", span.trace_id, span.span_id), Paint::Dim)
-        .end(out)?;
-
-    let mut states: Vec<_> = span.states.iter().collect();
-    states.sort_by_key(|&(_, ns)| std::cmp::Reverse(ns));
-    for &(state, ns) in states.iter().take(STATES) {
-        let share = format!("{:>5}", text::percent(ns, span.active_ns));
-        let mut line = style.line();
-        line.put_right(&time(ns), TIME, Paint::Plain)
-            .skip(2)
-            .put(&share, Paint::Dim)
-            .skip(2);
-        line.put_glyph(state)
-            .skip(1)
-            .put(state.key(), Paint::Of(state))
-            .end(out)?;
-        causes(state, span, out, style)?;
-    }
-    if span.off_thread_ns > 0 {
-        let mut line = style.line();
-        line.put_right(&time(span.off_thread_ns), TIME, Paint::Plain)
-            .skip(11);
-        line.put("on no thread (queued or awaiting)", Paint::Plain)
-            .end(out)?;
-    }
-    if !span.exact.states {
-        let mut line = style.line();
-        line.skip(TIME + 2)
-            .put("partly before hotspan was attached", Paint::Dim)
-            .end(out)?;
-    }
-    methods(span, out, style)?;
-    style.line().end(out)
-}
-
-/// Who or what the time in `state` was for, most first.
-fn causes(
-    state: State,
-    span: &SpanDocument,
-    out: &mut impl io::Write,
-    style: &Style,
-) -> io::Result<()> {
-    let mut causes: Vec<_> = span
-        .causes
-        .iter()
-        .filter(|cause| cause.state == state)
-        .collect();
-    causes.sort_by_key(|cause| std::cmp::Reverse(cause.ns));
-    let more = causes.len().saturating_sub(CAUSES);
-    for cause in causes.iter().take(CAUSES) {
-        let mut line = style.line();
-        line.skip(TIME + 4)
-            .put(&text::time(cause.ns, style.unicode), Paint::Plain);
-        if cause.count > 1 {
-            let times = if style.unicode { '×' } else { 'x' };
-            line.put(
-                &format!(" ({}{times})", text::grouped(cause.count)),
-                Paint::Dim,
-            );
-        }
-        line.put(", ", Paint::Plain)
-            .put(&sentence(cause, span), Paint::Plain)
-            .end(out)?;
-    }
-    if more > 0 {
-        style
-            .line()
-            .skip(TIME + 4)
-            .put(&format!("and {more} more"), Paint::Dim)
-            .end(out)?;
-    }
-    Ok(())
-}
-
-/// Who or what it was, as the rest of "12.3 ms, ...". Its process is named if it is another one.
-fn sentence(cause: &CauseDocument, span: &SpanDocument) -> String {
-    let verb = match (cause.kind, cause.state.key()) {
-        ("waker", "lock") => "released by",
-        ("waker", "notify") => "notified by",
-        ("waker", _) => "woken by",
-        ("rival", _) => "while the CPU ran",
-        ("interrupt", _) => "ended by an interrupt",
-        ("syscall", _) => "in",
-        (other, _) => other,
-    };
-    let mut sentence = verb.to_owned();
-    if !cause.name.is_empty() {
-        sentence.push_str(&format!(" {}", cause.name));
-    }
-    if cause.pid != 0 && cause.pid != span.process.pid {
-        sentence.push_str(&format!(" (pid {})", cause.pid));
-    }
-    if cause.span_id == span.span_id {
-        sentence.push_str(" in this span");
-    } else if !cause.span_id.is_empty() {
-        sentence.push_str(&format!(" in span {}", cause.span_id));
-    }
-    sentence
-}
-
-fn methods(span: &SpanDocument, out: &mut impl io::Write, style: &Style) -> io::Result<()> {
-    if span.methods.is_empty() {
-        return Ok(());
-    }
-    let mut methods: Vec<_> = span.methods.iter().collect();
-    methods.sort_by_key(|method| std::cmp::Reverse((method.self_ns, method.total_ns)));
-    let mut head = style.line();
-    head.put_right("self", TIME, Paint::Dim)
-        .put_right("total", TIME, Paint::Dim)
-        .skip(2);
-    head.put("method (sampled)", Paint::Dim).end(out)?;
-    for method in methods.into_iter().take(METHODS) {
-        let time = |ns| text::time(ns, style.unicode);
-        let mut line = style.line();
-        line.put_right(&time(method.self_ns), TIME, Paint::Plain);
-        line.put_right(&time(method.total_ns), TIME, Paint::Plain)
-            .skip(2);
-        let file = method
-            .file
-            .rsplit('/')
-            .next()
-            .filter(|file| !file.is_empty());
-        let place = file
-            .map(|file| format!("  {file}:{}", method.line))
-            .unwrap_or_default();
-        // A long name is cut before its place is: the place still says which function it is.
-        let room = style
-            .columns()
-            .saturating_sub(line.used() + text::columns(&place));
-        let name = text::columns(&method.name).min(room);
-        line.put_left(&method.name, name, Paint::Plain)
-            .put(&place, Paint::Dim)
-            .end(out)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,5 +1,229 @@
-//! The kernel border: the only user of aya.
+//! The kernel border: the only user of aya. [`KernelSide`] is what the rest of the daemon sees.
 
 pub mod btf;
+pub mod ktime;
 pub mod load;
 pub mod offsets;
+pub mod records;
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read as _},
+    os::fd::{AsRawFd as _, RawFd},
+};
+
+use agent_ebpf::wire::{Counter, LaneRef, Snapshot, settings::Live};
+use aya::{
+    maps::{Array, HashMap as BpfHashMap, MapError, PerCpuArray},
+    programs::{Iter, Program, ProgramError},
+};
+
+pub use load::{Clock, Config, LoadError};
+pub use records::{Record, StackDefinition};
+
+/// Why the running kernel side could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// A map operation failed.
+    #[error("map {0}: {1}")]
+    Map(&'static str, MapError),
+    /// A program operation failed.
+    #[error("program {0}: {1}")]
+    Program(&'static str, ProgramError),
+    /// The iterator's file failed.
+    #[error("reading the threads' totals: {0}")]
+    Totals(io::Error),
+    /// The object lacks something: a bug.
+    #[error("the built-in object lacks {0}")]
+    Missing(&'static str),
+}
+
+/// The loaded and attached programs. Dropping it takes everything out of the kernel.
+pub struct KernelSide {
+    loaded: load::Loaded,
+    live: Live,
+    /// Records that could not be decoded: zero unless this build is broken.
+    pub undecoded: u64,
+}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PodLive(Live);
+// SAFETY: repr(C) struct of u32 without padding.
+unsafe impl aya::Pod for PodLive {}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PodLaneRef(LaneRef);
+// SAFETY: repr(C) struct of integers without padding.
+unsafe impl aya::Pod for PodLaneRef {}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PodExit(agent_ebpf::wire::Exit);
+// SAFETY: repr(C) struct of integers without padding.
+unsafe impl aya::Pod for PodExit {}
+
+// === impl KernelSide ===
+
+impl KernelSide {
+    /// Loads, attaches, gives every existing thread its account, starts the timer last.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let mut loaded = load::load(config)?;
+        load::attach_timer(&mut loaded, config.hz)?;
+        let mut side = Self { loaded, live: Live::default(), undecoded: 0 };
+        side.live.stack_generation = 1;
+        side.publish_live()?;
+        Ok(side)
+    }
+
+    /// How the timer samples.
+    pub fn clock(&self) -> Clock {
+        self.loaded.clock
+    }
+
+    /// Whether new lanes announce themselves.
+    pub fn has_breadcrumb(&self) -> bool {
+        self.loaded.has_breadcrumb
+    }
+
+    /// Descriptors that become readable when the programs call for the daemon.
+    pub fn wake_fds(&self) -> Vec<RawFd> {
+        self.loaded.rings.iter().map(|ring| ring.as_raw_fd()).collect()
+    }
+
+    /// Begins a drain round: lanes that run ahead of it call for the daemon.
+    pub fn begin_round(&mut self) -> Result<(), KernelError> {
+        self.live.round = self.live.round.wrapping_add(1);
+        self.publish_live()
+    }
+
+    fn publish_live(&mut self) -> Result<(), KernelError> {
+        const NAME: &str = "LIVE";
+        let failed = |error| KernelError::Map(NAME, error);
+        let map = self.loaded.ebpf.map_mut(NAME).ok_or(KernelError::Missing(NAME))?;
+        let mut map: Array<_, PodLive> = map.try_into().map_err(failed)?;
+        map.set(0, PodLive(self.live), 0).map_err(failed)
+    }
+
+    /// Hands every record now in the rings to `take`.
+    pub fn drain(&mut self, mut take: impl FnMut(Record)) {
+        for ring in &mut self.loaded.rings {
+            while let Some(item) = ring.next() {
+                match Record::decode(&item) {
+                    Some(record) => take(record),
+                    None => self.undecoded += 1,
+                }
+            }
+        }
+    }
+
+    /// Exit records the rings had no room for.
+    pub fn parked_exits(&mut self) -> Result<Vec<agent_ebpf::wire::Exit>, KernelError> {
+        const NAME: &str = "PARKED_EXITS";
+        let failed = |error| KernelError::Map(NAME, error);
+        let map = self.loaded.ebpf.map_mut(NAME).ok_or(KernelError::Missing(NAME))?;
+        let mut map: BpfHashMap<_, u64, PodExit> = map.try_into().map_err(failed)?;
+        let parked: Vec<_> = map.iter().filter_map(Result::ok).collect();
+        for (serial, _) in &parked {
+            map.remove(serial).map_err(failed)?;
+        }
+        Ok(parked.into_iter().map(|(_, exit)| exit.0).collect())
+    }
+
+    /// Every thread's account, now.
+    pub fn totals(&mut self) -> Result<Vec<Snapshot>, KernelError> {
+        const NAME: &str = "thread_totals";
+        let failed = |error| KernelError::Program(NAME, error);
+        let program = self.loaded.ebpf.program_mut(NAME).ok_or(KernelError::Missing(NAME))?;
+        let program: &mut Iter = program.try_into().map_err(failed)?;
+        // An iterator's file can be read once; a fresh link gives a fresh file.
+        let link = program.attach().map_err(failed)?;
+        let link = program.take_link(link).map_err(failed)?;
+        let mut file = link
+            .into_file()
+            .map_err(|error| KernelError::Totals(io::Error::other(error)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(KernelError::Totals)?;
+        Ok(records::snapshots(&bytes))
+    }
+
+    /// Tells the programs about lanes that are older than they are, by host tid.
+    pub fn add_lanes(&mut self, lanes: &[(u32, LaneRef)]) -> Result<(), KernelError> {
+        const NAME: &str = "LANES";
+        if lanes.is_empty() {
+            return Ok(());
+        }
+        let failed = |error| KernelError::Map(NAME, error);
+        let map = self.loaded.ebpf.map_mut(NAME).ok_or(KernelError::Missing(NAME))?;
+        let mut map: BpfHashMap<_, u32, PodLaneRef> = map.try_into().map_err(failed)?;
+        for (tid, lane) in lanes {
+            map.insert(tid, PodLaneRef(*lane), 0).map_err(failed)?;
+        }
+        self.live.lane_epoch = self.live.lane_epoch.wrapping_add(1);
+        self.publish_live()
+    }
+
+    /// Forgets a dead thread's lane.
+    pub fn remove_lane(&mut self, tid: u32) {
+        if let Some(map) = self.loaded.ebpf.map_mut("LANES")
+            && let Ok(mut map) = BpfHashMap::<_, u32, PodLaneRef>::try_from(map)
+        {
+            // Most threads never had an entry.
+            let _ = map.remove(&tid);
+        }
+    }
+
+    /// Tells the programs whether a process's segments are mapped: if not, they save the markers of
+    /// its dying threads.
+    pub fn set_attached(&mut self, tgid: u32, attached: bool) {
+        if let Some(map) = self.loaded.ebpf.map_mut("ATTACHED")
+            && let Ok(mut map) = BpfHashMap::<_, u32, u32>::try_from(map)
+        {
+            // A full map only means that tails are saved needlessly.
+            let _ = if attached { map.insert(tgid, 1, 0) } else { map.remove(&tgid) };
+        }
+    }
+
+    /// The programs' counters, summed over CPUs.
+    pub fn counters(&self) -> Result<BTreeMap<Counter, u64>, KernelError> {
+        const NAME: &str = "COUNTERS";
+        let failed = |error| KernelError::Map(NAME, error);
+        let map = self.loaded.ebpf.map(NAME).ok_or(KernelError::Missing(NAME))?;
+        let map: PerCpuArray<_, u64> = map.try_into().map_err(failed)?;
+        let mut counters = BTreeMap::new();
+        for &counter in Counter::ALL {
+            let per_cpu = map.get(&(counter as u32), 0).map_err(failed)?;
+            counters.insert(counter, per_cpu.iter().sum());
+        }
+        Ok(counters)
+    }
+
+    /// Takes every hook out; maps and the iterator stay, so that what was captured can be read.
+    pub fn detach(&mut self) -> Result<(), KernelError> {
+        for (_, program) in self.loaded.ebpf.programs_mut() {
+            let unloaded = match program {
+                Program::BtfTracePoint(program) => program.unload(),
+                Program::TracePoint(program) => program.unload(),
+                Program::PerfEvent(program) => program.unload(),
+                _ => Ok(()),
+            };
+            match unloaded {
+                Ok(()) | Err(ProgramError::NotLoaded) => {}
+                Err(error) => return Err(KernelError::Program("detach", error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why the kernel side did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Loading or attaching.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// First words to the programs.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}

@@ -138,7 +138,7 @@ pub struct StackDocument {
 }
 
 /// One frame.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct FrameDocument {
     /// Demangled name, or `module+0xoffset`, or `[unresolved 0x..]`.
     pub name: String,

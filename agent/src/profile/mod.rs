@@ -1,4 +1,5 @@
 //! What hotspan knows about spans, as data: the states of a thread-instant and the span document.
 
 pub mod document;
+pub mod report;
 pub mod state;

@@ -34,10 +34,6 @@ mod names;
 
 /// Batches waiting. A caller waits for its own, so this is more than there are callers.
 const QUEUE: usize = 64;
-/// After this, addresses of a batch that are not in the cache stay without a name.
-const BATCH_TIME: Duration = Duration::from_secs(20);
-/// After this, a caller goes on without an answer.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An address of a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,6 +96,7 @@ enum Job {
 pub struct Symbols {
     jobs: SyncSender<Job>,
     counters: Arc<Counters>,
+    patience: Duration,
 }
 
 // === impl FrameAddress ===
@@ -168,7 +165,11 @@ impl Symbols {
                     &worker_counters,
                 )
             })?;
-        Ok(Self { jobs, counters })
+        Ok(Self {
+            jobs,
+            counters,
+            patience: bounds.patience,
+        })
     }
 
     /// Opens the files of a process's code now, so that its addresses keep their names when it has
@@ -192,7 +193,7 @@ impl Symbols {
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
         };
         let frames = if sent {
-            answered.recv_timeout(PATIENCE).ok()
+            answered.recv_timeout(self.patience).ok()
         } else {
             None
         };
@@ -226,7 +227,7 @@ fn serve(queue: &Receiver<Job>, mut modules: Modules, counters: &Counters) {
         match job {
             Job::Open(map) => modules.open_all(&map),
             Job::Resolve { requests, answer } => {
-                let deadline = Instant::now() + BATCH_TIME;
+                let deadline = Instant::now() + modules.batch_time();
                 let frames = requests
                     .iter()
                     .map(|request| request.resolve(&mut modules, counters, deadline));

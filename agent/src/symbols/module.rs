@@ -13,6 +13,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -29,7 +30,7 @@ use crate::{
     profile::document::FrameDocument,
 };
 
-/// Upper bounds of what is kept.
+/// Upper bounds of what is kept, and of how long it may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// Files held open.
@@ -40,6 +41,10 @@ pub(super) struct Bounds {
     pub(super) bytes: u64,
     /// Addresses with known names.
     pub(super) names: usize,
+    /// After this, the remaining addresses of a batch stay without a name.
+    pub(super) batch: Duration,
+    /// After this, a caller goes on without an answer.
+    pub(super) patience: Duration,
 }
 
 impl Default for Bounds {
@@ -49,6 +54,8 @@ impl Default for Bounds {
             images: 48,
             bytes: file::MAX_FILE_BYTES,
             names: 65_536,
+            batch: Duration::from_secs(20),
+            patience: Duration::from_secs(60),
         }
     }
 }
@@ -111,6 +118,11 @@ impl Modules {
     pub(super) fn begin_batch(&mut self) {
         self.batch += 1;
         self.absent.clear();
+    }
+
+    /// How long a batch may take.
+    pub(super) fn batch_time(&self) -> Duration {
+        self.bounds.batch
     }
 
     /// The kernel function at `address`.

@@ -42,6 +42,7 @@ fn what_is_kept_stays_within_bounds() {
         images: 2,
         bytes: 1 << 20,
         names: 8,
+        ..Bounds::default()
     };
     let (mut modules, counters) = modules(bounds);
     let copies: Vec<_> = (0..8)

@@ -185,6 +185,7 @@ pub(super) fn tame(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::{id::Pid, maps::ProcessMap};
 
     #[test]
     fn a_symbol_lends_its_path_to_the_short_name() {
@@ -203,6 +204,26 @@ mod tests {
         assert!(!is_longer_form("shop::totals", "total"));
         assert!(!is_longer_form("shop::total", ""));
         assert!(!is_longer_form("total", "total"));
+    }
+
+    #[test]
+    fn a_panic_is_an_answer_and_the_next_question_is_fine() {
+        let mut names = Names::new();
+        let here = a_panic_is_an_answer_and_the_next_question_is_fine as fn() as usize as u64;
+        let map = ProcessMap::read(Pid(std::process::id())).unwrap();
+        let offset = map
+            .lookup(Address(here))
+            .unwrap()
+            .file_offset(Address(here))
+            .unwrap();
+        let (source, input) = (
+            Source::Elf(Elf::new("/proc/self/exe")),
+            Input::FileOffset(offset.0),
+        );
+        let broken = names.ask(&source, input, |_| panic!("on purpose"));
+        assert_eq!(broken, Answer::Broken);
+        let fine = names.ask(&source, input, |sym| Some(user_frames(sym)));
+        assert!(matches!(fine, Answer::Frames(_)), "{fine:?}");
     }
 
     #[test]

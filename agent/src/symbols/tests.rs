@@ -109,6 +109,10 @@ fn dead_processes_are_resolved_from_their_map() {
 
 #[test]
 fn deleted_files_are_resolved_if_opened_in_time() {
+    if fs::metadata(map_file_of_ours()).is_err() {
+        println!("skipped: only root (CAP_CHECKPOINT_RESTORE) can open /proc/PID/map_files");
+        return;
+    }
     let directory = Directory::new("deleted");
     let program = directory.compile("fixture", "", &[]);
     let running = Running::start(&program);
@@ -273,4 +277,53 @@ fn a_debug_link_to_a_fifo_is_not_followed() {
     assert_eq!(lines(&found[0]), ["plain native :0"]);
     assert_eq!(symbols.counters().losses().count(), 0);
     running.end();
+}
+
+/// An entry of our own map_files.
+fn map_file_of_ours() -> std::path::PathBuf {
+    fs::read_dir("/proc/self/map_files")
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path()
+}
+
+#[test]
+fn a_batch_out_of_time_keeps_its_addresses() {
+    let bounds = Bounds {
+        batch: Duration::ZERO,
+        ..Bounds::default()
+    };
+    let symbols = Symbols::spawn_within(bounds).unwrap();
+    let map = own_map();
+    let address = FrameAddress::Ip(landmark as fn() -> u32 as usize as u64);
+    let found = symbols.resolve(vec![request(&map, &[address])]);
+    assert!(found[0][0].name.contains("+0x"), "{found:?}");
+    let losses: Vec<_> = symbols.counters().losses().collect();
+    assert_eq!(losses, [("symbols_unresolved", 1), ("symbols_late", 1)]);
+}
+
+#[test]
+fn a_caller_does_not_wait_for_ever() {
+    let directory = Directory::new("patience");
+    let program = directory.compile("fixture", "", &[]);
+    let bounds = Bounds {
+        patience: Duration::ZERO,
+        ..Bounds::default()
+    };
+    let symbols = Symbols::spawn_within(bounds).unwrap();
+    let requests = || vec![request(&map_of(&program), &[FrameAddress::Ip(0x10010)]); 3];
+    // The thread is not that fast, but it may be: what is certain is that there is an answer.
+    let found = symbols.resolve(requests());
+    assert!(found.len() == 3 && found.iter().all(|frames| frames[0].name == "fixture+0x10"));
+    // More callers in a row than the queue holds, while it is busy or not.
+    for _ in 0..QUEUE * 4 {
+        assert_eq!(symbols.resolve(requests()).len(), 3);
+    }
+    let unanswered = symbols.counters().unanswered.load(Relaxed);
+    assert!(
+        unanswered > 0 && unanswered.is_multiple_of(3),
+        "{unanswered}"
+    );
 }

@@ -209,7 +209,13 @@ HOTSPAN__SHARED __thread struct hotspan__thread hotspan__thread;
 struct hotspan__timespec {
     int64_t seconds, nanoseconds;
 };
-extern long hotspan__syscall(long number, ...) __asm__("syscall");
+extern long hotspan__raw_syscall(long number, ...) __asm__("syscall");
+/* Every argument as wide as a register: a narrower one passed as a variable argument may carry
+ * garbage in its upper half. */
+HOTSPAN__HOT long hotspan__call(long number, long a, long b, long c, long d, long e) {
+    return hotspan__raw_syscall(number, a, b, c, d, e, 0L);
+}
+HOTSPAN__HOT long hotspan__at(const volatile void *pointer) { return (long)(uintptr_t)pointer; }
 extern int hotspan__clock_gettime(int clock, struct hotspan__timespec *now)
     __asm__("clock_gettime");
 
@@ -251,16 +257,17 @@ HOTSPAN__HOT uint64_t hotspan__now(uint8_t clock, uint64_t caller, uint8_t *kind
 /* Reads the start of a small file and ends it with NUL. */
 HOTSPAN__COLD size_t hotspan__read_file(const char *path, char *text, size_t room) {
     size_t filled = 0;
-    long fd = hotspan__syscall(SYS_openat, -100, path, 02000000, 0);
+    long fd = hotspan__call(SYS_openat, -100, hotspan__at(path), 02000000, 0, 0);
     if (fd >= 0) {
         while (filled < room - 1) {
-            long got = hotspan__syscall(SYS_read, (int)fd, text + filled, room - 1 - filled);
+            long got = hotspan__call(SYS_read, fd, hotspan__at(text + filled),
+                                     (long)(room - 1 - filled), 0, 0);
             if (got > 0)
                 filled += (size_t)got;
             else if (got == 0 || errno != EINTR)
                 break;
         }
-        hotspan__syscall(SYS_close, (int)fd);
+        hotspan__call(SYS_close, fd, 0, 0, 0, 0);
     }
     text[filled] = 0;
     return filled;
@@ -284,13 +291,13 @@ HOTSPAN__COLD int hotspan__counter_is_trusted(void) {
     hotspan__read_file("/sys/devices/system/clocksource/clocksource0/current_clocksource", text, 16);
     if (strncmp(text, "tsc", 3) != 0 || (text[3] != '\n' && text[3] != 0))
         return 0;
-    fd = hotspan__syscall(SYS_openat, -100, "/proc/cpuinfo", 02000000, 0);
+    fd = hotspan__call(SYS_openat, -100, hotspan__at("/proc/cpuinfo"), 02000000, 0, 0);
     memset(text, ' ', sizeof text);
     /* Small reads with an overlap: a signal handler's stack may be tiny. */
     for (turn = 0; fd >= 0 && turn < 16 && !(constant && nonstop); turn++) {
         long got;
         memmove(text, text + 512, 32);
-        got = hotspan__syscall(SYS_read, (int)fd, text + 32, 512);
+        got = hotspan__call(SYS_read, fd, hotspan__at(text + 32), 512, 0, 0);
         if (got <= 0)
             break;
         text[32 + got] = 0;
@@ -299,7 +306,7 @@ HOTSPAN__COLD int hotspan__counter_is_trusted(void) {
         memmove(text + 512, text + got, 32);
     }
     if (fd >= 0)
-        hotspan__syscall(SYS_close, (int)fd);
+        hotspan__call(SYS_close, fd, 0, 0, 0, 0);
     return constant && nonstop;
 #else
     return 1;
@@ -482,10 +489,10 @@ HOTSPAN__COLD uint32_t hotspan__intern(const uint8_t *name, size_t len) {
 /* Refuses where a limit stands in the way: growing a file over RLIMIT_FSIZE kills by SIGXFSZ. */
 HOTSPAN__COLD uint32_t hotspan__no_room(void) {
     uint64_t limit[2] = {~(uint64_t)0, 0};
-    if (hotspan__syscall(SYS_prlimit64, 0, 1, NULL, limit) == 0 && limit[0] < HOTSPAN__SEGMENT_LEN)
+    if (hotspan__call(SYS_prlimit64, 0, 1, 0, hotspan__at(limit), 0) == 0 && limit[0] < HOTSPAN__SEGMENT_LEN)
         return HOTSPAN__FILE_SIZE_LIMIT;
     limit[0] = ~(uint64_t)0;
-    if (hotspan__syscall(SYS_prlimit64, 0, 9, NULL, limit) == 0 && limit[0] != ~(uint64_t)0) {
+    if (hotspan__call(SYS_prlimit64, 0, 9, 0, hotspan__at(limit), 0) == 0 && limit[0] != ~(uint64_t)0) {
         char text[32];
         uint64_t taken = ~(uint64_t)0;
         if (hotspan__read_file("/proc/self/statm", text, sizeof text))
@@ -514,7 +521,7 @@ HOTSPAN__COLD void hotspan__fill_header(struct hotspan__header *header, uint64_t
     header->event_len = 64;
     header->ring_log2 = (uint16_t)(config >> 8);
     header->ring_log2_max = HOTSPAN__RING_LOG2_MAX;
-    header->creator_pid = (uint32_t)hotspan__syscall(SYS_getpid);
+    header->creator_pid = (uint32_t)hotspan__call(SYS_getpid, 0, 0, 0, 0, 0);
     header->ordinal = ordinal;
     header->name_off = HOTSPAN__PAGE;
     header->name_cap = HOTSPAN__NAME_CAP;
@@ -526,10 +533,11 @@ HOTSPAN__COLD void hotspan__fill_header(struct hotspan__header *header, uint64_t
     for (spaces = 0; *field && spaces < 20; field++)
         spaces += *field == ' ';
     header->creator_start = hotspan__number(field);
-    got = hotspan__syscall(SYS_readlinkat, -100, "/proc/self/ns/pid", text, sizeof text - 1);
+    got = hotspan__call(SYS_readlinkat, -100, hotspan__at("/proc/self/ns/pid"), hotspan__at(text),
+                        sizeof text - 1, 0);
     text[got > 0 ? got : 0] = 0;
     header->pidns_ino = got > 5 ? hotspan__number(text + 5) : 0;
-    hotspan__syscall(SYS_getrandom, header->instance_id, sizeof header->instance_id, 1);
+    hotspan__call(SYS_getrandom, hotspan__at(header->instance_id), 16, 1, 0, 0);
     if ((uint8_t)config == HOTSPAN__CLOCK_COUNTER)
         header->calibration_counter = hotspan__counter();
     header->calibration_mono_ns = hotspan__monotonic_ns();
@@ -543,28 +551,28 @@ HOTSPAN__COLD uint8_t *hotspan__segment_create(uint64_t ordinal, uint32_t *reaso
     uint8_t *base = NULL;
     if ((*reason = hotspan__no_room()) != 0)
         return NULL;
-    fd = hotspan__syscall(SYS_memfd_create, "HOTSPANLANE1", flags | noexec_seal);
+    fd = hotspan__call(SYS_memfd_create, hotspan__at("HOTSPANLANE1"), flags | noexec_seal, 0, 0, 0);
     if (fd < 0)
-        fd = hotspan__syscall(SYS_memfd_create, "HOTSPANLANE1", flags);
+        fd = hotspan__call(SYS_memfd_create, hotspan__at("HOTSPANLANE1"), flags, 0, 0, 0);
     if (fd < 0) {
         *reason = HOTSPAN__MEMFD_DENIED;
         return NULL;
     }
-    if (hotspan__syscall(SYS_ftruncate, (int)fd, (long)HOTSPAN__SEGMENT_LEN) == 0)
-        address = hotspan__syscall(SYS_mmap, NULL, (size_t)HOTSPAN__SEGMENT_LEN, 3, 1, (int)fd, 0L);
+    if (hotspan__call(SYS_ftruncate, fd, HOTSPAN__SEGMENT_LEN, 0, 0, 0) == 0)
+        address = hotspan__call(SYS_mmap, 0, HOTSPAN__SEGMENT_LEN, 3, 1, fd);
     if (address == -1) {
         *reason = HOTSPAN__MAP_FAILED;
     } else {
         base = (uint8_t *)(uintptr_t)address;
-        if ((hotspan__syscall(SYS_fcntl, (int)fd, 1033, fixed | future_write) != 0 &&
-             hotspan__syscall(SYS_fcntl, (int)fd, 1033, fixed) != 0) ||
-            hotspan__syscall(SYS_madvise, base, (size_t)HOTSPAN__SEGMENT_LEN, 10) != 0) {
-            hotspan__syscall(SYS_munmap, base, (size_t)HOTSPAN__SEGMENT_LEN);
+        if ((hotspan__call(SYS_fcntl, fd, 1033, fixed | future_write, 0, 0) != 0 &&
+             hotspan__call(SYS_fcntl, fd, 1033, fixed, 0, 0) != 0) ||
+            hotspan__call(SYS_madvise, hotspan__at(base), HOTSPAN__SEGMENT_LEN, 10, 0, 0) != 0) {
+            hotspan__call(SYS_munmap, hotspan__at(base), HOTSPAN__SEGMENT_LEN, 0, 0, 0);
             base = NULL;
             *reason = HOTSPAN__SEAL_FAILED;
         }
     }
-    hotspan__syscall(SYS_close, (int)fd);
+    hotspan__call(SYS_close, fd, 0, 0, 0, 0);
     if (base)
         hotspan__fill_header((struct hotspan__header *)(void *)base, ordinal);
     return base;
@@ -582,7 +590,7 @@ HOTSPAN__COLD uint8_t *hotspan__segment(struct hotspan__page *page, uint32_t ord
     /* A name added meanwhile arrives by its adder, who sees the segment, or by us, who see it. */
     if (!__atomic_compare_exchange_n(&page->segments[ordinal], &winner, fresh, 0, __ATOMIC_SEQ_CST,
                                      __ATOMIC_SEQ_CST)) {
-        hotspan__syscall(SYS_munmap, fresh, (size_t)HOTSPAN__SEGMENT_LEN);
+        hotspan__call(SYS_munmap, hotspan__at(fresh), HOTSPAN__SEGMENT_LEN, 0, 0, 0);
         return winner;
     }
     hotspan__names_publish(fresh);
@@ -591,15 +599,15 @@ HOTSPAN__COLD uint8_t *hotspan__segment(struct hotspan__page *page, uint32_t ord
 }
 
 HOTSPAN__COLD struct hotspan__page *hotspan__page_make(void) {
-    long address = hotspan__syscall(SYS_mmap, NULL, (size_t)HOTSPAN__PAGE, 3, 0x22, -1, 0L);
+    long address = hotspan__call(SYS_mmap, 0, HOTSPAN__PAGE, 3, 0x22, -1);
     struct hotspan__page *fresh, *none = NULL;
     if (address == -1)
         return NULL;
     fresh = (struct hotspan__page *)(uintptr_t)address;
-    if (hotspan__syscall(SYS_madvise, fresh, (size_t)HOTSPAN__PAGE, 18) != 0 ||
+    if (hotspan__call(SYS_madvise, hotspan__at(fresh), HOTSPAN__PAGE, 18, 0, 0) != 0 ||
         !__atomic_compare_exchange_n(&hotspan__module.page, &none, fresh, 0, __ATOMIC_ACQ_REL,
                                      __ATOMIC_ACQUIRE))
-        hotspan__syscall(SYS_munmap, fresh, (size_t)HOTSPAN__PAGE);
+        hotspan__call(SYS_munmap, hotspan__at(fresh), HOTSPAN__PAGE, 0, 0, 0);
     return __atomic_load_n(&hotspan__module.page, __ATOMIC_ACQUIRE);
 }
 
@@ -818,7 +826,7 @@ HOTSPAN__COLD struct hotspan__lane *hotspan__claim_orphan(struct hotspan__page *
                                                           uint32_t *dead) {
     struct hotspan__lane *found = NULL;
     uint32_t ordinal, none = 0;
-    long pid = hotspan__syscall(SYS_getpid);
+    long pid = hotspan__call(SYS_getpid, 0, 0, 0, 0, 0);
     if (!__atomic_compare_exchange_n(&page->reclaiming, &none, 1, 0, __ATOMIC_ACQUIRE,
                                      __ATOMIC_RELAXED))
         return NULL;
@@ -830,7 +838,7 @@ HOTSPAN__COLD struct hotspan__lane *hotspan__claim_orphan(struct hotspan__page *
             struct hotspan__lane *lane = hotspan__lane_at(*base, *number);
             uint32_t owned = __atomic_load_n(&lane->generation, __ATOMIC_ACQUIRE);
             *dead = HOTSPAN__GET(lane->owner_tid);
-            if (owned % 2 == 0 || !*dead || hotspan__syscall(SYS_tgkill, pid, *dead, 0) == 0 ||
+            if (owned % 2 == 0 || !*dead || hotspan__call(SYS_tgkill, pid, *dead, 0, 0, 0) == 0 ||
                 errno != ESRCH ||
                 !__atomic_compare_exchange_n(&lane->generation, &owned, owned + 2, 0,
                                              __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
@@ -860,7 +868,7 @@ HOTSPAN__COLD struct hotspan__lane *hotspan__claim(struct hotspan__page *page, u
         }
         /* A vfork child borrows its parent's memory; a lane taken here would outlive it. */
         if (((struct hotspan__header *)(void *)*base)->creator_pid !=
-            (uint32_t)hotspan__syscall(SYS_getpid))
+            (uint32_t)hotspan__call(SYS_getpid, 0, 0, 0, 0, 0))
             return NULL;
         if ((lane = hotspan__claim_free(*base, number)) != NULL)
             return lane;
@@ -870,7 +878,7 @@ HOTSPAN__COLD struct hotspan__lane *hotspan__claim(struct hotspan__page *page, u
 
 HOTSPAN__COLD int hotspan__acquire(struct hotspan__page *page, struct hotspan__thread *t) {
     uint32_t number, dead, generation, config = hotspan__config(), high;
-    uint32_t tid = (uint32_t)hotspan__syscall(SYS_gettid);
+    uint32_t tid = (uint32_t)hotspan__call(SYS_gettid, 0, 0, 0, 0, 0);
     uint8_t *base, kind;
     struct hotspan__header *header;
     struct hotspan__lane *lane = hotspan__claim(page, &base, &number, &dead);
@@ -902,7 +910,7 @@ HOTSPAN__COLD int hotspan__acquire(struct hotspan__page *page, struct hotspan__t
         hotspan__append_owner(t, HOTSPAN__LANE_END, dead, generation - 2);
     HOTSPAN__PUT(lane->first_index, HOTSPAN__GET(lane->head));
     HOTSPAN__PUT(lane->acquire_ts, hotspan__now(t->clock, 0, &kind));
-    hotspan__syscall(SYS_prctl, 16, lane->thread_name, 0, 0, 0);
+    hotspan__call(SYS_prctl, 16, hotspan__at(lane->thread_name), 0, 0, 0);
     __atomic_store_n(&lane->owner_tid, tid, __ATOMIC_RELEASE);
     hotspan__append_owner(t, HOTSPAN__LANE_BEGIN, tid, generation);
     t->live = &page->live;
@@ -910,7 +918,7 @@ HOTSPAN__COLD int hotspan__acquire(struct hotspan__page *page, struct hotspan__t
     if (!otel_thread_ctx_v1)
         otel_thread_ctx_v1 = (void *)lane->record_trace_id;
     /* Only now is every field true that the breadcrumb invites to read. */
-    hotspan__syscall(SYS_prctl, 0x53564d41, 0, lane, (size_t)0, "HOTSPANLANE1");
+    hotspan__call(SYS_prctl, 0x53564d41, 0, hotspan__at(lane), 0, hotspan__at("HOTSPANLANE1"));
     hotspan__release_at_exit();
     return 1;
 }

@@ -34,6 +34,11 @@ pub(super) fn write(report: &Report, out: &mut impl io::Write, style: &Style) ->
                 .skip(2);
             line.put_left(reason, widest.min(style.columns() / 3), Paint::Plain)
                 .skip(2);
+            if style.columns() < super::WITH_SERVICE {
+                line.end(out)?;
+                line = style.line();
+                line.skip(super::TIME + 2);
+            }
             line.put(meaning(reason), Paint::Dim).end(out)?;
         }
     }

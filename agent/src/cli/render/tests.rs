@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::profile::document::{
-    Conservation, Exact, MethodDocument, ProcessDocument, ThreadDocument,
+    CauseDocument, Conservation, Exact, MethodDocument, ProcessDocument, ThreadDocument,
 };
 
 const PLAIN: Style = Style {
@@ -286,50 +286,4 @@ proptest! {
         }
         prop_assert!(unicode || text.is_ascii());
     }
-}
-
-#[test]
-#[ignore = "LOOK"]
-fn look() {
-    let mut report = sample();
-    for n in 1..9u64 {
-        let mut s = span(
-            "POST /api/v1/orders/{id}/items",
-            times(
-                &Kernel::ALL
-                    .into_iter()
-                    .zip((0..18).map(|k| (k * n * 7919) % 40_000_000))
-                    .collect::<Vec<_>>(),
-            ),
-        );
-        if n == 8 {
-            s.name = "render".into();
-            s.off_thread_ns = 3_000_000;
-            s.causes = vec![
-                cause(Kernel::Lock, "waker", "postgres", 4711, "3f00aa0000000001"),
-                cause(Kernel::Notify, "waker", "tokio-runtime-w", 812, ""),
-                cause(Kernel::ReadyPreempted, "rival", "kworker/0:1", 9, ""),
-                cause(Kernel::Poll, "syscall", "epoll_wait", 0, ""),
-            ];
-        }
-        report.spans.push(s);
-    }
-    report.loss = BTreeMap::from([
-        ("stacks_cut".into(), 1_234),
-        ("wakeup_missing".into(), 7),
-        ("stacks_over_budget".into(), 123456),
-    ]);
-    let width = std::env::var("COLUMNS").unwrap().parse().unwrap();
-    print!(
-        "{}",
-        rendered(
-            &report,
-            &Style {
-                width,
-                colour: std::env::var("C").is_ok(),
-                unicode: std::env::var("A").is_err(),
-                top: 10
-            }
-        )
-    );
 }

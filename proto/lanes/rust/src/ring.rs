@@ -118,6 +118,93 @@ pub const fn growth_index(index: u64, ring_log2: u32, ring_log2_max: u32) -> u64
     }
 }
 
+#[cfg(all(test, not(miri)))]
+mod model {
+    //! Every interleaving, and every order the memory model allows, of one writer and one reader.
+
+    use std::sync::atomic::AtomicUsize;
+
+    use loom::sync::Arc;
+    use loom::sync::atomic::AtomicU64 as ModelWord;
+
+    use super::*;
+
+    impl Word for ModelWord {
+        fn load(&self, order: Ordering) -> u64 {
+            ModelWord::load(self, order)
+        }
+
+        fn store(&self, value: u64, order: Ordering) {
+            ModelWord::store(self, value, order);
+        }
+
+        fn fence(order: Ordering) {
+            loom::sync::atomic::fence(order);
+        }
+    }
+
+    const SLOTS: u64 = 2;
+
+    struct Ring {
+        head: ModelWord,
+        slots: [[ModelWord; 4]; SLOTS as usize],
+    }
+
+    /// How often a reader accepted an event, over all executions.
+    fn explore(write: fn(&[ModelWord; 4], u64, &[u64; 4])) -> usize {
+        static ACCEPTED: AtomicUsize = AtomicUsize::new(0);
+        ACCEPTED.store(0, Ordering::SeqCst);
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(move || {
+            let word = || ModelWord::new(0);
+            let slot = || [word(), word(), word(), word()];
+            let ring = Arc::new(Ring { head: word(), slots: [slot(), slot()] });
+            let writer = loom::thread::spawn({
+                let ring = ring.clone();
+                move || {
+                    for index in 0..SLOTS + 1 {
+                        let slot = &ring.slots[(index % SLOTS) as usize];
+                        write(slot, index, &[0, index + 10, index + 20, index + 30]);
+                        ring.head.store(index + 1, Ordering::Release);
+                    }
+                }
+            });
+            let head = ring.head.load(Ordering::Acquire);
+            for index in 0..head {
+                match read_slot(&ring.slots[(index % SLOTS) as usize], index) {
+                    Some(words) => {
+                        assert_eq!(words, [index + 1, index + 10, index + 20, index + 30]);
+                        ACCEPTED.fetch_add(1, Ordering::SeqCst);
+                    }
+                    // Only the event that the third one overwrites may be missing.
+                    None => assert_eq!(index, 0),
+                }
+            }
+            writer.join().unwrap();
+        });
+        ACCEPTED.load(Ordering::SeqCst)
+    }
+
+    #[test]
+    fn a_reader_accepts_whole_events_only() {
+        assert!(explore(write_slot) > 0);
+    }
+
+    /// The same without the fence must fail, or the model proves nothing.
+    #[test]
+    #[should_panic(expected = "left == right")]
+    fn without_the_fence_the_model_finds_a_torn_event() {
+        explore(|slot, index, words| {
+            slot[0].store(0, Ordering::Relaxed);
+            for word in 1..4 {
+                slot[word].store(words[word], Ordering::Relaxed);
+            }
+            slot[0].store(index + 1, Ordering::Release);
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,143 @@
+//! The command under the agent: started as the caller, watched, ended when asked.
+
+use std::{
+    ffi::{CString, OsString},
+    io,
+    os::{fd::AsFd as _, unix::ffi::OsStrExt as _, unix::process::CommandExt as _},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicI32, Ordering},
+    time::{Duration, Instant},
+};
+
+/// Why the command could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// No such program.
+    #[error("{0}: command not found. Is it spelled right and on PATH?")]
+    NotFound(String),
+    /// There, but not to be run.
+    #[error("{0}: not executable: {1}. Try `chmod +x`, or name its interpreter")]
+    NotExecutable(String, io::Error),
+    /// Anything else.
+    #[error("{0}: cannot be started: {1}")]
+    Other(String, io::Error),
+}
+
+/// How long a command is given to end after it was asked.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The last signal that asks us to end; 0 for none.
+static ASKED: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn on_signal(signal: libc::c_int) {
+    ASKED.store(signal, Ordering::Relaxed);
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP end the command, not us.
+pub fn catch_signals() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: the handler only stores to an atomic; the struct is zeroed and filled.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = on_signal as *const () as libc::sighandler_t;
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+        }
+    }
+}
+
+/// A running command.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    asked_at: Option<Instant>,
+    killed: bool,
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Starts `argv`; its standard output goes to our standard error.
+    pub fn start(argv: &[OsString]) -> Result<Self, CommandError> {
+        let Some((program, arguments)) = argv.split_first() else {
+            return Err(CommandError::NotFound("(nothing)".to_owned()));
+        };
+        let name = program.to_string_lossy().into_owned();
+        let mut command = Command::new(program);
+        command.args(arguments);
+        match io::stderr().as_fd().try_clone_to_owned() {
+            Ok(stderr) => command.stdout(Stdio::from(stderr)),
+            Err(_) => command.stdout(Stdio::null()),
+        };
+        if let Some(caller) = Caller::of_sudo() {
+            // SAFETY: `become_self` only makes system calls on values prepared before the fork.
+            unsafe { command.pre_exec(move || caller.become_self()) };
+        }
+        let child = command.spawn().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => CommandError::NotFound(name.clone()),
+            io::ErrorKind::PermissionDenied => CommandError::NotExecutable(name.clone(), error),
+            _ if error.raw_os_error() == Some(libc::ENOEXEC) => {
+                CommandError::NotExecutable(name.clone(), error)
+            }
+            _ => CommandError::Other(name.clone(), error),
+        })?;
+        Ok(Self { child, asked_at: None, killed: false })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its status, once it has ended. Passes a caught signal on; ends it by force when it does not
+    /// listen, or when asked twice.
+    pub fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
+        let asked = ASKED.swap(0, Ordering::Relaxed);
+        if asked != 0 {
+            let signal = if self.asked_at.is_some() { libc::SIGKILL } else { asked };
+            self.signal(signal);
+            self.asked_at.get_or_insert_with(Instant::now);
+        }
+        if !self.killed && self.asked_at.is_some_and(|at| at.elapsed() > GRACE) {
+            self.killed = true;
+            self.signal(libc::SIGKILL);
+        }
+        self.child.try_wait()
+    }
+
+    fn signal(&self, signal: libc::c_int) {
+        // SAFETY: the child has not been waited for, so the pid is still its own.
+        unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+    }
+}
+
+/// Who called sudo.
+#[derive(Clone, Debug)]
+struct Caller {
+    uid: libc::uid_t,
+    gid: libc::gid_t,
+    user: CString,
+}
+
+impl Caller {
+    fn of_sudo() -> Option<Self> {
+        // SAFETY: no preconditions.
+        if unsafe { libc::geteuid() } != 0 {
+            return None;
+        }
+        let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+        let uid = number("SUDO_UID").filter(|&uid| uid != 0)?;
+        let user = std::env::var_os("SUDO_USER")?;
+        let user = CString::new(user.as_bytes()).ok()?;
+        Some(Self { uid, gid: number("SUDO_GID")?, user })
+    }
+
+    fn become_self(&self) -> io::Result<()> {
+        // SAFETY: plain system calls (initgroups reads the group file) on owned values.
+        let failed = unsafe {
+            libc::initgroups(self.user.as_ptr(), self.gid) != 0
+                || libc::setgid(self.gid) != 0
+                || libc::setuid(self.uid) != 0
+        };
+        if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}

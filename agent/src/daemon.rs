@@ -1,0 +1,221 @@
+//! The daemon: one round at a time (design 2). Take ktime W; drain all rings, then the lanes; link
+//! what is older than W, the rest waits a round.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::RawFd,
+    time::{Duration, Instant},
+};
+
+use agent_ebpf::wire::Counter;
+
+use crate::{
+    kernel::{Config, KernelError, KernelSide, StartError, ktime},
+    link::Linker,
+    process::id::Pid,
+    profile::document::Conservation,
+};
+
+/// How often open waits are looked at, so that a thread that does not come back is still shown.
+const TOTALS_EVERY: Duration = Duration::from_millis(500);
+/// How often processes without a segment are looked at again.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// The same where new lanes do not announce themselves.
+const SWEEP_EVERY_BLIND: Duration = Duration::from_millis(200);
+
+/// Kernel side and join.
+pub struct Daemon {
+    kernel: KernelSide,
+    /// The join, with all it has found.
+    pub linker: Linker,
+    totals_at: Instant,
+    swept_at: Instant,
+    /// ktime of the start.
+    pub started_at: u64,
+}
+
+// === impl Daemon ===
+
+impl Daemon {
+    /// Loads and attaches everything and finds what is already there.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let kernel = KernelSide::start(config)?;
+        let mut daemon = Self {
+            kernel,
+            linker: Linker::new(config.hz),
+            totals_at: Instant::now(),
+            swept_at: Instant::now(),
+            started_at: ktime::now(),
+        };
+        daemon.sweep()?;
+        Ok(daemon)
+    }
+
+    /// Descriptors that become readable when the kernel side calls.
+    pub fn wake_fds(&self) -> Vec<RawFd> {
+        self.kernel.wake_fds()
+    }
+
+    fn sweep(&mut self) -> Result<(), KernelError> {
+        let snapshots = self.kernel.totals()?;
+        let (lanes, pids) = self.linker.sweep(&snapshots);
+        self.kernel.add_lanes(&lanes)?;
+        for pid in pids {
+            self.kernel.set_attached(pid.0, true);
+        }
+        self.swept_at = Instant::now();
+        Ok(())
+    }
+
+    /// One round.
+    pub fn round(&mut self) -> Result<(), KernelError> {
+        let every =
+            if self.kernel.has_breadcrumb() { SWEEP_EVERY } else { SWEEP_EVERY_BLIND };
+        if self.swept_at.elapsed() >= every {
+            self.sweep()?;
+        }
+        let watermark = ktime::now();
+        self.kernel.begin_round()?;
+        self.drain()?;
+        if self.totals_at.elapsed() >= TOTALS_EVERY {
+            self.totals_at = Instant::now();
+            let snapshots = self.kernel.totals()?;
+            self.linker.take_totals(&snapshots, false);
+        }
+        self.linker.round(watermark);
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<(), KernelError> {
+        let mut attached: Vec<Pid> = Vec::new();
+        let linker = &mut self.linker;
+        self.kernel.drain(|record| {
+            if let Some(pid) = linker.take(record)
+                && !attached.contains(&pid)
+            {
+                attached.push(pid);
+            }
+        });
+        for pid in attached {
+            self.kernel.set_attached(pid.0, true);
+        }
+        for exit in self.kernel.parked_exits()? {
+            self.linker.exit(&exit);
+        }
+        Ok(())
+    }
+
+    /// Takes the programs out, reads what is left and closes every account. Returns conservation
+    /// per kind and everything that was lost or disturbed, by reason.
+    pub fn finish(&mut self) -> Result<Outcome, KernelError> {
+        self.kernel.detach()?;
+        self.drain()?;
+        let snapshots = self.kernel.totals()?;
+        self.linker.take_totals(&snapshots, true);
+        self.linker.round(u64::MAX);
+        let counters = self.kernel.counters()?;
+        Ok(self.outcome(&counters))
+    }
+
+    fn outcome(&self, counters: &BTreeMap<Counter, u64>) -> Outcome {
+        let linker = &self.linker;
+        let get = |counter: Counter| counters.get(&counter).copied().unwrap_or(0);
+        let delivered = linker.delivered;
+        let kind = |captured: u64, delivered: u64, lost: &[(&'static str, u64)]| Conservation {
+            captured,
+            delivered,
+            in_flight: 0,
+            spooled: 0,
+            lost: lost
+                .iter()
+                .filter(|(_, n)| *n > 0)
+                .map(|(reason, n)| ((*reason).to_owned(), *n))
+                .collect(),
+        };
+        let ring = |counter: Counter| [("ring_full", get(counter))];
+        let markers_lost: Vec<_> = linker.lanes.lost.iter().map(|(k, n)| (*k, *n)).collect();
+        let conservation = BTreeMap::from([
+            (
+                "samples",
+                kind(
+                    get(Counter::SamplesCaptured),
+                    delivered.samples,
+                    &ring(Counter::SamplesRingFull),
+                ),
+            ),
+            (
+                "intervals",
+                kind(
+                    get(Counter::IntervalsCaptured),
+                    delivered.intervals,
+                    &ring(Counter::IntervalsRingFull),
+                ),
+            ),
+            (
+                "interval_ns",
+                kind(
+                    get(Counter::IntervalNsCaptured),
+                    delivered.interval_ns,
+                    &ring(Counter::IntervalNsRingFull),
+                ),
+            ),
+            (
+                "stacks",
+                kind(
+                    get(Counter::StacksCaptured),
+                    delivered.stacks,
+                    &ring(Counter::StacksRingFull),
+                ),
+            ),
+            ("markers", kind(linker.lanes.captured, linker.lanes.delivered, &markers_lost)),
+        ]);
+        Outcome { conservation, loss: self.loss(&get) }
+    }
+
+    /// Everything that was lost, and everything that made part of the account unknown.
+    fn loss(&self, get: &dyn Fn(Counter) -> u64) -> BTreeMap<String, u64> {
+        const LOSSES: [Counter; 14] = [
+            Counter::SamplesRingFull,
+            Counter::IntervalsRingFull,
+            Counter::StacksRingFull,
+            Counter::StacksOverBudget,
+            Counter::LifecycleRingFull,
+            Counter::ExitsParked,
+            Counter::ExitsLost,
+            Counter::ExitNsLost,
+            Counter::StorageMissing,
+            Counter::LaneUnreadable,
+            Counter::LaneMismatch,
+            Counter::KernelStackFailed,
+            Counter::TailMarkersLost,
+            Counter::NegativeClamped,
+        ];
+        let mut loss = BTreeMap::new();
+        let mut add = |key: &str, n: u64| {
+            if n > 0 {
+                *loss.entry(key.to_owned()).or_default() += n;
+            }
+        };
+        for counter in LOSSES {
+            add(counter.key(), get(counter));
+        }
+        for (key, n) in self.linker.lanes.lost.iter().chain(&self.linker.lanes.refused) {
+            add(key, *n);
+        }
+        for (key, n) in &self.linker.counts {
+            add(key, *n);
+        }
+        add("spans_table_full", self.linker.spans.refused);
+        add("records_undecoded", self.kernel.undecoded);
+        loss
+    }
+}
+
+/// What a finished recording says about itself.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Per kind.
+    pub conservation: BTreeMap<&'static str, Conservation>,
+    /// By reason.
+    pub loss: BTreeMap<String, u64>,
+}

@@ -1,0 +1,389 @@
+//! One mapped segment of a process: hardened attach (design 7, context-protocols 5.5), then reads.
+//!
+//! Everything in it is hostile. It is mapped read-only, and only when sealed against shrinking, so
+//! a read can never fault; its geometry is checked once and kept in a copy; no pointer in it is
+//! followed; every value is copied once.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileExt as _, MetadataExt as _},
+    },
+    ptr::NonNull,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+};
+
+use hotspan_lanes::abi::{self, Event, header, lane};
+
+use crate::process::{
+    id::Pid,
+    maps::{Address, Mapping},
+};
+
+/// Largest segment that is mapped.
+const MAX_SEGMENT: u64 = 64 << 20;
+/// `TMPFS_MAGIC` (include/uapi/linux/magic.h).
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+
+/// Why a segment was not attached. The key is the reason in loss reports.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// Gone, or we may not look.
+    #[error("cannot open: {0}")]
+    Open(io::Error),
+    /// Not memory of tmpfs: reads could fault or block.
+    #[error("not a memfd")]
+    NotMemory,
+    /// Could be truncated under us.
+    #[error("not sealed")]
+    Unsealed,
+    /// Impossible or absurd size.
+    #[error("impossible size")]
+    Size,
+    /// Magic, version or state are not those of a ready segment of ours.
+    #[error("not a ready segment of a known version")]
+    Header,
+    /// Offsets that do not fit into each other.
+    #[error("impossible geometry")]
+    Geometry,
+    /// Made by another process and passed on.
+    #[error("made by another process")]
+    Foreign,
+    /// mmap failed.
+    #[error("cannot map: {0}")]
+    Map(io::Error),
+}
+
+impl Refused {
+    /// The key in loss reports.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Open(_) => "segment_unopened",
+            Self::NotMemory => "segment_not_memory",
+            Self::Unsealed => "segment_unsealed",
+            Self::Size => "segment_size",
+            Self::Header => "segment_header",
+            Self::Geometry => "segment_geometry",
+            Self::Foreign => "segment_foreign",
+            Self::Map(_) => "segment_unmapped",
+        }
+    }
+}
+
+/// Geometry, checked and copied.
+#[derive(Clone, Copy, Debug)]
+struct Geometry {
+    lane_off: usize,
+    lane_stride: usize,
+    lane_cap: usize,
+    name_off: u64,
+    name_cap: u32,
+    name_stride: u64,
+    ring_log2_max: u32,
+}
+
+/// A mapped segment.
+#[derive(Debug)]
+pub struct Segment {
+    file: File,
+    base: NonNull<u8>,
+    len: usize,
+    geometry: Geometry,
+    /// Where its process sees it.
+    pub address: Address,
+    /// How the markers are stamped (`abi::ts_kind`).
+    pub ts_kind: u8,
+    /// (device, inode): one segment is attached once.
+    pub identity: (u64, u64),
+}
+
+// SAFETY: the mapping is owned by this value, read-only, and accessed through atomics only.
+unsafe impl Send for Segment {}
+
+/// A lane's control line, each value copied once.
+#[derive(Clone, Copy, Debug)]
+pub struct Control {
+    /// Whose it is; odd while owned.
+    pub generation: u32,
+    /// The owner in its own pid namespace.
+    pub owner_tid: u32,
+    /// Events ever published.
+    pub head: u64,
+    /// `head` when the present owner came.
+    pub first_index: u64,
+    /// log2 of the first ring's slots.
+    pub ring_log2: u32,
+    /// First index in the grown ring, 0 for none.
+    pub grown_at: u64,
+}
+
+// === impl Segment ===
+
+impl Segment {
+    /// Opens, checks and maps the segment that `pid` shows at `mapping`.
+    pub fn attach(pid: Pid, mapping: &Mapping) -> Result<Self, Refused> {
+        let (start, end) = (mapping.start.0, mapping.end.0);
+        let path = format!("/proc/{pid}/map_files/{start:x}-{end:x}");
+        let file = File::open(path).map_err(Refused::Open)?;
+        check_memory(&file)?;
+        let meta = file.metadata().map_err(Refused::Open)?;
+        let len = meta.len();
+        if !(u64::from(abi::HEADER_LEN)..=MAX_SEGMENT).contains(&len) || len > end - start {
+            return Err(Refused::Size);
+        }
+        // pread: looking through a mapping would make pages of a sparse file, charged to us.
+        let mut bytes = [0u8; abi::HEADER_LEN as usize];
+        file.read_exact_at(&mut bytes, 0).map_err(Refused::Open)?;
+        let head = Header(&bytes);
+        if bytes[..8] != abi::SEGMENT_MAGIC
+            || head.u16(header::ABI_MAJOR) != abi::ABI_MAJOR
+            || head.u32(header::HEADER_LEN) != abi::HEADER_LEN
+            || head.u32(header::STATE) != abi::state::READY
+        {
+            return Err(Refused::Header);
+        }
+        let geometry = head.geometry(len)?;
+        if !is_creator(pid, head.u32(header::CREATOR_PID), head.u64(header::CREATOR_START)) {
+            return Err(Refused::Foreign);
+        }
+        let len = len as usize;
+        // SAFETY: a fresh read-only shared mapping of a whole file, at an address the kernel picks.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(Refused::Map(io::Error::last_os_error()));
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| Refused::Map(io::Error::other("null")))?;
+        Ok(Self {
+            file,
+            base,
+            len,
+            geometry,
+            address: mapping.start,
+            ts_kind: bytes[header::TS_KIND],
+            identity: (meta.dev(), meta.ino()),
+        })
+    }
+
+    /// Lanes ever used, as far as the segment says.
+    pub fn lanes_in_use(&self) -> usize {
+        (self.u32_at(header::LANES_HIGH_WATER) as usize).min(self.geometry.lane_cap)
+    }
+
+    /// Threads that found no lane.
+    pub fn threads_without_lane(&self) -> u64 {
+        self.u64_at(header::THREADS_WITHOUT_LANE)
+    }
+
+    /// Publishes the publisher itself refused (re-entrant from a signal handler).
+    pub fn publishes_refused(&self) -> u64 {
+        self.u64_at(header::PUBLISHES_REFUSED)
+    }
+
+    /// Where the process sees lane `number`.
+    pub fn lane_address(&self, number: usize) -> Address {
+        Address(self.address.0 + self.lane_offset(number) as u64)
+    }
+
+    /// The lane at an address of the process.
+    pub fn lane_number(&self, address: Address) -> Option<usize> {
+        let inside = address.0.checked_sub(self.address.0)? as usize;
+        let from_first = inside.checked_sub(self.geometry.lane_off)?;
+        let number = from_first / self.geometry.lane_stride;
+        (number < self.geometry.lane_cap && self.lane_offset(number) == inside).then_some(number)
+    }
+
+    /// Copies a lane's control line.
+    pub fn control(&self, number: usize) -> Control {
+        let at = self.lane_offset(number);
+        Control {
+            head: self.u64_at(at + lane::HEAD),
+            generation: self.u32_at(at + lane::GENERATION),
+            owner_tid: self.u32_at(at + lane::OWNER_TID),
+            first_index: self.u64_at(at + lane::FIRST_INDEX),
+            ring_log2: (self.u32_at(at + lane::RING_LOG2) & 0xffff)
+                .clamp(abi::RING_LOG2_MIN, self.geometry.ring_log2_max),
+            grown_at: self.u64_at(at + lane::GROWN_AT),
+        }
+    }
+
+    /// Copies one event; `None` when its slot holds another one by now.
+    pub fn event(&self, number: usize, control: &Control, index: u64) -> Option<Event> {
+        let slot =
+            abi::slot_of(index, control.ring_log2, control.grown_at, self.geometry.ring_log2_max);
+        let at = self.lane_offset(number) + abi::RING_IN_LANE + slot as usize * abi::EVENT_LEN;
+        if at + abi::EVENT_LEN > self.len {
+            return None;
+        }
+        // SAFETY:
+        // - `at` is inside the mapping with the whole slot (checked above) and 8-aligned, since
+        //   offsets are multiples of 64 from a page;
+        // - the mapping lives as long as `self`; other processes write it, hence atomics.
+        let words = unsafe {
+            &*self.base.as_ptr().add(at).cast::<[AtomicU64; abi::EVENT_WORDS]>()
+        };
+        abi::read_slot(words, index).map(|words| Event::from_words(&words))
+    }
+
+    /// An operation name; empty when there is none. Capped, lossy.
+    pub fn name(&self, id: u32) -> String {
+        if id == 0 || id > self.geometry.name_cap {
+            return String::new();
+        }
+        let mut entry = [0u8; abi::NAME_STRIDE];
+        let at = self.geometry.name_off + u64::from(id - 1) * self.geometry.name_stride;
+        if self.file.read_exact_at(&mut entry, at).is_err() {
+            return String::new();
+        }
+        let len = usize::from(entry[0]).min(abi::NAME_LEN_MAX);
+        String::from_utf8_lossy(&entry[1..=len]).into_owned()
+    }
+
+    fn lane_offset(&self, number: usize) -> usize {
+        self.geometry.lane_off + number * self.geometry.lane_stride
+    }
+
+    fn u32_at(&self, at: usize) -> u32 {
+        if at + 4 > self.len {
+            return 0;
+        }
+        // SAFETY: inside the mapping (checked), aligned (all offsets are), shared: atomic.
+        unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU32>() }.load(Ordering::Acquire)
+    }
+
+    fn u64_at(&self, at: usize) -> u64 {
+        if at + 8 > self.len {
+            return 0;
+        }
+        // SAFETY: as above.
+        unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU64>() }.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `attach` with this length; nothing borrows it any more.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// The header's bytes.
+struct Header<'a>(&'a [u8; abi::HEADER_LEN as usize]);
+
+impl Header<'_> {
+    fn u16(&self, at: usize) -> u16 {
+        u16::from_le_bytes([self.0[at], self.0[at + 1]])
+    }
+
+    fn u32(&self, at: usize) -> u32 {
+        u32::from(self.u16(at)) | u32::from(self.u16(at + 2)) << 16
+    }
+
+    fn u64(&self, at: usize) -> u64 {
+        u64::from(self.u32(at)) | u64::from(self.u32(at + 4)) << 32
+    }
+
+    /// Checks that all parts fit into the file and do not depend on anything read later.
+    fn geometry(&self, len: u64) -> Result<Geometry, Refused> {
+        let lane_off = u64::from(self.u32(header::LANE_OFF));
+        let lane_stride = u64::from(self.u32(header::LANE_STRIDE));
+        let lane_cap = u64::from(self.u32(header::LANE_CAP));
+        let name_off = self.u64(header::NAME_OFF);
+        let name_cap = self.u32(header::NAME_CAP);
+        let name_stride = u64::from(self.u32(header::NAME_STRIDE));
+        let ring_log2_max = u32::from(self.0[header::RING_LOG2_MAX]);
+        let page = abi::PAGE as u64;
+        let ring = (abi::EVENT_LEN as u64) << ring_log2_max.min(32);
+        let fits = self.u64(header::SEG_LEN) == len
+            && usize::from(self.u16(header::EVENT_LEN)) == abi::EVENT_LEN
+            && (abi::RING_LOG2_MIN..=20).contains(&ring_log2_max)
+            && lane_off.is_multiple_of(page)
+            && lane_stride.is_multiple_of(page)
+            && lane_cap > 0
+            && lane_stride >= page + ring
+            && lane_stride <= len
+            && lane_cap <= len / lane_stride
+            && lane_off <= len - lane_cap * lane_stride
+            && name_stride == abi::NAME_STRIDE as u64
+            && u64::from(name_cap) <= len / name_stride
+            && name_off <= len - u64::from(name_cap) * name_stride;
+        if !fits {
+            return Err(Refused::Geometry);
+        }
+        Ok(Geometry {
+            lane_off: lane_off as usize,
+            lane_stride: lane_stride as usize,
+            lane_cap: lane_cap as usize,
+            name_off,
+            name_cap,
+            name_stride,
+            ring_log2_max,
+        })
+    }
+}
+
+/// Memory of tmpfs that nobody can shrink: then a read within its size cannot fault.
+fn check_memory(file: &File) -> Result<(), Refused> {
+    // SAFETY: fstatfs fills a local struct of plain integers; fcntl takes no memory.
+    let (kind, seals) = unsafe {
+        let mut stat: libc::statfs = std::mem::zeroed();
+        if libc::fstatfs(file.as_raw_fd(), &raw mut stat) != 0 {
+            return Err(Refused::Open(io::Error::last_os_error()));
+        }
+        (stat.f_type, libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS))
+    };
+    if kind != TMPFS_MAGIC {
+        return Err(Refused::NotMemory);
+    }
+    let needed = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+    if seals < 0 || seals & needed != needed {
+        return Err(Refused::Unsealed);
+    }
+    Ok(())
+}
+
+/// Whether `pid` itself made the segment: its innermost pid and its start time, both as the process
+/// sees them (pid and time namespaces).
+fn is_creator(pid: Pid, creator_pid: u32, creator_start: u64) -> bool {
+    let innermost = fs::read_to_string(format!("/proc/{pid}/status")).ok().and_then(|status| {
+        let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
+        line.split_whitespace().last()?.parse::<u32>().ok()
+    });
+    let Some(start) = start_ticks(pid, pid.0) else { return false };
+    innermost == Some(creator_pid)
+        && i128::from(start) + i128::from(boot_offset_ticks(pid)) == i128::from(creator_start)
+}
+
+/// Start of a thread in clock ticks since boot (`/proc/PID/task/TID/stat` field 22).
+pub fn start_ticks(pid: Pid, tid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    // The name in parentheses may hold anything; fields count from the last one.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// What a time namespace adds to the boot clock of `pid`, in clock ticks.
+fn boot_offset_ticks(pid: Pid) -> i64 {
+    let offsets = fs::read_to_string(format!("/proc/{pid}/timens_offsets")).unwrap_or_default();
+    offsets
+        .lines()
+        .find_map(|line| {
+            let mut words = line.split_whitespace();
+            if words.next()? != "boottime" {
+                return None;
+            }
+            let seconds: i64 = words.next()?.parse().ok()?;
+            let nanos: i64 = words.next()?.parse().ok()?;
+            seconds.checked_mul(100)?.checked_add(nanos / 10_000_000)
+        })
+        .unwrap_or(0)
+}

@@ -1,0 +1,327 @@
+//! The join: kernel records and markers in, spans and threads with exact time out. Owns everything
+//! it joins; one round at a time (design 2).
+
+pub mod spans;
+pub mod timeline;
+pub mod window;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use agent_ebpf::wire::{Exit, Snapshot, State as K};
+
+use crate::{
+    kernel::{Record, StackDefinition, ktime::TscClock},
+    lanes::Lanes,
+    process::{Processes, id::Pid, maps::Address},
+    profile::state::{State, StateTimes},
+};
+use spans::{Cause, Spans};
+use timeline::{Context, Item, Timeline, Unnamed, open_part};
+
+/// A thread's whole account.
+#[derive(Clone, Debug)]
+pub struct ThreadAccount {
+    /// Thread.
+    pub tid: u32,
+    /// Process.
+    pub pid: Pid,
+    /// Name.
+    pub comm: String,
+    /// First and last accounted instant, ktime.
+    pub birth: u64,
+    /// See `birth`.
+    pub end: u64,
+    /// Per state.
+    pub states: StateTimes,
+}
+
+/// Records that reached the link, per kind: the `delivered` of conservation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Delivered {
+    /// Timer samples.
+    pub samples: u64,
+    /// Intervals.
+    pub intervals: u64,
+    /// Their nanoseconds.
+    pub interval_ns: u64,
+    /// Stack definitions.
+    pub stacks: u64,
+    /// fork, exec, exit, lane records.
+    pub lifecycle: u64,
+    /// Marker tails.
+    pub tails: u64,
+}
+
+/// Owner of the join.
+pub struct Linker {
+    /// What the processes publish.
+    pub lanes: Lanes,
+    /// What came of it.
+    pub spans: Spans,
+    /// Every thread that is gone, or was alive at the end.
+    pub threads: Vec<ThreadAccount>,
+    /// Who is who.
+    pub processes: Processes,
+    /// Stack definitions by hash.
+    pub stacks: HashMap<u64, StackDefinition>,
+    /// Records seen.
+    pub delivered: Delivered,
+    /// What went wrong, by name.
+    pub counts: BTreeMap<&'static str, u64>,
+    timelines: HashMap<u64, Timeline>,
+    by_tid: HashMap<u32, u64>,
+    exited: HashSet<u64>,
+    unnamed: Vec<Unnamed>,
+    clock: TscClock,
+    sample_ns: u64,
+    own: Pid,
+}
+
+/// Stack definitions kept.
+const MAX_STACKS: usize = 1 << 18;
+
+// === impl Linker ===
+
+impl Linker {
+    /// A join that has seen nothing; `hz` is the rate of the timer.
+    pub fn new(hz: u64) -> Self {
+        Self {
+            lanes: Lanes::default(),
+            spans: Spans::default(),
+            threads: Vec::new(),
+            processes: Processes::default(),
+            stacks: HashMap::new(),
+            delivered: Delivered::default(),
+            counts: BTreeMap::new(),
+            timelines: HashMap::new(),
+            by_tid: HashMap::new(),
+            exited: HashSet::new(),
+            unnamed: Vec::new(),
+            clock: TscClock::start(),
+            sample_ns: 1_000_000_000 / hz.max(1),
+            own: Pid(std::process::id()),
+        }
+    }
+
+    /// Takes one record. Lanes are attached at once: their process may not live long. Returns a
+    /// process whose segments are now mapped, for the kernel side to know.
+    pub fn take(&mut self, record: Record) -> Option<Pid> {
+        match record {
+            Record::Sample(sample) => {
+                self.delivered.samples += 1;
+                if let Some(timeline) = self.timelines.get_mut(&sample.serial) {
+                    timeline.push(Item::Sample(sample));
+                }
+            }
+            Record::Interval(interval) => {
+                self.delivered.intervals += 1;
+                self.delivered.interval_ns += interval.in_at - interval.out_at;
+                self.by_tid.insert(interval.tid, interval.serial);
+                if let Some(timeline) = self.timelines.get_mut(&interval.serial) {
+                    timeline.push(Item::Interval(interval));
+                } else {
+                    *self.counts.entry("intervals_unbound").or_default() += 1;
+                }
+            }
+            Record::Stack(stack) => {
+                self.delivered.stacks += 1;
+                if stack.tgid != 0 {
+                    self.processes.saw_stack(Pid(stack.tgid), &stack.frames);
+                }
+                if self.stacks.len() < MAX_STACKS {
+                    self.stacks.insert(stack.hash, stack);
+                } else {
+                    *self.counts.entry("stacks_table_full").or_default() += 1;
+                }
+            }
+            Record::Fork(fork) => {
+                self.delivered.lifecycle += 1;
+                // A new process: whoever had this pid before is gone.
+                self.lanes.forget_addresses(Pid(fork.tgid));
+                self.processes.forked(Pid(fork.parent_tgid), Pid(fork.tgid));
+            }
+            Record::Exec(exec) => {
+                self.delivered.lifecycle += 1;
+                let pid = Pid(exec.tgid);
+                if exec.old_tid != exec.tid {
+                    self.by_tid.remove(&exec.old_tid);
+                }
+                self.by_tid.insert(exec.tid, exec.serial);
+                // What the old image published is drained before its addresses are forgotten.
+                self.lanes.drain();
+                self.lanes.forget_addresses(pid);
+                self.processes.execed(pid, &exec.comm);
+                if let Some(timeline) = self.timelines.get_mut(&exec.serial) {
+                    timeline.push(Item::Exec(exec));
+                }
+            }
+            Record::Exit(exit) => {
+                self.delivered.lifecycle += 1;
+                self.exit(&exit);
+            }
+            Record::LaneSeen(seen) => {
+                self.delivered.lifecycle += 1;
+                let pid = Pid(seen.tgid);
+                self.by_tid.insert(seen.tid, seen.serial);
+                let timeline =
+                    self.timelines.entry(seen.serial).or_insert_with(|| Timeline::new(pid));
+                let lane = self.lanes.lane_or_virtual(pid, Address(seen.va));
+                timeline.push(Item::Lane {
+                    seq: seen.seq,
+                    at: seen.at,
+                    since: seen.since,
+                    total: seen.total,
+                    lane,
+                    first_index: seen.first_index,
+                });
+                return self.lanes.is_attached(pid).then_some(pid);
+            }
+            Record::Tail(tail) => {
+                self.delivered.tails += tail.count;
+                self.lanes.add_tail(&tail);
+            }
+        }
+        None
+    }
+
+    /// A thread is gone: its whole account.
+    pub fn exit(&mut self, exit: &Exit) {
+        self.exited.insert(exit.serial);
+        let pid = Pid(exit.tgid);
+        if exit.tid == exit.tgid {
+            self.processes.exited(pid, &exit.comm);
+        }
+        self.threads.push(ThreadAccount {
+            tid: exit.tid,
+            pid,
+            comm: text(&exit.comm),
+            birth: exit.birth,
+            end: exit.at,
+            states: totals(&exit.total),
+        });
+        if let Some(timeline) = self.timelines.get_mut(&exit.serial) {
+            timeline.push(Item::Exit(*exit));
+        }
+    }
+
+    /// Finds what was there before the programs were attached. Returns what the kernel side must be
+    /// told of lanes, and the processes now mapped.
+    pub fn sweep(
+        &mut self,
+        snapshots: &[Snapshot],
+    ) -> (Vec<(u32, agent_ebpf::wire::LaneRef)>, Vec<Pid>) {
+        let owners = self.lanes.sweep(self.own);
+        self.lanes.drain();
+        let by_tid: HashMap<u32, &Snapshot> = snapshots.iter().map(|s| (s.tid, s)).collect();
+        let mut told = Vec::new();
+        let mut pids = Vec::new();
+        for owner in owners {
+            let Some(snapshot) = by_tid.get(&owner.tid) else { continue };
+            let pid = self.lanes.pid(owner.lane);
+            if snapshot.tgid != pid.0 || self.timelines.contains_key(&snapshot.serial) {
+                continue;
+            }
+            let mut timeline = Timeline::new(pid);
+            let counts = &mut self.counts;
+            timeline.adopt(
+                snapshot,
+                owner.lane,
+                &mut Context {
+                    lanes: &mut self.lanes,
+                    spans: &mut self.spans,
+                    clock: &self.clock,
+                    unnamed: &mut self.unnamed,
+                    sample_ns: self.sample_ns,
+                    count: &mut |name, n| *counts.entry(name).or_default() += n,
+                },
+            );
+            self.timelines.insert(snapshot.serial, timeline);
+            self.by_tid.insert(snapshot.tid, snapshot.serial);
+            told.push((owner.tid, owner.reference));
+            pids.push(pid);
+        }
+        (told, pids)
+    }
+
+    /// Takes the iterator's accounts: places what an open wait has closed; at the `end` of a
+    /// recording closes every living thread.
+    pub fn take_totals(&mut self, snapshots: &[Snapshot], end: bool) {
+        for snapshot in snapshots {
+            self.by_tid.insert(snapshot.tid, snapshot.serial);
+            if let Some(timeline) = self.timelines.get_mut(&snapshot.serial) {
+                timeline.push(Item::Snapshot { snapshot: *snapshot, end });
+            }
+            if end && !self.exited.contains(&snapshot.serial) {
+                let mut states = totals(&snapshot.total);
+                for (state, ns) in open_part(snapshot).iter() {
+                    states.add(state, ns);
+                }
+                self.threads.push(ThreadAccount {
+                    tid: snapshot.tid,
+                    pid: Pid(snapshot.tgid),
+                    comm: text(&snapshot.comm),
+                    birth: snapshot.birth,
+                    end: snapshot.at.max(snapshot.since),
+                    states,
+                });
+            }
+        }
+    }
+
+    /// One round after all rings were drained: drains the lanes, links what is older than
+    /// `watermark`, names the wakers.
+    pub fn round(&mut self, watermark: u64) {
+        self.clock.calibrate();
+        self.lanes.drain();
+        let counts = &mut self.counts;
+        let mut count = |name: &'static str, n: u64| *counts.entry(name).or_default() += n;
+        for timeline in self.timelines.values_mut() {
+            timeline.link(
+                watermark,
+                &mut Context {
+                    lanes: &mut self.lanes,
+                    spans: &mut self.spans,
+                    clock: &self.clock,
+                    unnamed: &mut self.unnamed,
+                    sample_ns: self.sample_ns,
+                    count: &mut count,
+                },
+            );
+        }
+        self.name_causes();
+        let gone: Vec<Pid> = self.processes.take_dead();
+        for pid in gone {
+            self.lanes.forget_addresses(pid);
+        }
+    }
+
+    fn name_causes(&mut self) {
+        for unnamed in self.unnamed.drain(..) {
+            let span = unnamed.head_plus_one.checked_sub(1).and_then(|head| {
+                let serial = self.by_tid.get(&unnamed.tid)?;
+                self.timelines.get(serial)?.span_at(head)
+            });
+            let cause = Cause {
+                state: unnamed.state,
+                kind: unnamed.kind,
+                tid: unnamed.tid,
+                pid: unnamed.pid,
+                span,
+            };
+            self.spans.get_mut(unnamed.span).causes.entry(cause).or_default().add(unnamed.ns);
+        }
+    }
+}
+
+fn text(comm: &[u8; 16]) -> String {
+    let len = comm.iter().position(|&b| b == 0).unwrap_or(comm.len());
+    String::from_utf8_lossy(&comm[..len]).into_owned()
+}
+
+fn totals(total: &[u64]) -> StateTimes {
+    let mut states = StateTimes::default();
+    for state in K::ALL {
+        states.add(State::Kernel(state), total[state.index()]);
+    }
+    states
+}

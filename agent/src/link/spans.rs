@@ -1,0 +1,229 @@
+//! The span table: every span's account, built piece by piece.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::{
+    process::id::Pid,
+    profile::state::{State, StateTimes},
+};
+
+/// A span's identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpanKey {
+    /// W3C trace id.
+    pub trace_id: [u8; 16],
+    /// W3C span id.
+    pub span_id: [u8; 8],
+    /// The process it ran in: the same ids published by two processes are two accounts, so a lying
+    /// process can only spoil its own.
+    pub pid: Pid,
+}
+
+/// Index of a span in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpanIndex(pub u32);
+
+/// Who or what a wait was for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Cause {
+    /// The state it caused.
+    pub state: State,
+    /// What it is.
+    pub kind: CauseKind,
+    /// Thread, 0 for none.
+    pub tid: u32,
+    /// Its process.
+    pub pid: u32,
+    /// The span it was in.
+    pub span: Option<SpanIndex>,
+}
+
+/// Kinds of causes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CauseKind {
+    /// The thread that ended the wait.
+    Waker,
+    /// The thread that had the CPU.
+    Rival,
+    /// An interrupt ended the wait: nobody to name.
+    Interrupt,
+    /// Only the system call is known.
+    Syscall(i32),
+}
+
+/// A stack as the kernel side named it, in one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StackKey {
+    /// In which state.
+    pub state: State,
+    /// Hash of the user part, 0 for none.
+    pub user: u64,
+    /// Hash of the kernel part, 0 for none.
+    pub kernel: u64,
+}
+
+/// Weight and number of what a key stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Nanoseconds.
+    pub ns: u64,
+    /// Times.
+    pub count: u64,
+}
+
+// === impl Tally ===
+
+impl Tally {
+    /// Adds one occurrence.
+    pub fn add(&mut self, ns: u64) {
+        self.ns += ns;
+        self.count += 1;
+    }
+}
+
+/// One span's account.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// Identity.
+    pub key: SpanKey,
+    /// Parent span id, all zero for none.
+    pub parent: [u8; 8],
+    /// Operation name.
+    pub name: String,
+    /// First activation, ktime.
+    pub start: u64,
+    /// Last deactivation so far, ktime.
+    pub end: u64,
+    /// Sum of activations, from marker times alone.
+    pub active_ns: u64,
+    /// Sum of pieces, from scheduler cuts alone.
+    pub states: StateTimes,
+    /// When it was active: sorted, merged lazily.
+    pub active: Vec<(u64, u64)>,
+    /// Causes of its waits.
+    pub causes: HashMap<Cause, Tally>,
+    /// Stacks.
+    pub stacks: HashMap<StackKey, Tally>,
+    /// Whether every state of it is exact.
+    pub exact: bool,
+    /// What is missing.
+    pub loss: BTreeMap<&'static str, u64>,
+}
+
+/// Every span seen.
+#[derive(Debug, Default)]
+pub struct Spans {
+    table: Vec<Span>,
+    index: HashMap<SpanKey, SpanIndex>,
+    /// Spans the table had no room for.
+    pub refused: u64,
+}
+
+/// Spans kept in memory.
+const MAX_SPANS: usize = 2_000_000;
+
+// === impl Spans ===
+
+impl Spans {
+    /// The span with this key, made on first sight.
+    pub fn find_or_insert(
+        &mut self,
+        key: SpanKey,
+        make: impl FnOnce() -> (String, [u8; 8]),
+        at: u64,
+    ) -> Option<SpanIndex> {
+        if let Some(&index) = self.index.get(&key) {
+            let span = &mut self.table[index.0 as usize];
+            span.start = span.start.min(at);
+            return Some(index);
+        }
+        if self.table.len() >= MAX_SPANS {
+            self.refused += 1;
+            return None;
+        }
+        let index = SpanIndex(self.table.len() as u32);
+        let (name, parent) = make();
+        self.table.push(Span {
+            key,
+            parent,
+            name,
+            start: at,
+            end: at,
+            active_ns: 0,
+            states: StateTimes::default(),
+            active: Vec::new(),
+            causes: HashMap::new(),
+            stacks: HashMap::new(),
+            exact: true,
+            loss: BTreeMap::new(),
+        });
+        self.index.insert(key, index);
+        Some(index)
+    }
+
+    /// A span's account.
+    pub fn get(&self, index: SpanIndex) -> &Span {
+        &self.table[index.0 as usize]
+    }
+
+    /// A span's account, to add to.
+    pub fn get_mut(&mut self, index: SpanIndex) -> &mut Span {
+        &mut self.table[index.0 as usize]
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// All of them, in order of first sight.
+    pub fn iter(&self) -> impl Iterator<Item = (SpanIndex, &Span)> {
+        self.table.iter().enumerate().map(|(i, span)| (SpanIndex(i as u32), span))
+    }
+}
+
+// === impl Span ===
+
+impl Span {
+    /// An activation ended: `[from, to]` on one thread, by marker times.
+    pub fn deactivate(&mut self, from: u64, to: u64) {
+        self.active_ns += to - from;
+        self.end = self.end.max(to);
+        match self.active.last_mut() {
+            // Runs of one thread mostly touch or follow each other.
+            Some(last) if last.1 == from => last.1 = to,
+            _ => self.active.push((from, to)),
+        }
+    }
+
+    /// Last deactivation minus first activation.
+    pub fn wall_ns(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
+/// Length of the union of intervals.
+pub fn union(mut intervals: Vec<(u64, u64)>) -> u64 {
+    intervals.sort_unstable();
+    let mut sum = 0;
+    let mut reached = 0;
+    for (from, to) in intervals {
+        let from = from.max(reached);
+        if to > from {
+            sum += to - from;
+            reached = to;
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn union_counts_overlap_once() {
+        assert_eq!(union(vec![(10, 20), (15, 30), (40, 50), (41, 42)]), 30);
+        assert_eq!(union(vec![]), 0);
+    }
+}

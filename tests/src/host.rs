@@ -1,0 +1,196 @@
+//! The machine around a test: who we are, scratch folders, programs beside the test, waiting with a
+//! deadline, and what hotspan left in the kernel.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    io::Read as _,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// How often a condition without an event of its own is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+pub fn is_root() -> bool {
+    // SAFETY: geteuid has no preconditions.
+    (unsafe { libc::geteuid() }) == 0
+}
+
+/// Whether whole-path tests can run here; prints why not.
+pub fn can_record() -> bool {
+    if !is_root() {
+        eprintln!("skipped: loading programs into the kernel needs root");
+    }
+    is_root()
+}
+
+/// The folder of the programs built with this test: `target/debug` or `target/release`.
+pub fn program_folder() -> Result<PathBuf> {
+    let this = env::current_exe()?;
+    let folder = this.parent().context("a program has a folder")?;
+    let folder = if folder.ends_with("deps") { folder.parent() } else { Some(folder) };
+    Ok(folder.context("cargo's folder `deps` has a parent")?.to_owned())
+}
+
+/// A program of this crate.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let path = program_folder()?.join(name);
+    ensure!(path.exists(), "{} is not built", path.display());
+    Ok(path)
+}
+
+/// The C twin of `truth`.
+pub fn truth_c() -> PathBuf {
+    PathBuf::from(env!("HOTSPAN_TRUTH_C"))
+}
+
+/// The hotspan under test: `HOTSPAN_BIN`, else the one beside this test, built when absent.
+pub fn hotspan() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("HOTSPAN_BIN") {
+        return Ok(PathBuf::from(path));
+    }
+    let folder = program_folder()?;
+    let path = folder.join("hotspan");
+    if !path.exists() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
+        let target = folder.parent().context("a target folder")?;
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(root).args(["build", "--package", "hotspan", "--target-dir"]).arg(target);
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        ensure!(cargo.status()?.success(), "hotspan does not build");
+    }
+    Ok(path)
+}
+
+/// A fresh folder below the target directory (a disk, where `/tmp` may be memory), removed at the
+/// end.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    pub fn new() -> Result<Self> {
+        let folder = program_folder()?.parent().context("a target folder")?.join("tmp");
+        fs::create_dir_all(&folder)?;
+        let unique = Instant::now();
+        for attempt in 0..1000 {
+            let path = folder.join(format!("hotspan-{}-{attempt}", std::process::id()));
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bail!("no free scratch folder in {} after {:?}", folder.display(), unique.elapsed())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A failed test says more by itself than by what stays behind.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Looks at a condition until it holds or the time is over.
+pub fn wait_until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        if holds() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Waits for a child's end, `None` when it outlives the limit.
+pub fn wait_for_child(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + limit;
+    let pid = i32::try_from(child.id())?;
+    // SAFETY: plain integers; the child is ours and not yet reaped, so the pid is its own.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    ensure!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) };
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        let mut watched = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let timeout = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
+        // SAFETY: `watched` is one valid pollfd.
+        unsafe { libc::poll(&raw mut watched, 1, timeout) };
+    }
+}
+
+/// Sends a signal to a child that has not been reaped.
+pub fn signal(child: &Child, signal: i32) -> Result<()> {
+    let pid = i32::try_from(child.id())?;
+    // SAFETY: plain integers; the child is not reaped, so the pid is its own.
+    let result = unsafe { libc::kill(pid, signal) };
+    ensure!(result == 0, "kill: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// A program, link or map in the kernel, as `prog 12`.
+pub type KernelObject = String;
+
+/// What is in the kernel, by bpftool.
+pub fn kernel_objects() -> Result<BTreeSet<KernelObject>> {
+    let mut found = BTreeSet::new();
+    for kind in ["prog", "link", "map"] {
+        let output = Command::new("bpftool")
+            .args(["-j", kind, "list"])
+            .output()
+            .context("bpftool is needed")?;
+        ensure!(output.status.success(), "bpftool {kind} list failed");
+        let list: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        found.extend(list.as_array().into_iter().flatten().map(|o| format!("{kind} {}", o["id"])));
+    }
+    Ok(found)
+}
+
+/// What a process holds by its descriptors. Nobody else's, so that neighbours may load theirs.
+pub fn held_objects(pid: u32) -> Result<BTreeSet<KernelObject>> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        for line in read_text(entry?.path()).lines() {
+            for kind in ["prog", "link", "map"] {
+                if let Some(id) = line.strip_prefix(kind).and_then(|l| l.strip_prefix("_id:")) {
+                    found.insert(format!("{kind} {}", id.trim()));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Reads a file of /proc or /sys, "" when it is not there.
+pub fn read_text(path: impl AsRef<Path>) -> String {
+    let mut text = String::new();
+    if let Ok(mut file) = fs::File::open(path) {
+        let _ = file.read_to_string(&mut text);
+    }
+    text
+}
