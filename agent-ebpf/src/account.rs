@@ -89,6 +89,7 @@ pub const fn fresh() -> Thread {
         lane_va: 0,
         user_stack: 0,
         kernel_stack: 0,
+        futex: 0,
         exiting_at: 0,
         total: [0; STATES],
     }
@@ -158,7 +159,11 @@ pub fn woken(t: &mut Thread, now: u64) -> bool {
         t.waker_tgid = t.waking_tgid;
         t.waker_head = t.waking_head;
         t.flags = (t.flags & !(WAKING_SET | WAKER_IRQ))
-            | if t.flags & WAKING_IRQ != 0 { WAKER_IRQ } else { 0 };
+            | if t.flags & WAKING_IRQ != 0 {
+                WAKER_IRQ
+            } else {
+                0
+            };
     }
     true
 }
@@ -187,7 +192,11 @@ pub fn switch_out(t: &mut Thread, leave: &Leave) -> Noticed {
     if leave.preempted {
         t.flags |= PREEMPTED;
     }
-    t.phase = if leave.dead { Phase::Dead as u32 } else { Phase::Off as u32 };
+    t.phase = if leave.dead {
+        Phase::Dead as u32
+    } else {
+        Phase::Off as u32
+    };
     noticed
 }
 
@@ -218,6 +227,21 @@ pub fn switch_in(t: &mut Thread, now: u64, sum_exec: u64) -> Noticed {
     t.slice_start = reached;
     t.exec_at_in = sum_exec;
     noticed
+}
+
+/// Moves the blocked part of the finished interval from `lock` to `notify`: the futex turned out to
+/// be a condition variable whose sequence number looked like a contended lock.
+#[inline(always)]
+pub fn was_notify(t: &mut Thread) {
+    if t.state != State::Lock as u8 || t.wake_at < t.out_at {
+        return;
+    }
+    let blocked = t.wake_at - t.out_at;
+    if t.total[State::Lock as usize] >= blocked {
+        t.total[State::Lock as usize] -= blocked;
+        t.total[State::Notify as usize] += blocked;
+        t.state = State::Notify as u8;
+    }
 }
 
 /// Cuts a long slice at a sample: charges what has run so far and finishes an empty interval.

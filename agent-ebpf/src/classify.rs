@@ -3,9 +3,7 @@
 
 use agent_ebpf::wire::State;
 
-use crate::{
-    kernel::{Regs, Task, injected, read_kernel},
-};
+use crate::kernel::{Regs, Task, injected, read_kernel};
 
 /// Why a thread left.
 #[derive(Clone, Copy)]
@@ -16,7 +14,24 @@ pub struct Wait {
     pub syscall: i16,
     /// File descriptor, -1 for none.
     pub fd: i32,
+    /// Address of a futex that looks like a lock, 0 for none.
+    pub futex: u64,
 }
+
+impl Wait {
+    /// No wait.
+    pub const NONE: Self = Self {
+        state: State::Running,
+        syscall: -1,
+        fd: -1,
+        futex: 0,
+    };
+}
+
+/// `futex` of x86-64.
+const FUTEX: i16 = 202;
+const FUTEX_WAIT: u64 = 0;
+const FUTEX_WAIT_BITSET: u64 = 9;
 
 // Bits of `task_struct.__state` (include/linux/sched.h, 6.1 to 6.18).
 const TASK_STOPPED: u32 = 0x0004;
@@ -86,7 +101,10 @@ const USER32_CS: u64 = 0x23;
 /// Kind of a blocked wait of `task`, which is still on its CPU.
 #[inline(always)]
 pub fn blocked(task: Task, prev_state: u32) -> Wait {
-    let mut wait = Wait { state: State::UnknownUnresolvedWait, syscall: -1, fd: -1 };
+    let mut wait = Wait {
+        state: State::UnknownUnresolvedWait,
+        ..Wait::NONE
+    };
     if prev_state & (TASK_STOPPED | TASK_TRACED | TASK_FROZEN) != 0 {
         wait.state = State::Stopped;
         return wait;
@@ -114,6 +132,10 @@ pub fn blocked(task: Task, prev_state: u32) -> Wait {
     }
     wait.syscall = syscall as i16;
     wait.state = in_syscall(task, regs, syscall, in_iowait, &mut wait.fd);
+    // Not the priority-inheriting kinds: their word holds an owner.
+    if wait.syscall == FUTEX && matches!(regs.arg1() & 0x7f, FUTEX_WAIT | FUTEX_WAIT_BITSET) {
+        wait.futex = regs.arg0();
+    }
     wait
 }
 
@@ -169,16 +191,14 @@ fn in_syscall(task: Task, regs: Regs, syscall: i64, in_iowait: bool, fd: &mut i3
 /// contended state; else a notification (design 4).
 #[inline(always)]
 fn futex(regs: Regs) -> State {
-    const WAIT: u64 = 0;
     const LOCK_PI: u64 = 6;
-    const WAIT_BITSET: u64 = 9;
     const WAIT_REQUEUE_PI: u64 = 11;
     const LOCK_PI2: u64 = 13;
     let command = regs.arg1() & 0x7f;
     if command == LOCK_PI || command == LOCK_PI2 || command == WAIT_REQUEUE_PI {
         return State::Lock;
     }
-    if (command == WAIT || command == WAIT_BITSET) && regs.arg2() & 0xffff_ffff == 2 {
+    if (command == FUTEX_WAIT || command == FUTEX_WAIT_BITSET) && regs.arg2() & 0xffff_ffff == 2 {
         return State::Lock;
     }
     State::Notify

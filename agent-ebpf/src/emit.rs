@@ -43,7 +43,11 @@ pub unsafe fn send(record: *const u8, len: usize, urgency: Urgency, full: Counte
     let failed = unsafe {
         let unread = bpf_ringbuf_query(ring, AVAIL_DATA);
         let wanted = urgency == Urgency::Now || unread > half;
-        let flags = if wanted && may_wake() { FORCE_WAKEUP } else { NO_WAKEUP };
+        let flags = if wanted && may_wake() {
+            FORCE_WAKEUP
+        } else {
+            NO_WAKEUP
+        };
         bpf_ringbuf_output(ring, record.cast_mut().cast(), len as u64, flags)
     };
     if failed != 0 {
@@ -55,7 +59,9 @@ pub unsafe fn send(record: *const u8, len: usize, urgency: Urgency, full: Counte
 /// Takes the right to wake the daemon, at most once a millisecond per CPU.
 #[inline(always)]
 fn may_wake() -> bool {
-    let Some(cpu) = CPU.get_ptr_mut(0) else { return false };
+    let Some(cpu) = CPU.get_ptr_mut(0) else {
+        return false;
+    };
     // SAFETY: per-CPU slot; the helper has no preconditions.
     unsafe {
         let now = bpf_ktime_get_ns();
@@ -71,5 +77,12 @@ fn may_wake() -> bool {
 #[inline(always)]
 pub fn record<T>(record: &T, urgency: Urgency, full: Counter) -> bool {
     // SAFETY: a reference covers its whole type.
-    unsafe { send(core::ptr::from_ref(record).cast(), size_of::<T>(), urgency, full) }
+    unsafe {
+        send(
+            core::ptr::from_ref(record).cast(),
+            size_of::<T>(),
+            urgency,
+            full,
+        )
+    }
 }

@@ -105,7 +105,11 @@ impl Task {
     #[inline(always)]
     pub fn run_delay(self) -> u64 {
         let offset = injected!(OFFSETS.task_run_delay);
-        if present(offset) { self.load(offset) } else { 0 }
+        if present(offset) {
+            self.load(offset)
+        } else {
+            0
+        }
     }
 
     /// Waits for I/O by the kernel's own mark.
@@ -249,7 +253,11 @@ pub fn read_kernel<T: Copy>(address: u64) -> Option<T> {
             size_of::<T>() as u32,
             address as *const c_void,
         );
-        if failed == 0 { Some(value.assume_init()) } else { None }
+        if failed == 0 {
+            Some(value.assume_init())
+        } else {
+            None
+        }
     }
 }
 
@@ -264,7 +272,11 @@ pub fn read_user<T: Copy>(address: u64) -> Option<T> {
             size_of::<T>() as u32,
             address as *const c_void,
         );
-        if failed == 0 { Some(value.assume_init()) } else { None }
+        if failed == 0 {
+            Some(value.assume_init())
+        } else {
+            None
+        }
     }
 }
 

@@ -50,7 +50,9 @@ pub fn refresh(thread: &mut Thread, task: Task, live: &Live) {
     thread.lane_epoch = live.lane_epoch;
     let tid = task.tid();
     // SAFETY: the value is copied; the daemon replaces entries whole.
-    let Some(entry) = (unsafe { LANES.get(&tid) }) else { return };
+    let Some(entry) = (unsafe { LANES.get(&tid) }) else {
+        return;
+    };
     // The entry names the thread by its start in clock ticks (USER_HZ, 100 on every Linux ABI):
     // a reused tid must not inherit a lane.
     if entry.start_ticks != task.start_boottime() / 10_000_000 {
@@ -81,11 +83,16 @@ pub fn read_head(thread: &mut Thread, task: Task) {
         return;
     };
     let generation = u32_at(&line, lane_line::GENERATION_AT);
-    let owned = generation == thread.lane_gen
-        && u32_at(&line, lane_line::OWNER_AT) == thread.lane_owner;
-    // Released by its owner but not yet taken by another thread: `head` is still its last.
-    let released = generation == thread.lane_gen.wrapping_add(1);
-    if u32_at(&line, lane_line::MAGIC_AT) != lane_line::MAGIC || !(owned || released) {
+    let magic = u32_at(&line, lane_line::MAGIC_AT) == lane_line::MAGIC;
+    let passed = generation.wrapping_sub(thread.lane_gen);
+    if magic && passed > 1 && passed < 1 << 31 {
+        // Released, and another thread's by now: what this one published ends with its LANE_END.
+        thread.flags &= !(LANE_KNOWN | UNREADABLE);
+        return;
+    }
+    // Released but not yet taken (`passed` is 1, the owner gone): `head` is still its last.
+    let owner = u32_at(&line, lane_line::OWNER_AT);
+    if !magic || passed > 1 || (passed == 0 && owner != thread.lane_owner) {
         count(Counter::LaneMismatch);
         thread.flags = (thread.flags | UNREADABLE) & !LANE_KNOWN;
         return;
@@ -122,12 +129,16 @@ fn lane_breadcrumb(ctx: TracePointContext) -> i32 {
     if option != PR_SET_VMA || kind != PR_SET_VMA_ANON_NAME || len != 0 {
         return 0;
     }
-    let Some(line) = read_user::<Line>(address) else { return 0 };
+    let Some(line) = read_user::<Line>(address) else {
+        return 0;
+    };
     if u32_at(&line, lane_line::MAGIC_AT) != lane_line::MAGIC {
         return 0;
     }
     let task = Task::current();
-    let Some(thread) = storage::find_or_create(task) else { return 0 };
+    let Some(thread) = storage::find_or_create(task) else {
+        return 0;
+    };
     let generation = u32_at(&line, lane_line::GENERATION_AT);
     storage::guarded(thread, |t| {
         t.lane_va = address;
@@ -137,7 +148,9 @@ fn lane_breadcrumb(ctx: TracePointContext) -> i32 {
         t.head = u64_at(&line, lane_line::HEAD_AT);
     });
     count(Counter::LifecycleCaptured);
-    let Some(seen) = LANE_SEEN.get_ptr_mut(0) else { return 0 };
+    let Some(seen) = LANE_SEEN.get_ptr_mut(0) else {
+        return 0;
+    };
     // SAFETY: per-CPU scratch; tracepoint programs run with preemption off.
     let seen: &mut LaneSeen = unsafe { &mut *seen };
     seen.kind = RecordKind::LaneSeen as u32;
@@ -185,7 +198,9 @@ struct Copying {
 /// Copies the markers still in the ring to the daemon, 16 to a record.
 #[inline(always)]
 fn save_tail(thread: &mut Thread, task: Task) {
-    let Some(line) = read_user::<Line>(thread.lane_va) else { return };
+    let Some(line) = read_user::<Line>(thread.lane_va) else {
+        return;
+    };
     let log2 = u32_at(&line, lane_line::RING_LOG2_AT) & 0xffff;
     if log2 > u32::from(lane_line::GROWN_LOG2) {
         return;
@@ -193,8 +208,14 @@ fn save_tail(thread: &mut Thread, task: Task) {
     let head = thread.head;
     let first = u64_at(&line, lane_line::FIRST_INDEX_AT);
     let slots = 1u64 << (log2 & 15);
-    let kept = if head.saturating_sub(first) < slots { head.saturating_sub(first) } else { slots };
-    let Some(tail) = TAIL.get_ptr_mut(0) else { return };
+    let kept = if head.saturating_sub(first) < slots {
+        head.saturating_sub(first)
+    } else {
+        slots
+    };
+    let Some(tail) = TAIL.get_ptr_mut(0) else {
+        return;
+    };
     // SAFETY: per-CPU scratch of this program; nothing else on this CPU exits meanwhile.
     let tail = unsafe { &mut *tail };
     tail.kind = RecordKind::Tail as u32;
@@ -203,6 +224,8 @@ fn save_tail(thread: &mut Thread, task: Task) {
     tail.generation = thread.lane_gen;
     tail.serial = thread.serial;
     tail.va = thread.lane_va;
+    // SAFETY: the helper has no preconditions.
+    tail.at = unsafe { bpf_ktime_get_ns() };
     let mut copying = Copying {
         ring: thread.lane_va + lane_line::RING_AT,
         mask: slots - 1,
@@ -227,7 +250,9 @@ fn save_tail(thread: &mut Thread, task: Task) {
 unsafe extern "C" fn copy_batch(_index: u32, context: *mut c_void) -> i64 {
     // SAFETY: `save_tail` passes its `Copying`.
     let copying = unsafe { &mut *context.cast::<Copying>() };
-    let Some(tail) = TAIL.get_ptr_mut(0) else { return 1 };
+    let Some(tail) = TAIL.get_ptr_mut(0) else {
+        return 1;
+    };
     // SAFETY: as in `save_tail`.
     let tail: &mut Tail = unsafe { &mut *tail };
     if copying.next >= copying.end {

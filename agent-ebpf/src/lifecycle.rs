@@ -26,7 +26,9 @@ use crate::{
 fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     let parent = Task::new(ctx.arg::<*const c_void>(0));
     let child = Task::new(ctx.arg::<*const c_void>(1));
-    let Some(thread) = storage::find_or_create(child) else { return 0 };
+    let Some(thread) = storage::find_or_create(child) else {
+        return 0;
+    };
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     storage::guarded(thread, |t| account::forked(t, now));
@@ -51,7 +53,9 @@ fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
 fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let task = Task::new(ctx.arg::<*const c_void>(0));
     let old_tid = ctx.arg::<u64>(1) as u32;
-    let Some(thread) = storage::find_or_create(task) else { return 0 };
+    let Some(thread) = storage::find_or_create(task) else {
+        return 0;
+    };
     storage::guarded(thread, |t| {
         t.flags &= !(LANE_KNOWN | HEAD_KNOWN | HEAD_FINAL | UNREADABLE);
         t.lane_va = 0;
@@ -78,7 +82,9 @@ fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 fn sched_process_exit(_ctx: BtfTracePointContext) -> i32 {
     let task = Task::current();
-    let Some(thread) = storage::find(task) else { return 0 };
+    let Some(thread) = storage::find(task) else {
+        return 0;
+    };
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     storage::guarded(thread, |t| {

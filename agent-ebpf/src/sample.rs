@@ -38,7 +38,9 @@ fn timer_sample(ctx: PerfEventContext) -> i32 {
     if tgid == injected!(SETTINGS.agent_tgid) {
         return 0;
     }
-    let Some(thread) = storage::find_or_create(task) else { return 0 };
+    let Some(thread) = storage::find_or_create(task) else {
+        return 0;
+    };
     // SAFETY: the perf context begins with the interrupted registers.
     let cs = unsafe { core::ptr::read_volatile(ctx.as_ptr().cast::<u64>().add(CS_WORD)) };
     let user_mode = cs & 3 == 3;
@@ -68,8 +70,11 @@ fn timer_sample(ctx: PerfEventContext) -> i32 {
         urgency = lane::runs_ahead(thread, &live);
     }
     let user_stack = walk::user(SCRATCH_SAMPLE, task, thread, &live);
-    let kernel_stack =
-        if user_mode { 0 } else { walk::kernel(SCRATCH_SAMPLE, ctx.as_ptr(), true, &live) };
+    let kernel_stack = if user_mode {
+        0
+    } else {
+        walk::kernel(SCRATCH_SAMPLE, ctx.as_ptr(), true, &live)
+    };
     let record = Sample {
         kind: RecordKind::Sample as u32,
         tid,
@@ -87,7 +92,8 @@ fn timer_sample(ctx: PerfEventContext) -> i32 {
     };
     emit::record(&record, urgency, Counter::SamplesRingFull);
 
-    if flags & record::HEAD_KNOWN != 0 && now.wrapping_sub(thread.since) as i64 > LONG_SLICE_NS as i64
+    if flags & record::HEAD_KNOWN != 0
+        && now.wrapping_sub(thread.since) as i64 > LONG_SLICE_NS as i64
     {
         let noticed = storage::guarded(thread, |t| account::cut(t, now));
         storage::notice(noticed);

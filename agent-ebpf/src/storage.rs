@@ -30,9 +30,14 @@ pub fn find(task: Task) -> Option<&'static mut Thread> {
     // SAFETY: map and task are what the helper demands; the value lives as long as the task, which
     // is alive while this program runs, and is only written by programs ordered by the scheduler.
     unsafe {
-        bpf_task_storage_get((&raw const THREADS).cast_mut().cast(), task.as_ptr(), null_mut(), 0)
-            .cast::<Thread>()
-            .as_mut()
+        bpf_task_storage_get(
+            (&raw const THREADS).cast_mut().cast(),
+            task.as_ptr(),
+            null_mut(),
+            0,
+        )
+        .cast::<Thread>()
+        .as_mut()
     }
 }
 
@@ -68,7 +73,9 @@ pub fn find_or_create(task: Task) -> Option<&'static mut Thread> {
 /// A number no other thread of this run has: CPU in the upper bits, a count below.
 #[inline(always)]
 fn next_serial() -> u64 {
-    let Some(cpu) = CPU.get_ptr_mut(0) else { return 0 };
+    let Some(cpu) = CPU.get_ptr_mut(0) else {
+        return 0;
+    };
     // SAFETY: per-CPU slot; creation runs with interrupts or preemption off.
     let n = unsafe {
         (*cpu).serial += 1;

@@ -12,8 +12,8 @@ use agent_ebpf::{
         record::{self, HAS_LANE},
         settings::Live,
         thread::{
-            EXITING, HEAD_FINAL, HEAD_KNOWN, IN_MISSED, LANE_KNOWN, NO_WAKEUP, PENDING, PREEMPTED,
-            UNREADABLE, WAKER_IRQ,
+            EXITING, HEAD_KNOWN, IN_MISSED, LANE_KNOWN, NO_WAKEUP, PENDING, PREEMPTED, UNREADABLE,
+            WAKER_IRQ,
         },
     },
 };
@@ -27,7 +27,7 @@ use aya_ebpf::{
 use crate::{
     classify::{self, TASK_DEAD, Wait},
     emit::{self, Urgency},
-    kernel::{Task, injected},
+    kernel::{self, Task, injected},
     lane,
     maps::{CPU, EXIT, PARKED_EXITS, SCRATCH_SWITCH, count, count_by, live},
     storage, walk,
@@ -63,7 +63,9 @@ fn leave(
     now: u64,
     live: &Live,
 ) {
-    let Some(thread) = storage::find_or_create(task) else { return };
+    let Some(thread) = storage::find_or_create(task) else {
+        return;
+    };
     if thread.flags & PENDING != 0 {
         // Its own context was not seen after the last switch-in: the interval goes out late.
         finish(thread, task, None, live);
@@ -75,7 +77,7 @@ fn leave(
     let wait = if blocked && !dead {
         classify::blocked(task, prev_state)
     } else {
-        Wait { state: State::Running, syscall: -1, fd: -1 }
+        Wait::NONE
     };
     let throttled = task.is_throttled();
     let ready = if throttled {
@@ -98,6 +100,7 @@ fn leave(
         let noticed = account::switch_out(t, &leave);
         t.syscall = wait.syscall;
         t.fd = wait.fd;
+        t.futex = wait.futex;
         if !blocked {
             t.rival_tid = next.tid();
             t.rival_tgid = next.tgid();
@@ -126,7 +129,9 @@ fn leave(
 
 #[inline(always)]
 fn arrive(prev: Task, task: Task, now: u64, live: &Live) {
-    let Some(thread) = storage::find_or_create(task) else { return };
+    let Some(thread) = storage::find_or_create(task) else {
+        return;
+    };
     let noticed = storage::guarded(thread, |t| {
         let noticed = account::switch_in(t, now, task.sum_exec());
         if t.flags & PREEMPTED == 0 {
@@ -147,7 +152,9 @@ fn arrive(prev: Task, task: Task, now: u64, live: &Live) {
 #[btf_tracepoint(function = "sched_exit_tp")]
 fn sched_exit_tp(ctx: BtfTracePointContext) -> i32 {
     let task = Task::current();
-    let Some(thread) = storage::find(task) else { return 0 };
+    let Some(thread) = storage::find(task) else {
+        return 0;
+    };
     if thread.phase == Phase::Off as u32 && task.tid() != 0 {
         // SAFETY: the helper has no preconditions.
         let now = unsafe { bpf_ktime_get_ns() };
@@ -170,7 +177,8 @@ fn sched_exit_tp(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn finish(thread: &mut Thread, task: Task, own: Option<&BtfTracePointContext>, live: &Live) {
     thread.flags &= !PENDING;
-    if thread.flags & (LANE_KNOWN | HEAD_KNOWN | HEAD_FINAL) == 0 {
+    // Also after the lane has passed to another thread: what was published still has to be placed.
+    if thread.lane_va == 0 {
         return;
     }
     if own.is_some() && thread.flags & (HEAD_KNOWN | LANE_KNOWN) == LANE_KNOWN {
@@ -179,6 +187,15 @@ fn finish(thread: &mut Thread, task: Task, own: Option<&BtfTracePointContext>, l
     }
     if thread.flags & UNREADABLE != 0 {
         count(Counter::LaneUnreadable);
+    }
+    // A waiter that expected 2 is a lock's (design 4), unless the word says otherwise now: a lock
+    // holds 0, 1 or 2, a condition variable's sequence number has gone past 2.
+    if own.is_some()
+        && thread.futex != 0
+        && thread.state == State::Lock as u8
+        && kernel::read_user::<u32>(thread.futex).is_some_and(|word| word > 2 && word < 1 << 16)
+    {
+        account::was_notify(thread);
     }
     let mut interval = interval(thread, task);
     let blocked = thread.flags & PREEMPTED == 0;
@@ -213,13 +230,19 @@ fn chosen(duration: u64) -> Option<u64> {
     let probability = sampling::probability(duration, injected!(SETTINGS.wait_scale_ns));
     // SAFETY: the helper has no preconditions.
     let draw = u64::from(unsafe { bpf_get_prandom_u32() });
-    if draw < probability { Some(sampling::weight(duration, probability)) } else { None }
+    if draw < probability {
+        Some(sampling::weight(duration, probability))
+    } else {
+        None
+    }
 }
 
 /// Takes one stack from this CPU's budget.
 #[inline(always)]
 fn may_take_stack(now: u64) -> bool {
-    let Some(cpu) = CPU.get_ptr_mut(0) else { return false };
+    let Some(cpu) = CPU.get_ptr_mut(0) else {
+        return false;
+    };
     // SAFETY: per-CPU slot, used with preemption off by the scheduler programs only.
     sampling::take(
         unsafe { &mut (*cpu).bucket },
@@ -305,7 +328,9 @@ pub fn send_cut(thread: &mut Thread, task: Task, urgency: Urgency) {
 /// The whole account of a thread that will not come back: the ring, else the fallback map.
 #[inline(always)]
 fn send_exit(thread: &Thread, task: Task) {
-    let Some(exit) = EXIT.get_ptr_mut(0) else { return };
+    let Some(exit) = EXIT.get_ptr_mut(0) else {
+        return;
+    };
     // SAFETY: per-CPU scratch of this program, preemption is off.
     let exit: &mut Exit = unsafe { &mut *exit };
     exit.kind = RecordKind::Exit as u32;
@@ -319,7 +344,11 @@ fn send_exit(thread: &Thread, task: Task) {
     exit.serial = thread.serial;
     exit.birth = thread.birth;
     exit.at = thread.since;
-    exit.exiting_at = if thread.flags & EXITING != 0 { thread.exiting_at } else { thread.since };
+    exit.exiting_at = if thread.flags & EXITING != 0 {
+        thread.exiting_at
+    } else {
+        thread.since
+    };
     exit.seq = thread.seq;
     exit.head = thread.head;
     exit.comm = task.comm();

@@ -31,19 +31,26 @@ fn thread_totals(ctx: *mut c_void) -> i32 {
     // SAFETY: the context of a task iterator has this layout; the first word of meta is `seq`.
     let (seq, task) = unsafe {
         let meta = core::ptr::read_volatile(&raw const (*ctx).meta);
-        (core::ptr::read_volatile(meta), core::ptr::read_volatile(&raw const (*ctx).task))
+        (
+            core::ptr::read_volatile(meta),
+            core::ptr::read_volatile(&raw const (*ctx).task),
+        )
     };
     if task.is_null() {
         return 0;
     }
     let task = Task::new(task);
-    let Some(thread) = storage::find_or_create(task) else { return 0 };
+    let Some(thread) = storage::find_or_create(task) else {
+        return 0;
+    };
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     if thread.phase == Phase::Fresh as u32 {
         storage::guarded(thread, |t| account::adopt(t, now));
     }
-    let Some(out) = SNAPSHOT.get_ptr_mut(0) else { return 0 };
+    let Some(out) = SNAPSHOT.get_ptr_mut(0) else {
+        return 0;
+    };
     // SAFETY: per-CPU scratch of this program; iterators do not nest.
     let out: &mut Snapshot = unsafe { &mut *out };
     out.torn = 1;
@@ -55,7 +62,11 @@ fn thread_totals(ctx: *mut c_void) -> i32 {
         out.serial = thread.serial;
         out.birth = thread.birth;
         out.since = thread.since;
-        out.wake = if thread.flags & WAKE_SET != 0 { thread.wake } else { 0 };
+        out.wake = if thread.flags & WAKE_SET != 0 {
+            thread.wake
+        } else {
+            0
+        };
         out.seq = thread.seq;
         out.head = thread.head;
         out.state = thread.state;
@@ -82,7 +93,11 @@ fn thread_totals(ctx: *mut c_void) -> i32 {
     out.comm = task.comm();
     // SAFETY: `seq` is the iterator's own file; the buffer is a whole snapshot.
     unsafe {
-        bpf_seq_write(seq, core::ptr::from_ref(out).cast(), size_of::<Snapshot>() as u32);
+        bpf_seq_write(
+            seq,
+            core::ptr::from_ref(out).cast(),
+            size_of::<Snapshot>() as u32,
+        );
     }
     0
 }

@@ -20,7 +20,9 @@ use crate::{
 /// `sched_waking(p)`: in the waker's context, before anything happened to `p`.
 #[btf_tracepoint(function = "sched_waking")]
 fn sched_waking(ctx: BtfTracePointContext) -> i32 {
-    let Some(thread) = storage::find(Task::new(ctx.arg::<*const c_void>(0))) else { return 0 };
+    let Some(thread) = storage::find(Task::new(ctx.arg::<*const c_void>(0))) else {
+        return 0;
+    };
     // Only a thread with a lane is asked who woke it.
     if thread.flags & LANE_KNOWN == 0 || thread.phase != Phase::Off as u32 {
         return 0;
@@ -71,13 +73,18 @@ fn sends(task: Task) -> bool {
         return false;
     }
     // write writev sendfile connect sendto sendmsg shutdown sendmmsg close splice
-    matches!(task.user_regs().syscall(), 1 | 20 | 40 | 42 | 44 | 46 | 48 | 307 | 3 | 275)
+    matches!(
+        task.user_regs().syscall(),
+        1 | 20 | 40 | 42 | 44 | 46 | 48 | 307 | 3 | 275
+    )
 }
 
 /// `sched_wakeup(p)`: `p` is runnable from now on.
 #[btf_tracepoint(function = "sched_wakeup")]
 fn sched_wakeup(ctx: BtfTracePointContext) -> i32 {
-    let Some(thread) = storage::find(Task::new(ctx.arg::<*const c_void>(0))) else { return 0 };
+    let Some(thread) = storage::find(Task::new(ctx.arg::<*const c_void>(0))) else {
+        return 0;
+    };
     // A running thread's account belongs to its own CPU: a wakeup that comes too early leaves it be.
     if thread.phase != Phase::Off as u32 {
         count(Counter::WakeupIgnored);
@@ -95,7 +102,9 @@ fn sched_wakeup(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_wakeup_new")]
 fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
     let task = Task::new(ctx.arg::<*const c_void>(0));
-    let Some(thread) = storage::find_or_create(task) else { return 0 };
+    let Some(thread) = storage::find_or_create(task) else {
+        return 0;
+    };
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     storage::guarded(thread, |t| account::woken_new(t, now));

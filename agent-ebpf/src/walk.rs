@@ -51,11 +51,15 @@ unsafe extern "C" fn user_frame(index: u32, context: *mut c_void) -> i64 {
     if walk.frame & 7 != 0 || walk.frame == 0 {
         return 1;
     }
-    let Some([next, return_address]) = read_user::<[u64; 2]>(walk.frame) else { return 1 };
+    let Some([next, return_address]) = read_user::<[u64; 2]>(walk.frame) else {
+        return 1;
+    };
     if return_address == 0 {
         return 1;
     }
-    let Some(stack) = SCRATCH.get_ptr_mut(walk.slot) else { return 1 };
+    let Some(stack) = SCRATCH.get_ptr_mut(walk.slot) else {
+        return 1;
+    };
     // The slot follows from the call's number, not from a counter of ours: the verifier knows
     // nothing about the number, so it looks at this body once instead of once per frame.
     let index = index as usize + 1;
@@ -79,7 +83,9 @@ unsafe extern "C" fn user_frame(index: u32, context: *mut c_void) -> i64 {
 unsafe extern "C" fn kernel_frame(index: u32, context: *mut c_void) -> i64 {
     // SAFETY: `kernel` passes its `Walk`.
     let walk = unsafe { &mut *context.cast::<Walk>() };
-    let Some(stack) = SCRATCH.get_ptr_mut(walk.slot) else { return 1 };
+    let Some(stack) = SCRATCH.get_ptr_mut(walk.slot) else {
+        return 1;
+    };
     // SAFETY: as in `user_frame`; the mask keeps the index inside.
     let address = unsafe { (*stack).frames[index as usize & MAX_FRAMES] };
     walk.hash = mix(walk.hash, address);
@@ -94,7 +100,9 @@ pub fn user(slot: u32, task: Task, thread: &Thread, live: &Live) -> u64 {
     }
     let regs = task.user_regs();
     let ip = regs.ip();
-    let Some(stack) = SCRATCH.get_ptr_mut(slot) else { return 0 };
+    let Some(stack) = SCRATCH.get_ptr_mut(slot) else {
+        return 0;
+    };
     // SAFETY: per-CPU scratch of this kind of program.
     unsafe { (*stack).frames[0] = ip };
     let tgid = task.tgid();
@@ -117,28 +125,58 @@ pub fn user(slot: u32, task: Task, thread: &Thread, live: &Live) -> u64 {
         );
     }
     // Inside a system call the address is the instruction after `syscall`: a return address.
-    let exact = if regs.syscall() == -1 { STACK_EXACT_TOP } else { 0 };
-    send(slot, tgid, walk.hash, walk.len, exact | if walk.cut != 0 { STACK_CUT } else { 0 }, live)
+    let exact = if regs.syscall() == -1 {
+        STACK_EXACT_TOP
+    } else {
+        0
+    };
+    send(
+        slot,
+        tgid,
+        walk.hash,
+        walk.len,
+        exact | if walk.cut != 0 { STACK_CUT } else { 0 },
+        live,
+    )
 }
 
 /// The current kernel stack: sent when new, named by its hash; 0 for none.
 #[inline(always)]
 pub fn kernel(slot: u32, ctx: *mut c_void, exact_top: bool, live: &Live) -> u64 {
-    let Some(stack) = SCRATCH.get_ptr_mut(slot) else { return 0 };
+    let Some(stack) = SCRATCH.get_ptr_mut(slot) else {
+        return 0;
+    };
     // SAFETY: the buffer holds the size given; the helper reports what it wrote.
-    let bytes =
-        unsafe { bpf_get_stack(ctx, (&raw mut (*stack).frames).cast(), (MAX_FRAMES * 8) as u32, 0) };
+    let bytes = unsafe {
+        bpf_get_stack(
+            ctx,
+            (&raw mut (*stack).frames).cast(),
+            (MAX_FRAMES * 8) as u32,
+            0,
+        )
+    };
     if bytes <= 0 {
         count(Counter::KernelStackFailed);
         return 0;
     }
     let len = (bytes as u64 / 8) as u32;
-    let mut walk = Walk { hash: PRIME, frame: 0, len, slot, limit: len, cut: 0 };
+    let mut walk = Walk {
+        hash: PRIME,
+        frame: 0,
+        len,
+        slot,
+        limit: len,
+        cut: 0,
+    };
     // SAFETY: as above.
     unsafe {
         bpf_loop(len, kernel_frame as *mut c_void, (&raw mut walk).cast(), 0);
     }
-    let cut = if len as usize >= MAX_FRAMES { STACK_CUT } else { 0 };
+    let cut = if len as usize >= MAX_FRAMES {
+        STACK_CUT
+    } else {
+        0
+    };
     let exact = if exact_top { STACK_EXACT_TOP } else { 0 };
     send(slot, 0, walk.hash, len, STACK_KERNEL | cut | exact, live)
 }
@@ -157,7 +195,9 @@ fn send(slot: u32, tgid: u32, hash: u64, len: u32, flags: u32, live: &Live) -> u
     {
         return hash;
     }
-    let Some(stack) = SCRATCH.get_ptr_mut(slot) else { return 0 };
+    let Some(stack) = SCRATCH.get_ptr_mut(slot) else {
+        return 0;
+    };
     // SAFETY: per-CPU scratch of this kind of program.
     let stack: &mut Stack = unsafe { &mut *stack };
     stack.kind = RecordKind::Stack as u32;

@@ -10,7 +10,7 @@ use std::{
 use agent_ebpf::wire::Counter;
 
 use crate::{
-    kernel::{Config, KernelError, KernelSide, StartError, ktime},
+    kernel::{Config, KernelError, KernelSide, Record, StartError, ktime},
     link::Linker,
     process::id::Pid,
     profile::document::Conservation,
@@ -69,8 +69,11 @@ impl Daemon {
 
     /// One round.
     pub fn round(&mut self) -> Result<(), KernelError> {
-        let every =
-            if self.kernel.has_breadcrumb() { SWEEP_EVERY } else { SWEEP_EVERY_BLIND };
+        let every = if self.kernel.has_breadcrumb() {
+            SWEEP_EVERY
+        } else {
+            SWEEP_EVERY_BLIND
+        };
         if self.swept_at.elapsed() >= every {
             self.sweep()?;
         }
@@ -87,15 +90,19 @@ impl Daemon {
     }
 
     fn drain(&mut self) -> Result<(), KernelError> {
+        let mut records = Vec::new();
+        self.kernel.drain(|record| records.push(record));
+        // A process's fork, exec and lanes may sit in different rings: in order of time, or a fork
+        // would undo what came after it.
+        records.sort_by_key(Record::at);
         let mut attached: Vec<Pid> = Vec::new();
-        let linker = &mut self.linker;
-        self.kernel.drain(|record| {
-            if let Some(pid) = linker.take(record)
+        for record in records {
+            if let Some(pid) = self.linker.take(record)
                 && !attached.contains(&pid)
             {
                 attached.push(pid);
             }
-        });
+        }
         for pid in attached {
             self.kernel.set_attached(pid.0, true);
         }
@@ -167,9 +174,15 @@ impl Daemon {
                     &ring(Counter::StacksRingFull),
                 ),
             ),
-            ("markers", kind(linker.lanes.captured, linker.lanes.delivered, &markers_lost)),
+            (
+                "markers",
+                kind(linker.lanes.captured, linker.lanes.delivered, &markers_lost),
+            ),
         ]);
-        Outcome { conservation, loss: self.loss(&get) }
+        Outcome {
+            conservation,
+            loss: self.loss(&get),
+        }
     }
 
     /// Everything that was lost, and everything that made part of the account unknown.
@@ -199,7 +212,13 @@ impl Daemon {
         for counter in LOSSES {
             add(counter.key(), get(counter));
         }
-        for (key, n) in self.linker.lanes.lost.iter().chain(&self.linker.lanes.refused) {
+        for (key, n) in self
+            .linker
+            .lanes
+            .lost
+            .iter()
+            .chain(&self.linker.lanes.refused)
+        {
             add(key, *n);
         }
         for (key, n) in &self.linker.counts {

@@ -52,6 +52,9 @@ pub struct SpanTruth {
     pub end_ns: u64,
     /// Its thread died in it: the truth ends shortly before.
     pub open: bool,
+    /// The first its thread published: its truth holds the making of the lane, which comes before
+    /// its first marker.
+    pub cold: bool,
 }
 
 /// One thread, from the first to the last instruction of its function.
@@ -110,7 +113,8 @@ impl Truth {
 fn is_of(name: &OsString, prefix: OsString) -> bool {
     let name = name.to_string_lossy();
     let prefix = prefix.to_string_lossy();
-    name.strip_prefix(prefix.as_ref()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    name.strip_prefix(prefix.as_ref())
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 // === impl SpanTruth ===
@@ -137,6 +141,7 @@ pub fn spans(truths: &[Truth]) -> BTreeMap<SpanKey, SpanTruth> {
                 sum.start_ns = sum.start_ns.min(span.start_ns);
                 sum.end_ns = sum.end_ns.max(span.end_ns);
                 sum.open |= span.open;
+                sum.cold |= span.cold;
             })
             .or_insert_with(|| span.clone());
     }
@@ -150,8 +155,11 @@ pub fn threads(truths: &[Truth]) -> BTreeMap<(u32, u32), ThreadTruth> {
         threads
             .entry((thread.pid, thread.tid))
             .and_modify(|all| {
-                let (first, last) =
-                    if all.end_ns < thread.end_ns { (&*all, thread) } else { (thread, &*all) };
+                let (first, last) = if all.end_ns < thread.end_ns {
+                    (&*all, thread)
+                } else {
+                    (thread, &*all)
+                };
                 *all = ThreadTruth {
                     start_ns: first.start_ns,
                     delay_at_start_ns: first.delay_at_start_ns,

@@ -286,10 +286,12 @@ pub struct Tail {
     pub first: u64,
     /// Events that hold.
     pub count: u64,
+    /// When.
+    pub at: u64,
     /// The events as they stood in the ring.
     pub events: [[u8; 64]; TAIL_EVENTS],
 }
-const _: () = assert!(size_of::<Tail>() == 48 + TAIL_EVENTS * 64);
+const _: () = assert!(size_of::<Tail>() == 56 + TAIL_EVENTS * 64);
 
 /// What the task iterator writes for each thread: its account up to `since`, and what it does now.
 #[derive(Clone, Copy, Debug)]

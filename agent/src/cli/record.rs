@@ -75,8 +75,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let symbols = Symbols::spawn().context("cannot start the symbol thread")?;
     super::command::catch_signals();
-    let config =
-        Config { hz: arguments.hz, ring_bytes: arguments.ring_bytes, ..Config::default() };
+    let config = Config {
+        hz: arguments.hz,
+        ring_bytes: arguments.ring_bytes,
+        ..Config::default()
+    };
     let mut daemon = Daemon::start(&config).map_err(|error| {
         tracing::debug!(?error, "start failed");
         anyhow!("{error}. `hotspan doctor` tells what this host allows")
@@ -108,13 +111,18 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.json {
         let mut writer = BufWriter::new(&mut output);
         serde_json::to_writer(&mut writer, &report).context("cannot write the report")?;
-        writer.write_all(b"\n").and_then(|()| writer.flush()).context("cannot write the report")?;
+        writer
+            .write_all(b"\n")
+            .and_then(|()| writer.flush())
+            .context("cannot write the report")?;
     } else {
         let mut style = render::Style::for_stdout(arguments.top);
         style.colour &= arguments.output.is_none();
         render::report(&report, &mut output, &style).context("cannot write the report")?;
     }
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     Ok(ExitCode::from(code as u8))
 }
 
@@ -129,7 +137,11 @@ fn watch(
     let mut fds: Vec<libc::pollfd> = daemon
         .wake_fds()
         .into_iter()
-        .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
+        .map(|fd| libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        })
         .collect();
     let mut shown = started;
     let status = loop {
@@ -138,13 +150,20 @@ fn watch(
         }
         // SAFETY: `fds` is a live array of that length.
         unsafe {
-            libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, ROUND.as_millis() as libc::c_int)
+            libc::poll(
+                fds.as_mut_ptr(),
+                fds.len() as libc::nfds_t,
+                ROUND.as_millis() as libc::c_int,
+            )
         };
         daemon.round().context("a round of the agent failed")?;
         if progress && shown.elapsed() >= PROGRESS {
             shown = Instant::now();
             let spans = daemon.linker.spans.len();
-            eprint!("\r\x1b[Khotspan: {:.1} s, {spans} spans", started.elapsed().as_secs_f64());
+            eprint!(
+                "\r\x1b[Khotspan: {:.1} s, {spans} spans",
+                started.elapsed().as_secs_f64()
+            );
         }
     };
     if progress {

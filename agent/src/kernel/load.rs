@@ -80,7 +80,11 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { hz: 99, ring_bytes: 1 << 20, wait_scale_ns: 1_000_000 }
+        Self {
+            hz: 99,
+            ring_bytes: 1 << 20,
+            wait_scale_ns: 1_000_000,
+        }
     }
 }
 
@@ -133,7 +137,14 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
     }
     let has_breadcrumb = attach_breadcrumb(&mut ebpf);
     load_totals(&mut ebpf, &aya_btf)?;
-    Ok(Loaded { ebpf, rings, clock: Clock::CpuClock, has_exit_tp, has_breadcrumb, settings })
+    Ok(Loaded {
+        ebpf,
+        rings,
+        clock: Clock::CpuClock,
+        has_exit_tp,
+        has_breadcrumb,
+        settings,
+    })
 }
 
 fn open(btf: &AyaBtf, offsets: &Offsets, settings: &Settings) -> Result<Ebpf, LoadError> {
@@ -202,7 +213,9 @@ fn attach_tracepoint(
 /// The tracepoint's number is read from tracefs. Where nobody mounted that, a thread of ours mounts
 /// it in a mount namespace of its own: the host sees nothing of it.
 fn attach_breadcrumb(ebpf: &mut Ebpf) -> bool {
-    let Some(program) = ebpf.program_mut("lane_breadcrumb") else { return false };
+    let Some(program) = ebpf.program_mut("lane_breadcrumb") else {
+        return false;
+    };
     let mut attach = || -> Result<(), ProgramError> {
         let program: &mut TracePoint = (&mut *program).try_into()?;
         program.load()?;
@@ -269,7 +282,10 @@ pub fn attach_timer(loaded: &mut Loaded, hz: u64) -> Result<(), LoadError> {
     const NAME: &str = "timer_sample";
     let failed = |source| LoadError::Program { name: NAME, source };
     let cpus = online_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
-    let program = loaded.ebpf.program_mut(NAME).ok_or(LoadError::Missing(NAME))?;
+    let program = loaded
+        .ebpf
+        .program_mut(NAME)
+        .ok_or(LoadError::Missing(NAME))?;
     let program: &mut PerfEvent = program.try_into().map_err(failed)?;
     program.load().map_err(failed)?;
     let mut attach = |config: &PerfEventConfig| -> Result<(), ProgramError> {

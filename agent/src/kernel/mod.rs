@@ -71,7 +71,11 @@ impl KernelSide {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let mut loaded = load::load(config)?;
         load::attach_timer(&mut loaded, config.hz)?;
-        let mut side = Self { loaded, live: Live::default(), undecoded: 0 };
+        let mut side = Self {
+            loaded,
+            live: Live::default(),
+            undecoded: 0,
+        };
         side.live.stack_generation = 1;
         side.publish_live()?;
         Ok(side)
@@ -89,7 +93,11 @@ impl KernelSide {
 
     /// Descriptors that become readable when the programs call for the daemon.
     pub fn wake_fds(&self) -> Vec<RawFd> {
-        self.loaded.rings.iter().map(|ring| ring.as_raw_fd()).collect()
+        self.loaded
+            .rings
+            .iter()
+            .map(|ring| ring.as_raw_fd())
+            .collect()
     }
 
     /// Begins a drain round: lanes that run ahead of it call for the daemon.
@@ -101,7 +109,11 @@ impl KernelSide {
     fn publish_live(&mut self) -> Result<(), KernelError> {
         const NAME: &str = "LIVE";
         let failed = |error| KernelError::Map(NAME, error);
-        let map = self.loaded.ebpf.map_mut(NAME).ok_or(KernelError::Missing(NAME))?;
+        let map = self
+            .loaded
+            .ebpf
+            .map_mut(NAME)
+            .ok_or(KernelError::Missing(NAME))?;
         let mut map: Array<_, PodLive> = map.try_into().map_err(failed)?;
         map.set(0, PodLive(self.live), 0).map_err(failed)
     }
@@ -122,7 +134,11 @@ impl KernelSide {
     pub fn parked_exits(&mut self) -> Result<Vec<agent_ebpf::wire::Exit>, KernelError> {
         const NAME: &str = "PARKED_EXITS";
         let failed = |error| KernelError::Map(NAME, error);
-        let map = self.loaded.ebpf.map_mut(NAME).ok_or(KernelError::Missing(NAME))?;
+        let map = self
+            .loaded
+            .ebpf
+            .map_mut(NAME)
+            .ok_or(KernelError::Missing(NAME))?;
         let mut map: BpfHashMap<_, u64, PodExit> = map.try_into().map_err(failed)?;
         let parked: Vec<_> = map.iter().filter_map(Result::ok).collect();
         for (serial, _) in &parked {
@@ -135,7 +151,11 @@ impl KernelSide {
     pub fn totals(&mut self) -> Result<Vec<Snapshot>, KernelError> {
         const NAME: &str = "thread_totals";
         let failed = |error| KernelError::Program(NAME, error);
-        let program = self.loaded.ebpf.program_mut(NAME).ok_or(KernelError::Missing(NAME))?;
+        let program = self
+            .loaded
+            .ebpf
+            .program_mut(NAME)
+            .ok_or(KernelError::Missing(NAME))?;
         let program: &mut Iter = program.try_into().map_err(failed)?;
         // An iterator's file can be read once; a fresh link gives a fresh file.
         let link = program.attach().map_err(failed)?;
@@ -155,7 +175,11 @@ impl KernelSide {
             return Ok(());
         }
         let failed = |error| KernelError::Map(NAME, error);
-        let map = self.loaded.ebpf.map_mut(NAME).ok_or(KernelError::Missing(NAME))?;
+        let map = self
+            .loaded
+            .ebpf
+            .map_mut(NAME)
+            .ok_or(KernelError::Missing(NAME))?;
         let mut map: BpfHashMap<_, u32, PodLaneRef> = map.try_into().map_err(failed)?;
         for (tid, lane) in lanes {
             map.insert(tid, PodLaneRef(*lane), 0).map_err(failed)?;
@@ -181,7 +205,11 @@ impl KernelSide {
             && let Ok(mut map) = BpfHashMap::<_, u32, u32>::try_from(map)
         {
             // A full map only means that tails are saved needlessly.
-            let _ = if attached { map.insert(tgid, 1, 0) } else { map.remove(&tgid) };
+            let _ = if attached {
+                map.insert(tgid, 1, 0)
+            } else {
+                map.remove(&tgid)
+            };
         }
     }
 
@@ -189,7 +217,11 @@ impl KernelSide {
     pub fn counters(&self) -> Result<BTreeMap<Counter, u64>, KernelError> {
         const NAME: &str = "COUNTERS";
         let failed = |error| KernelError::Map(NAME, error);
-        let map = self.loaded.ebpf.map(NAME).ok_or(KernelError::Missing(NAME))?;
+        let map = self
+            .loaded
+            .ebpf
+            .map(NAME)
+            .ok_or(KernelError::Missing(NAME))?;
         let map: PerCpuArray<_, u64> = map.try_into().map_err(failed)?;
         let mut counters = BTreeMap::new();
         for &counter in Counter::ALL {

@@ -5,7 +5,7 @@ pub mod segment;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    fs,
+    fs, io,
     path::Path,
 };
 
@@ -16,7 +16,7 @@ use crate::process::{
     id::Pid,
     maps::{Address, Backing, ProcessMap},
 };
-use segment::{Segment, start_ticks};
+use segment::{Refused, Segment, start_ticks};
 
 // The kernel side reads the control line with its own copy of the offsets.
 const _: () = assert!(
@@ -94,25 +94,37 @@ impl Lanes {
     /// Attaches every segment of `pid` that is not attached yet. `from_birth`: the process was seen
     /// making it, so that every marker counts from the first. Returns whether there is any.
     pub fn attach(&mut self, pid: Pid, from_birth: bool) -> bool {
-        let Ok(map) = ProcessMap::read(pid) else { return false };
+        let Ok(map) = ProcessMap::read(pid) else {
+            return false;
+        };
         for mapping in map.mappings() {
-            let Backing::File { path, .. } = &mapping.backing else { continue };
+            let Backing::File { path, .. } = &mapping.backing else {
+                continue;
+            };
             if mapping.offset.0 != 0 || !is_segment(path) {
                 continue;
             }
-            if self.by_process.get(&pid).is_some_and(|s| s.len() >= MAX_SEGMENTS) {
+            if self
+                .by_process
+                .get(&pid)
+                .is_some_and(|s| s.len() >= MAX_SEGMENTS)
+            {
                 self.refuse("segment_too_many");
                 break;
             }
             if self.by_process.get(&pid).is_some_and(|segments| {
                 segments.iter().any(|&s| {
-                    self.segments[s].as_ref().is_some_and(|s| s.address == mapping.start)
+                    self.segments[s]
+                        .as_ref()
+                        .is_some_and(|s| s.address == mapping.start)
                 })
             }) {
                 continue;
             }
             match Segment::attach(pid, mapping) {
                 Ok(segment) => self.insert(pid, segment, from_birth),
+                // The mapping moved or went with its process: whoever needs it asks again.
+                Err(Refused::Open(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(refused) => {
                     tracing::debug!(%pid, %refused, "segment not attached");
                     self.refuse(refused.key());
@@ -134,22 +146,34 @@ impl Lanes {
 
     /// Makes lanes for those that came into use.
     fn extend(&mut self, pid: Pid, index: usize, from_birth: bool) {
-        let Some(Some(segment)) = self.segments.get(index) else { return };
+        let Some(Some(segment)) = self.segments.get(index) else {
+            return;
+        };
         for number in 0..segment.lanes_in_use() {
             let address = segment.lane_address(number);
             if self.by_address.contains_key(&(pid, address)) {
                 continue;
             }
             let control = segment.control(number);
-            let slots = 1u64 << if control.grown_at != 0 {
-                abi::RING_LOG2_MAX
+            let slots = 1u64
+                << if control.grown_at != 0 {
+                    abi::RING_LOG2_MAX
+                } else {
+                    control.ring_log2
+                };
+            let tail = if from_birth {
+                0
             } else {
-                control.ring_log2
+                control.head.saturating_sub(slots - 1)
             };
-            let tail = if from_birth { 0 } else { control.head.saturating_sub(slots - 1) };
             let id = LaneId(self.lanes.len());
             let place = Some((index, number));
-            self.lanes.push(Lane { pid, place, tail, events: VecDeque::new() });
+            self.lanes.push(Lane {
+                pid,
+                place,
+                tail,
+                events: VecDeque::new(),
+            });
             self.by_address.insert((pid, address), id);
         }
     }
@@ -184,7 +208,12 @@ impl Lanes {
 
     fn virtual_lane(&mut self, pid: Pid, address: Address) -> LaneId {
         *self.by_address.entry((pid, address)).or_insert_with(|| {
-            self.lanes.push(Lane { pid, place: None, tail: 0, events: VecDeque::new() });
+            self.lanes.push(Lane {
+                pid,
+                place: None,
+                tail: 0,
+                events: VecDeque::new(),
+            });
             LaneId(self.lanes.len() - 1)
         })
     }
@@ -220,8 +249,11 @@ impl Lanes {
 
     /// Drains every lane whose head moved.
     pub fn drain(&mut self) {
-        let processes: Vec<(Pid, Vec<usize>)> =
-            self.by_process.iter().map(|(pid, segments)| (*pid, segments.clone())).collect();
+        let processes: Vec<(Pid, Vec<usize>)> = self
+            .by_process
+            .iter()
+            .map(|(pid, segments)| (*pid, segments.clone()))
+            .collect();
         for (pid, segments) in processes {
             for index in segments {
                 self.extend(pid, index, true);
@@ -231,7 +263,11 @@ impl Lanes {
             self.drain_lane(id);
         }
         self.round += 1;
-        while self.dying.front().is_some_and(|&(round, _)| round < self.round) {
+        while self
+            .dying
+            .front()
+            .is_some_and(|&(round, _)| round < self.round)
+        {
             if let Some((_, index)) = self.dying.pop_front()
                 && let Some(segment) = self.segments[index].take()
             {
@@ -242,8 +278,12 @@ impl Lanes {
 
     fn drain_lane(&mut self, id: usize) {
         let lane = &mut self.lanes[id];
-        let Some((index, number)) = lane.place else { return };
-        let Some(Some(segment)) = self.segments.get(index) else { return };
+        let Some((index, number)) = lane.place else {
+            return;
+        };
+        let Some(Some(segment)) = self.segments.get(index) else {
+            return;
+        };
         let control = segment.control(number);
         if control.head == lane.tail {
             return;
@@ -253,7 +293,11 @@ impl Lanes {
             lane.tail = control.head;
             return;
         }
-        let log2 = if control.grown_at != 0 { abi::RING_LOG2_MAX } else { control.ring_log2 };
+        let log2 = if control.grown_at != 0 {
+            abi::RING_LOG2_MAX
+        } else {
+            control.ring_log2
+        };
         let behind = control.head - lane.tail;
         self.captured += behind;
         let kept = behind.min((1 << log2) - 1);
@@ -298,9 +342,16 @@ impl Lanes {
 
     /// The name behind an id in the lane's process.
     pub fn name(&mut self, id: LaneId, name: u32) -> String {
-        let Some((index, _)) = self.lanes[id.0].place else { return String::new() };
-        let Some(Some(segment)) = self.segments.get(index) else { return String::new() };
-        self.names.entry((index, name)).or_insert_with(|| segment.name(name)).clone()
+        let Some((index, _)) = self.lanes[id.0].place else {
+            return String::new();
+        };
+        let Some(Some(segment)) = self.segments.get(index) else {
+            return String::new();
+        };
+        self.names
+            .entry((index, name))
+            .or_insert_with(|| segment.name(name))
+            .clone()
     }
 
     /// The process image is gone (exec or exit): its addresses mean nothing any more. What was
@@ -313,9 +364,10 @@ impl Lanes {
                 if let Some(Some(segment)) = self.segments.get(index) {
                     let without = segment.threads_without_lane();
                     let refused = segment.publishes_refused();
-                    for (key, n) in
-                        [("threads_without_lane", without), ("publishes_refused", refused)]
-                    {
+                    for (key, n) in [
+                        ("threads_without_lane", without),
+                        ("publishes_refused", refused),
+                    ] {
                         if n > 0 {
                             *self.refused.entry(key).or_default() += n;
                         }
@@ -329,9 +381,15 @@ impl Lanes {
     /// the kernel side.
     pub fn sweep(&mut self, own: Pid) -> Vec<Owner> {
         let mut owners = Vec::new();
-        let Ok(entries) = fs::read_dir("/proc") else { return owners };
+        let Ok(entries) = fs::read_dir("/proc") else {
+            return owners;
+        };
         for entry in entries.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
                 continue;
             };
             let pid = Pid(pid);
@@ -347,8 +405,12 @@ impl Lanes {
     fn owners_of(&mut self, pid: Pid, owners: &mut Vec<Owner>) {
         let inner = inner_tids(pid);
         for (&(owner, address), &id) in &self.by_address {
-            let Some((index, number)) = self.lanes[id.0].place else { continue };
-            let Some(Some(segment)) = self.segments.get(index) else { continue };
+            let Some((index, number)) = self.lanes[id.0].place else {
+                continue;
+            };
+            let Some(Some(segment)) = self.segments.get(index) else {
+                continue;
+            };
             if owner != pid {
                 continue;
             }
@@ -360,7 +422,9 @@ impl Lanes {
                 *self.refused.entry("lane_owner_unknown").or_default() += 1;
                 continue;
             };
-            let Some(start_ticks) = start_ticks(pid, tid) else { continue };
+            let Some(start_ticks) = start_ticks(pid, tid) else {
+                continue;
+            };
             owners.push(Owner {
                 tid,
                 lane: id,
@@ -394,15 +458,22 @@ impl Lanes {
 
 fn is_segment(path: &Path) -> bool {
     let name = path.as_os_str().as_encoded_bytes();
-    name.strip_prefix(b"/memfd:").is_some_and(|rest| rest == abi::SEGMENT_NAME.as_bytes())
+    name.strip_prefix(b"/memfd:")
+        .is_some_and(|rest| rest == abi::SEGMENT_NAME.as_bytes())
 }
 
 /// Threads of `pid`: id in the innermost pid namespace -> id in the initial one.
 fn inner_tids(pid: Pid) -> HashMap<u32, u32> {
     let mut tids = HashMap::new();
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return tids };
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return tids;
+    };
     for entry in entries.flatten() {
-        let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+        let Some(tid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
             continue;
         };
         let Ok(status) = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")) else {

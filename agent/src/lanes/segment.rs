@@ -145,7 +145,11 @@ impl Segment {
             return Err(Refused::Header);
         }
         let geometry = head.geometry(len)?;
-        if !is_creator(pid, head.u32(header::CREATOR_PID), head.u64(header::CREATOR_START)) {
+        if !is_creator(
+            pid,
+            head.u32(header::CREATOR_PID),
+            head.u64(header::CREATOR_START),
+        ) {
             return Err(Refused::Foreign);
         }
         let len = len as usize;
@@ -163,7 +167,8 @@ impl Segment {
         if base == libc::MAP_FAILED {
             return Err(Refused::Map(io::Error::last_os_error()));
         }
-        let base = NonNull::new(base.cast()).ok_or_else(|| Refused::Map(io::Error::other("null")))?;
+        let base =
+            NonNull::new(base.cast()).ok_or_else(|| Refused::Map(io::Error::other("null")))?;
         Ok(Self {
             file,
             base,
@@ -219,8 +224,12 @@ impl Segment {
 
     /// Copies one event; `None` when its slot holds another one by now.
     pub fn event(&self, number: usize, control: &Control, index: u64) -> Option<Event> {
-        let slot =
-            abi::slot_of(index, control.ring_log2, control.grown_at, self.geometry.ring_log2_max);
+        let slot = abi::slot_of(
+            index,
+            control.ring_log2,
+            control.grown_at,
+            self.geometry.ring_log2_max,
+        );
         let at = self.lane_offset(number) + abi::RING_IN_LANE + slot as usize * abi::EVENT_LEN;
         if at + abi::EVENT_LEN > self.len {
             return None;
@@ -230,7 +239,11 @@ impl Segment {
         //   offsets are multiples of 64 from a page;
         // - the mapping lives as long as `self`; other processes write it, hence atomics.
         let words = unsafe {
-            &*self.base.as_ptr().add(at).cast::<[AtomicU64; abi::EVENT_WORDS]>()
+            &*self
+                .base
+                .as_ptr()
+                .add(at)
+                .cast::<[AtomicU64; abi::EVENT_WORDS]>()
         };
         abi::read_slot(words, index).map(|words| Event::from_words(&words))
     }
@@ -340,7 +353,10 @@ fn check_memory(file: &File) -> Result<(), Refused> {
         if libc::fstatfs(file.as_raw_fd(), &raw mut stat) != 0 {
             return Err(Refused::Open(io::Error::last_os_error()));
         }
-        (stat.f_type, libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS))
+        (
+            stat.f_type,
+            libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS),
+        )
     };
     if kind != TMPFS_MAGIC {
         return Err(Refused::NotMemory);
@@ -355,11 +371,15 @@ fn check_memory(file: &File) -> Result<(), Refused> {
 /// Whether `pid` itself made the segment: its innermost pid and its start time, both as the process
 /// sees them (pid and time namespaces).
 fn is_creator(pid: Pid, creator_pid: u32, creator_start: u64) -> bool {
-    let innermost = fs::read_to_string(format!("/proc/{pid}/status")).ok().and_then(|status| {
-        let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
-        line.split_whitespace().last()?.parse::<u32>().ok()
-    });
-    let Some(start) = start_ticks(pid, pid.0) else { return false };
+    let innermost = fs::read_to_string(format!("/proc/{pid}/status"))
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
+            line.split_whitespace().last()?.parse::<u32>().ok()
+        });
+    let Some(start) = start_ticks(pid, pid.0) else {
+        return false;
+    };
     innermost == Some(creator_pid)
         && i128::from(start) + i128::from(boot_offset_ticks(pid)) == i128::from(creator_start)
 }
@@ -368,7 +388,12 @@ fn is_creator(pid: Pid, creator_pid: u32, creator_start: u64) -> bool {
 pub fn start_ticks(pid: Pid, tid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
     // The name in parentheses may hold anything; fields count from the last one.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
 }
 
 /// What a time namespace adds to the boot clock of `pid`, in clock ticks.

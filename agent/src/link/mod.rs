@@ -11,7 +11,7 @@ use agent_ebpf::wire::{Exit, Snapshot, State as K};
 
 use crate::{
     kernel::{Record, StackDefinition, ktime::TscClock},
-    lanes::Lanes,
+    lanes::{LaneId, Lanes},
     process::{Processes, id::Pid, maps::Address},
     profile::state::{State, StateTimes},
 };
@@ -71,6 +71,7 @@ pub struct Linker {
     timelines: HashMap<u64, Timeline>,
     by_tid: HashMap<u32, u64>,
     exited: HashSet<u64>,
+    finished: Vec<u64>,
     unnamed: Vec<Unnamed>,
     clock: TscClock,
     sample_ns: u64,
@@ -96,6 +97,7 @@ impl Linker {
             timelines: HashMap::new(),
             by_tid: HashMap::new(),
             exited: HashSet::new(),
+            finished: Vec::new(),
             unnamed: Vec::new(),
             clock: TscClock::start(),
             sample_ns: 1_000_000_000 / hz.max(1),
@@ -163,8 +165,10 @@ impl Linker {
                 self.delivered.lifecycle += 1;
                 let pid = Pid(seen.tgid);
                 self.by_tid.insert(seen.tid, seen.serial);
-                let timeline =
-                    self.timelines.entry(seen.serial).or_insert_with(|| Timeline::new(pid));
+                let timeline = self
+                    .timelines
+                    .entry(seen.serial)
+                    .or_insert_with(|| Timeline::new(pid));
                 let lane = self.lanes.lane_or_virtual(pid, Address(seen.va));
                 timeline.push(Item::Lane {
                     seq: seen.seq,
@@ -216,7 +220,9 @@ impl Linker {
         let mut told = Vec::new();
         let mut pids = Vec::new();
         for owner in owners {
-            let Some(snapshot) = by_tid.get(&owner.tid) else { continue };
+            let Some(snapshot) = by_tid.get(&owner.tid) else {
+                continue;
+            };
             let pid = self.lanes.pid(owner.lane);
             if snapshot.tgid != pid.0 || self.timelines.contains_key(&snapshot.serial) {
                 continue;
@@ -249,7 +255,10 @@ impl Linker {
         for snapshot in snapshots {
             self.by_tid.insert(snapshot.tid, snapshot.serial);
             if let Some(timeline) = self.timelines.get_mut(&snapshot.serial) {
-                timeline.push(Item::Snapshot { snapshot: *snapshot, end });
+                timeline.push(Item::Snapshot {
+                    snapshot: *snapshot,
+                    end,
+                });
             }
             if end && !self.exited.contains(&snapshot.serial) {
                 let mut states = totals(&snapshot.total);
@@ -288,11 +297,34 @@ impl Linker {
                 },
             );
         }
+        let mut needed: HashMap<LaneId, u64> = HashMap::new();
+        for (lane, index) in self.timelines.values().flat_map(Timeline::needs) {
+            let least = needed.entry(lane).or_insert(index);
+            *least = index.min(*least);
+        }
+        for (lane, index) in needed {
+            self.lanes.consume(lane, index);
+        }
         self.name_causes();
+        self.bury();
         let gone: Vec<Pid> = self.processes.take_dead();
         for pid in gone {
             self.lanes.forget_addresses(pid);
         }
+    }
+
+    /// Forgets finished threads one round after their end: others may still name them as wakers.
+    fn bury(&mut self) {
+        let buried = std::mem::take(&mut self.finished);
+        for serial in buried {
+            self.timelines.remove(&serial);
+        }
+        let finished = self
+            .timelines
+            .iter()
+            .filter(|(_, t)| t.finished)
+            .map(|(&serial, _)| serial);
+        self.finished = finished.collect();
     }
 
     fn name_causes(&mut self) {
@@ -308,7 +340,12 @@ impl Linker {
                 pid: unnamed.pid,
                 span,
             };
-            self.spans.get_mut(unnamed.span).causes.entry(cause).or_default().add(unnamed.ns);
+            self.spans
+                .get_mut(unnamed.span)
+                .causes
+                .entry(cause)
+                .or_default()
+                .add(unnamed.ns);
         }
     }
 }

@@ -178,7 +178,10 @@ impl Spans {
 
     /// All of them, in order of first sight.
     pub fn iter(&self) -> impl Iterator<Item = (SpanIndex, &Span)> {
-        self.table.iter().enumerate().map(|(i, span)| (SpanIndex(i as u32), span))
+        self.table
+            .iter()
+            .enumerate()
+            .map(|(i, span)| (SpanIndex(i as u32), span))
     }
 }
 

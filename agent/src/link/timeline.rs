@@ -40,7 +40,14 @@ pub enum Item {
     /// It was seen running.
     Sample(Sample),
     /// It took a lane: events from an index on are its own.
-    Lane { seq: u64, at: u64, since: u64, total: [u64; STATES], lane: LaneId, first_index: u64 },
+    Lane {
+        seq: u64,
+        at: u64,
+        since: u64,
+        total: [u64; STATES],
+        lane: LaneId,
+        first_index: u64,
+    },
     /// Its image, and with it the lane, was replaced.
     Exec(Exec),
     /// Its account as the iterator saw it; `end` closes what is open (the last one).
@@ -105,7 +112,11 @@ enum Turn {
     /// Nothing published before this is valid any more.
     Clear { at: u64 },
     /// Another lane from here on.
-    Bind { at: u64, lane: LaneId, first_index: u64 },
+    Bind {
+        at: u64,
+        lane: LaneId,
+        first_index: u64,
+    },
 }
 
 /// One thread's linking state.
@@ -213,26 +224,63 @@ impl Timeline {
             done += 1;
         }
         self.queue.drain(..done);
-        if let Some(lane) = self.lane {
-            context.lanes.consume(lane, self.next);
-        }
+    }
+
+    /// The lanes whose events this thread still needs, each with the first index of them. A lane
+    /// passes from thread to thread, so only the least of all may be dropped.
+    pub fn needs(&self) -> impl Iterator<Item = (LaneId, u64)> + '_ {
+        let bound = self
+            .lane
+            .filter(|_| !self.finished)
+            .map(|lane| (lane, self.next));
+        let turns = self.turns.iter().filter_map(|turn| match turn {
+            Turn::Bind {
+                lane, first_index, ..
+            } => Some((*lane, *first_index)),
+            Turn::Clear { .. } => None,
+        });
+        let queued = self.queue.iter().filter_map(|item| match item {
+            Item::Lane {
+                lane, first_index, ..
+            } => Some((*lane, *first_index)),
+            _ => None,
+        });
+        bound.into_iter().chain(turns).chain(queued)
     }
 
     fn apply(&mut self, item: &Item, context: &mut Context<'_>) {
         match item {
-            Item::Lane { seq, at, since, total, lane, first_index } => {
+            Item::Lane {
+                seq,
+                at,
+                since,
+                total,
+                lane,
+                first_index,
+            } => {
                 if self.position.is_none() {
-                    self.position = Some(Position { at: *since, seq: *seq, total: *total });
+                    self.position = Some(Position {
+                        at: *since,
+                        seq: *seq,
+                        total: *total,
+                    });
                 }
                 if self.lane.is_none() && self.turns.is_empty() {
                     self.bind(*lane, *first_index);
                 } else {
-                    self.turns.push(Turn::Bind { at: *at, lane: *lane, first_index: *first_index });
+                    self.turns.push(Turn::Bind {
+                        at: *at,
+                        lane: *lane,
+                        first_index: *first_index,
+                    });
                 }
             }
             Item::Sample(sample) => {
                 if sample.flags & HEAD_KNOWN != 0 {
-                    self.checkpoints.push(Checkpoint { at: sample.at, head: sample.head });
+                    self.checkpoints.push(Checkpoint {
+                        at: sample.at,
+                        head: sample.head,
+                    });
                 }
                 self.samples.push(*sample);
             }
@@ -252,7 +300,11 @@ impl Timeline {
     /// `position` and charges what it had before to `unknown.before_attach`.
     pub fn adopt(&mut self, snapshot: &Snapshot, lane: LaneId, context: &mut Context<'_>) {
         let at = snapshot.since;
-        self.position = Some(Position { at, seq: snapshot.seq, total: snapshot.total });
+        self.position = Some(Position {
+            at,
+            seq: snapshot.seq,
+            total: snapshot.total,
+        });
         self.bind(lane, context.lanes.first_index(lane));
         let events: Vec<Event> = context.lanes.events(lane).iter().copied().collect();
         let mut open: Option<(Event, u64)> = None;
@@ -261,7 +313,9 @@ impl Timeline {
                 continue;
             }
             // Without a stamp only the heads the kernel side sees from now on can order it.
-            let Some(stamp) = stamp(&event, context.clock) else { break };
+            let Some(stamp) = stamp(&event, context.clock) else {
+                break;
+            };
             if stamp > at {
                 break;
             }
@@ -272,7 +326,8 @@ impl Timeline {
             let span = self.activate(&event, stamp, context);
             if let Some(span) = span {
                 let span = context.spans.get_mut(span);
-                span.states.add(State::Kernel(K::UnknownBeforeAttach), at - stamp);
+                span.states
+                    .add(State::Kernel(K::UnknownBeforeAttach), at - stamp);
                 span.exact = at == stamp;
             }
             self.remember(event.index, span);
@@ -280,7 +335,9 @@ impl Timeline {
     }
 
     fn interval(&mut self, interval: &Interval, context: &mut Context<'_>) {
-        let Some(position) = self.position else { return };
+        let Some(position) = self.position else {
+            return;
+        };
         if interval.seq <= position.seq {
             return;
         }
@@ -297,13 +354,18 @@ impl Timeline {
         if interval.flags & CUT == 0 {
             self.wait(interval, &wait, context);
         }
-        self.position =
-            Some(Position { at: interval.in_at, seq: interval.seq, total: interval.total });
+        self.position = Some(Position {
+            at: interval.in_at,
+            seq: interval.seq,
+            total: interval.total,
+        });
     }
 
     /// A wait: no marker can fall into it, so all of it is the current span's.
     fn wait(&mut self, interval: &Interval, wait: &Composition, context: &mut Context<'_>) {
-        let Some(Active { span: index, .. }) = self.active else { return };
+        let Some(Active { span: index, .. }) = self.active else {
+            return;
+        };
         let span = context.spans.get_mut(index);
         for (state, ns) in wait.iter() {
             span.states.add(state, ns);
@@ -311,8 +373,11 @@ impl Timeline {
         }
         if interval.weight > 0 {
             let state = kernel_state(interval.state);
-            let key =
-                StackKey { state, user: interval.user_stack, kernel: interval.kernel_stack };
+            let key = StackKey {
+                state,
+                user: interval.user_stack,
+                kernel: interval.kernel_stack,
+            };
             span.stacks.entry(key).or_default().add(interval.weight);
         }
         for (state, ns) in wait.iter() {
@@ -326,20 +391,35 @@ impl Timeline {
                 (CauseKind::Interrupt, 0, 0, 0)
             } else if interval.waker_tid != 0 {
                 let head = interval.waker_head;
-                (CauseKind::Waker, interval.waker_tid, interval.waker_tgid, head)
+                (
+                    CauseKind::Waker,
+                    interval.waker_tid,
+                    interval.waker_tgid,
+                    head,
+                )
             } else {
                 (CauseKind::Syscall(interval.syscall), 0, 0, 0)
             };
             if tid == 0 && ready {
                 continue; // nobody had the CPU: it was on its way out of idle
             }
-            let unnamed = Unnamed { span: index, state, ns, tid, pid, head_plus_one, kind };
+            let unnamed = Unnamed {
+                span: index,
+                state,
+                ns,
+                tid,
+                pid,
+                head_plus_one,
+                kind,
+            };
             context.unnamed.push(unnamed);
         }
     }
 
     fn snapshot(&mut self, snapshot: &Snapshot, end: bool, context: &mut Context<'_>) {
-        let Some(position) = self.position else { return };
+        let Some(position) = self.position else {
+            return;
+        };
         if snapshot.torn != 0 || snapshot.seq < position.seq || self.finished {
             return;
         }
@@ -365,7 +445,9 @@ impl Timeline {
 
     /// The recording ends while the thread lives: what is open is charged up to now.
     fn close(&mut self, snapshot: &Snapshot, context: &mut Context<'_>) {
-        let Some(position) = self.position else { return };
+        let Some(position) = self.position else {
+            return;
+        };
         let mut total = snapshot.total;
         for (state, ns) in open_part(snapshot).iter() {
             if let State::Kernel(kernel) = state {
@@ -380,13 +462,19 @@ impl Timeline {
     }
 
     fn exit(&mut self, exit: &Exit, context: &mut Context<'_>) {
-        let Some(position) = self.position else { return };
+        let Some(position) = self.position else {
+            return;
+        };
         // The lane's own last word is better than the head the kernel read: both when it was
         // released by the thread itself and when it was read at the thread's death.
-        let head = self.released(context).or((exit.flags & HEAD_KNOWN != 0).then_some(exit.head));
+        let head = self
+            .released(context)
+            .or((exit.flags & HEAD_KNOWN != 0).then_some(exit.head));
         let slice = difference(&exit.total, &position.total);
         let lost = exit.seq.saturating_sub(position.seq);
-        self.turns.push(Turn::Clear { at: exit.exiting_at });
+        self.turns.push(Turn::Clear {
+            at: exit.exiting_at,
+        });
         self.slice(exit.at, head, &slice, lost, context);
         self.deactivate(exit.exiting_at.min(exit.at), context);
         self.finished = true;
@@ -395,7 +483,9 @@ impl Timeline {
     /// Index after this thread's LANE_END, when it has been drained.
     fn released(&self, context: &Context<'_>) -> Option<u64> {
         let events = context.lanes.events(self.lane?);
-        let end = events.iter().find(|e| e.index >= self.next && e.op == op::LANE_END)?;
+        let end = events
+            .iter()
+            .find(|e| e.index >= self.next && e.op == op::LANE_END)?;
         Some(end.index + 1)
     }
 
@@ -410,7 +500,9 @@ impl Timeline {
         lost: u64,
         context: &mut Context<'_>,
     ) {
-        let Some(position) = self.position else { return };
+        let Some(position) = self.position else {
+            return;
+        };
         let end = end.max(position.at);
         let mut composition = Composition::default();
         for state in K::ALL {
@@ -443,7 +535,9 @@ impl Timeline {
                     self.deactivate(at, context);
                     self.lane = None;
                 }
-                Turn::Bind { lane, first_index, .. } => {
+                Turn::Bind {
+                    lane, first_index, ..
+                } => {
                     self.deactivate(at, context);
                     self.bind(lane, first_index);
                 }
@@ -514,7 +608,10 @@ impl Timeline {
 
     /// Markers up to `index` are lost: the span is known no further than the last moment at which
     /// none of them was published.
-    #[expect(clippy::too_many_arguments, reason = "one step of `window`, on its variables")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one step of `window`, on its variables"
+    )]
     fn skip(
         &mut self,
         index: u64,
@@ -605,7 +702,11 @@ impl Timeline {
     }
 
     fn key(&self, event: &Event) -> SpanKey {
-        SpanKey { trace_id: event.trace_id, span_id: event.span_id, pid: self.pid }
+        SpanKey {
+            trace_id: event.trace_id,
+            span_id: event.span_id,
+            pid: self.pid,
+        }
     }
 
     fn activate(&mut self, event: &Event, at: u64, context: &mut Context<'_>) -> Option<SpanIndex> {
@@ -622,7 +723,10 @@ impl Timeline {
 
     fn deactivate(&mut self, at: u64, context: &mut Context<'_>) {
         if let Some(active) = self.active.take() {
-            context.spans.get_mut(active.span).deactivate(active.since, at.max(active.since));
+            context
+                .spans
+                .get_mut(active.span)
+                .deactivate(active.since, at.max(active.since));
         }
     }
 }
@@ -647,7 +751,9 @@ fn wait_of(interval: &Interval) -> Composition {
         return wait;
     }
     let blocked = interval.wake_at.saturating_sub(interval.out_at);
-    let ready = interval.in_at.saturating_sub(interval.wake_at.max(interval.out_at));
+    let ready = interval
+        .in_at
+        .saturating_sub(interval.wake_at.max(interval.out_at));
     if interval.flags & PREEMPTED == 0 {
         wait.add(kernel_state(interval.state), blocked);
     }
@@ -667,7 +773,9 @@ pub fn open_part(snapshot: &Snapshot) -> Composition {
         let wake = if snapshot.flags & thread::PREEMPTED != 0 {
             snapshot.since
         } else if snapshot.flags & thread::WAKE_SET != 0 {
-            snapshot.wake.clamp(snapshot.since, snapshot.at.max(snapshot.since))
+            snapshot
+                .wake
+                .clamp(snapshot.since, snapshot.at.max(snapshot.since))
         } else {
             snapshot.at.max(snapshot.since)
         };

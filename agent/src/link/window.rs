@@ -55,7 +55,9 @@ impl Composition {
         }
         // All states but one are rounded down at both ends of the piece, so they telescope; the
         // largest takes what is left of the piece's length.
-        let Some(largest) = (0..self.0.len()).max_by_key(|&i| self.0[i].1) else { return share };
+        let Some(largest) = (0..self.0.len()).max_by_key(|&i| self.0[i].1) else {
+            return share;
+        };
         let up_to = |ns: u64, at: u64| (u128::from(ns) * u128::from(at) / u128::from(len)) as u64;
         let mut rest = to - from;
         for (i, &(state, ns)) in self.0.iter().enumerate() {
@@ -115,13 +117,36 @@ mod tests {
 
     #[test]
     fn marker_is_held_between_checkpoints() {
-        let checkpoints = [Checkpoint { at: 100, head: 5 }, Checkpoint { at: 200, head: 7 }];
-        assert_eq!(place(5, Some(50), 0, 300, &checkpoints), 100, "not before it was unseen");
+        let checkpoints = [
+            Checkpoint { at: 100, head: 5 },
+            Checkpoint { at: 200, head: 7 },
+        ];
+        assert_eq!(
+            place(5, Some(50), 0, 300, &checkpoints),
+            100,
+            "not before it was unseen"
+        );
         assert_eq!(place(5, Some(150), 0, 300, &checkpoints), 150);
-        assert_eq!(place(6, Some(250), 0, 300, &checkpoints), 200, "not after it was seen");
-        assert_eq!(place(7, Some(900), 0, 300, &checkpoints), 300, "not outside the window");
-        assert_eq!(place(4, Some(90), 95, 300, &checkpoints), 95, "not before the one before it");
-        assert_eq!(place(7, None, 0, 300, &checkpoints), 200, "without a stamp: the lower bound");
+        assert_eq!(
+            place(6, Some(250), 0, 300, &checkpoints),
+            200,
+            "not after it was seen"
+        );
+        assert_eq!(
+            place(7, Some(900), 0, 300, &checkpoints),
+            300,
+            "not outside the window"
+        );
+        assert_eq!(
+            place(4, Some(90), 95, 300, &checkpoints),
+            95,
+            "not before the one before it"
+        );
+        assert_eq!(
+            place(7, None, 0, 300, &checkpoints),
+            200,
+            "without a stamp: the lower bound"
+        );
     }
 
     proptest! {

@@ -46,8 +46,17 @@ pub struct Reporter<'a> {
 impl<'a> Reporter<'a> {
     /// Resolves every stack the spans refer to.
     pub fn new(linker: &'a mut Linker, symbols: &Symbols, unix_offset: i128) -> Self {
-        let threads = linker.threads.iter().map(|t| (t.tid, t.comm.clone())).collect();
-        let mut reporter = Self { linker, unix_offset, named: HashMap::new(), threads };
+        let threads = linker
+            .threads
+            .iter()
+            .map(|t| (t.tid, t.comm.clone()))
+            .collect();
+        let mut reporter = Self {
+            linker,
+            unix_offset,
+            named: HashMap::new(),
+            threads,
+        };
         reporter.resolve(symbols);
         reporter
     }
@@ -66,11 +75,17 @@ impl<'a> Reporter<'a> {
         let mut requests = Vec::new();
         let mut asked = Vec::new();
         for hash in hashes {
-            let Some(stack) = self.linker.stacks.get(&hash) else { continue };
+            let Some(stack) = self.linker.stacks.get(&hash) else {
+                continue;
+            };
             let pid = Pid(stack.tgid);
             let user = stack.tgid != 0;
             requests.push(Request {
-                map: if user { self.linker.processes.get(pid).map.clone() } else { None },
+                map: if user {
+                    self.linker.processes.get(pid).map.clone()
+                } else {
+                    None
+                },
                 pid,
                 frames: addresses(stack),
                 space: if user { Space::User } else { Space::Kernel },
@@ -96,7 +111,10 @@ impl<'a> Reporter<'a> {
             .map(|(index, _)| index)
             .collect();
         chosen.sort_by_key(|&index| self.linker.spans.get(index).start);
-        chosen.into_iter().map(|index| self.span(index, &off_thread)).collect()
+        chosen
+            .into_iter()
+            .map(|index| self.span(index, &off_thread))
+            .collect()
     }
 
     /// Accounts of every thread of the recorded processes.
@@ -122,8 +140,11 @@ impl<'a> Reporter<'a> {
         let span = self.linker.spans.get(index).clone();
         let process = self.linker.processes.get(span.key.pid).clone();
         let stacks = self.stacks(&span);
-        let mut loss: BTreeMap<String, u64> =
-            span.loss.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect();
+        let mut loss: BTreeMap<String, u64> = span
+            .loss
+            .iter()
+            .map(|(reason, n)| ((*reason).to_owned(), *n))
+            .collect();
         let missing = span
             .stacks
             .keys()
@@ -141,10 +162,17 @@ impl<'a> Reporter<'a> {
         SpanDocument {
             trace_id: hex(&span.key.trace_id),
             span_id: hex(&span.key.span_id),
-            parent_span_id: if span.parent == [0; 8] { String::new() } else { hex(&span.parent) },
+            parent_span_id: if span.parent == [0; 8] {
+                String::new()
+            } else {
+                hex(&span.parent)
+            },
             name: span.name.clone(),
             service: process.executable,
-            process: ProcessDocument { pid: span.key.pid.0, comm: process.comm },
+            process: ProcessDocument {
+                pid: span.key.pid.0,
+                comm: process.comm,
+            },
             start_unix_ns: u64::try_from(i128::from(span.start) + self.unix_offset).unwrap_or(0),
             wall_ns: span.wall_ns(),
             active_ns: span.active_ns,
@@ -154,7 +182,10 @@ impl<'a> Reporter<'a> {
             causes: self.causes(&span),
             methods: methods(&stacks),
             stacks: stacks.into_iter().take(STACKS_TOLD).collect(),
-            exact: Exact { states: span.exact, methods: false },
+            exact: Exact {
+                states: span.exact,
+                methods: false,
+            },
             loss,
         }
     }
@@ -199,15 +230,21 @@ impl<'a> Reporter<'a> {
         };
         let mut frames = part(key.kernel);
         // The innermost kernel frames of a wait are our own hook and the scheduler's door.
-        let own = frames.iter().position(|frame| !is_hook(&frame.name)).unwrap_or(frames.len());
+        let own = frames
+            .iter()
+            .position(|frame| !is_hook(&frame.name))
+            .unwrap_or(frames.len());
         frames.drain(..own);
         frames.extend(part(key.user));
         frames.into()
     }
 
     fn causes(&mut self, span: &Span) -> Vec<CauseDocument> {
-        let causes: Vec<(Cause, Tally)> =
-            span.causes.iter().map(|(cause, tally)| (cause.clone(), *tally)).collect();
+        let causes: Vec<(Cause, Tally)> = span
+            .causes
+            .iter()
+            .map(|(cause, tally)| (cause.clone(), *tally))
+            .collect();
         let mut documents: Vec<CauseDocument> = causes
             .into_iter()
             .map(|(cause, tally)| {
@@ -250,7 +287,10 @@ impl<'a> Reporter<'a> {
         let mut children: HashMap<([u8; 16], [u8; 8]), Vec<SpanIndex>> = HashMap::new();
         for (index, span) in spans.iter() {
             if span.parent != [0; 8] && span.parent != span.key.span_id {
-                children.entry((span.key.trace_id, span.parent)).or_default().push(index);
+                children
+                    .entry((span.key.trace_id, span.parent))
+                    .or_default()
+                    .push(index);
             }
         }
         spans
@@ -308,7 +348,9 @@ fn methods(stacks: &[StackDocument]) -> Vec<MethodDocument> {
     }
     let mut methods: Vec<MethodDocument> = methods.into_values().collect();
     methods.sort_by(|a, b| {
-        (b.self_ns, b.total_ns).cmp(&(a.self_ns, a.total_ns)).then_with(|| a.name.cmp(&b.name))
+        (b.self_ns, b.total_ns)
+            .cmp(&(a.self_ns, a.total_ns))
+            .then_with(|| a.name.cmp(&b.name))
     });
     methods.truncate(METHODS_TOLD);
     methods
@@ -331,23 +373,37 @@ fn addresses(stack: &StackDefinition) -> Vec<FrameAddress> {
 }
 
 fn mark(name: &str) -> FrameDocument {
-    FrameDocument { name: name.to_owned(), file: String::new(), line: 0, kind: "mark" }
+    FrameDocument {
+        name: name.to_owned(),
+        file: String::new(),
+        line: 0,
+        kind: "mark",
+    }
 }
 
 /// Frames between `__schedule` and our program.
 fn is_hook(name: &str) -> bool {
-    ["bpf_prog_", "bpf_trace_run", "__bpf_trace_", "__traceiter_", "bpf_trampoline_", "[kernel 0x"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+    [
+        "bpf_prog_",
+        "bpf_trace_run",
+        "__bpf_trace_",
+        "__traceiter_",
+        "bpf_trampoline_",
+        "[kernel 0x",
+    ]
+    .iter()
+    .any(|prefix| name.starts_with(prefix))
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        for digit in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('?'));
-        }
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            for digit in [byte >> 4, byte & 15] {
+                text.push(char::from_digit(u32::from(digit), 16).unwrap_or('?'));
+            }
+            text
+        })
 }
 
 /// Names of the system calls people meet waits in (x86-64); the number for others.
@@ -392,7 +448,12 @@ mod tests {
     use super::*;
 
     fn frame(name: &str) -> FrameDocument {
-        FrameDocument { name: name.to_owned(), file: String::new(), line: 0, kind: "native" }
+        FrameDocument {
+            name: name.to_owned(),
+            file: String::new(),
+            line: 0,
+            kind: "native",
+        }
     }
 
     #[test]
@@ -404,7 +465,14 @@ mod tests {
             count: 1,
         };
         let methods = methods(&[stack]);
-        assert_eq!((methods[0].name.as_str(), methods[0].self_ns, methods[0].total_ns), ("f", 100, 100));
+        assert_eq!(
+            (
+                methods[0].name.as_str(),
+                methods[0].self_ns,
+                methods[0].total_ns
+            ),
+            ("f", 100, 100)
+        );
         assert_eq!((methods[1].self_ns, methods[1].total_ns), (0, 100));
     }
 

@@ -288,7 +288,8 @@ HOTSPAN__COLD int hotspan__counter_is_trusted(void) {
     char text[545];
     int constant = 0, nonstop = 0, turn;
     long fd;
-    hotspan__read_file("/sys/devices/system/clocksource/clocksource0/current_clocksource", text, 16);
+    hotspan__read_file("/sys/devices/system/clocksource/clocksource0/current_clocksource", text,
+                       16);
     if (strncmp(text, "tsc", 3) != 0 || (text[3] != '\n' && text[3] != 0))
         return 0;
     fd = hotspan__call(SYS_openat, -100, hotspan__at("/proc/cpuinfo"), 02000000, 0, 0);
@@ -489,10 +490,12 @@ HOTSPAN__COLD uint32_t hotspan__intern(const uint8_t *name, size_t len) {
 /* Refuses where a limit stands in the way: growing a file over RLIMIT_FSIZE kills by SIGXFSZ. */
 HOTSPAN__COLD uint32_t hotspan__no_room(void) {
     uint64_t limit[2] = {~(uint64_t)0, 0};
-    if (hotspan__call(SYS_prlimit64, 0, 1, 0, hotspan__at(limit), 0) == 0 && limit[0] < HOTSPAN__SEGMENT_LEN)
+    if (hotspan__call(SYS_prlimit64, 0, 1, 0, hotspan__at(limit), 0) == 0 &&
+        limit[0] < HOTSPAN__SEGMENT_LEN)
         return HOTSPAN__FILE_SIZE_LIMIT;
     limit[0] = ~(uint64_t)0;
-    if (hotspan__call(SYS_prlimit64, 0, 9, 0, hotspan__at(limit), 0) == 0 && limit[0] != ~(uint64_t)0) {
+    if (hotspan__call(SYS_prlimit64, 0, 9, 0, hotspan__at(limit), 0) == 0 &&
+        limit[0] != ~(uint64_t)0) {
         char text[32];
         uint64_t taken = ~(uint64_t)0;
         if (hotspan__read_file("/proc/self/statm", text, sizeof text))
@@ -625,8 +628,17 @@ HOTSPAN__COLD struct hotspan__page *hotspan__ready(void) {
         else if (!(page = hotspan__page_make()))
             reason = HOTSPAN__NO_WIPE_ON_FORK;
     }
-    if (page)
+    if (page) {
+        struct hotspan__stats *counters = &hotspan__module.counters;
+        if (!__atomic_load_n(&page->segments[0], __ATOMIC_SEQ_CST) &&
+            HOTSPAN__GET(hotspan__module.incarnations)) {
+            /* A child: what its parent lost is not its own loss. */
+            HOTSPAN__PUT(counters->threads_without_lane, 0);
+            HOTSPAN__PUT(counters->names_refused, 0);
+            HOTSPAN__PUT(counters->publishes_refused, 0);
+        }
         hotspan__segment(page, 0, &reason);
+    }
     if (reason) {
         HOTSPAN__PUT(hotspan__module.counters.disabled, reason);
         return NULL;

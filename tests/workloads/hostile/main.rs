@@ -39,7 +39,9 @@ fn run() -> Result<u8> {
     let lied = lie(case.to_str().unwrap_or_default(), &mut child);
     let status = child.wait()?;
     lied?;
-    Ok(status.code().map_or(3, |code| u8::try_from(code).unwrap_or(3)))
+    Ok(status
+        .code()
+        .map_or(3, |code| u8::try_from(code).unwrap_or(3)))
 }
 
 fn lie(case: &str, child: &mut Child) -> Result<()> {
@@ -121,7 +123,9 @@ fn wrong_sizes(child: &mut Child) -> Result<()> {
     inner.seal()?;
     inner.breadcrumb();
     segments.push(inner);
-    while_it_runs(child, |turn| segments.iter().for_each(|segment| segment.set(turn)))
+    while_it_runs(child, |turn| {
+        segments.iter().for_each(|segment| segment.set(turn))
+    })
 }
 
 /// Not sealed, and cut to nothing and back while somebody may have it mapped.
@@ -183,11 +187,17 @@ fn lying_owner(child: &mut Child) -> Result<()> {
     let segment = Segment::plausible()?;
     segment.seal()?;
     while_it_runs(child, |turn| {
-        let tasks = fs::read_dir(format!("/proc/{victim}/task")).into_iter().flatten().flatten();
-        let threads: Vec<u32> =
-            tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
+        let tasks = fs::read_dir(format!("/proc/{victim}/task"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let threads: Vec<u32> = tasks
+            .filter_map(|task| task.file_name().to_str()?.parse().ok())
+            .collect();
         let index = usize::try_from(turn).unwrap_or(0);
-        let Some(tid) = threads.get(index % threads.len().max(1)) else { return };
+        let Some(tid) = threads.get(index % threads.len().max(1)) else {
+            return;
+        };
         segment.u32(abi::LANE_OFF + lane::OWNER_TID, *tid);
         segment.u32(header::CREATOR_PID, victim);
         segment.breadcrumb();
@@ -211,7 +221,10 @@ fn wild_head(child: &mut Child) -> Result<()> {
             _ => return,
         };
         segment.u64(abi::LANE_OFF + lane::HEAD, head);
-        segment.u64(abi::LANE_OFF + lane::GROWN_AT, if turn % 12 < 6 { 0 } else { head / 2 });
+        segment.u64(
+            abi::LANE_OFF + lane::GROWN_AT,
+            if turn % 12 < 6 { 0 } else { head / 2 },
+        );
     })
 }
 

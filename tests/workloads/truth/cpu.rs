@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::record::{
-    MS, Span, WAITS, burn_ns, burn_wall_ns, join, length_of_wait, sleep_ns, start,
+    MS, Span, WAITS, burn_ns, burn_wall_ns, join, length_of_wait, sleep_ns, start, warm_up,
 };
 
 fn burn_spans(name: &'static str, count: u32, ns: u64) {
@@ -53,8 +53,14 @@ pub(crate) fn two_threads() -> Result<()> {
     for _ in 0..20 {
         let burns = Span::new("shared", "sleep");
         let sleeps = burns.clone().waiting(length_of_wait(0));
-        let first = start(move || sleeps.around(|| sleep_ns(length_of_wait(0))));
-        let second = start(move || burns.around(|| burn_ns(4 * MS)));
+        let first = start(move || {
+            warm_up();
+            sleeps.around(|| sleep_ns(length_of_wait(0)));
+        });
+        let second = start(move || {
+            warm_up();
+            burns.around(|| burn_ns(4 * MS));
+        });
         join(first)?;
         join(second)?;
     }
@@ -79,7 +85,12 @@ pub(crate) fn many() -> Result<()> {
 /// 1,000 threads, eight at a time, one span each.
 pub(crate) fn storm() -> Result<()> {
     for _ in 0..125 {
-        let batch = [(); 8].map(|()| start(|| burn_spans("short-lived", 1, 100_000)));
+        let batch = [(); 8].map(|()| {
+            start(|| {
+                warm_up();
+                burn_spans("short-lived", 1, 100_000);
+            })
+        });
         batch.into_iter().try_for_each(join)?;
     }
     Ok(())
@@ -89,13 +100,16 @@ pub(crate) fn storm() -> Result<()> {
 pub(crate) fn migrate() -> Result<()> {
     join(start(|| {
         for turn in 0..WAITS {
-            Span::new("migrate", "sleep").waiting(3 * MS).waiting(3 * MS).around(|| {
-                for part in 0..2 {
-                    pin_to((turn + part) % 2);
-                    burn_ns(2 * MS);
-                    sleep_ns(3 * MS);
-                }
-            });
+            Span::new("migrate", "sleep")
+                .waiting(3 * MS)
+                .waiting(3 * MS)
+                .around(|| {
+                    for part in 0..2 {
+                        pin_to((turn + part) % 2);
+                        burn_ns(2 * MS);
+                        sleep_ns(3 * MS);
+                    }
+                });
         }
     }))
 }

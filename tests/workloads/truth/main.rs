@@ -71,11 +71,13 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let options = OPTIONS.get_or_init(|| parse().unwrap_or_else(|error| {
-        eprintln!("truth: {error:#}");
-        eprintln!("usage: truth SCENARIO --truth FILE [--dir DIR] [--ready FILE --go FILE]");
-        std::process::exit(2);
-    }));
+    let options = OPTIONS.get_or_init(|| {
+        parse().unwrap_or_else(|error| {
+            eprintln!("truth: {error:#}");
+            eprintln!("usage: truth SCENARIO --truth FILE [--dir DIR] [--ready FILE --go FILE]");
+            std::process::exit(2);
+        })
+    });
     let (_, scenario) = SCENARIOS
         .iter()
         .find(|(name, _)| *name == options.scenario)
@@ -86,7 +88,11 @@ fn run() -> Result<()> {
 
 fn parse() -> Result<Options> {
     let mut arguments = std::env::args_os().skip(1);
-    let scenario = arguments.next().context("no scenario")?.to_string_lossy().into_owned();
+    let scenario = arguments
+        .next()
+        .context("no scenario")?
+        .to_string_lossy()
+        .into_owned();
     let mut options = Options {
         scenario,
         truth: PathBuf::new(),

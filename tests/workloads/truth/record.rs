@@ -32,6 +32,8 @@ static IS_CHILD: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
     static MAIN: Cell<Option<ThreadTruth>> = const { Cell::new(None) };
+    /// This thread has published, and so has its lane.
+    static IS_WARM: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A span on one thread, with its truth so far.
@@ -47,6 +49,7 @@ pub(crate) struct Span {
     since: Clocks,
     start_ns: u64,
     activations: u64,
+    cold: bool,
 }
 
 /// What is read beside a marker; also differences of it.
@@ -100,6 +103,7 @@ impl Span {
             since,
             start_ns,
             activations,
+            cold: false,
         }
     }
 
@@ -115,6 +119,7 @@ impl Span {
     }
 
     pub(crate) fn enter(&mut self) {
+        self.cold |= !IS_WARM.replace(true);
         let clocks = Clocks::before();
         self.publish();
         self.begin(clocks);
@@ -191,6 +196,7 @@ impl Span {
             start_ns: self.start_ns,
             end_ns: self.since.at,
             open,
+            cold: self.cold,
         };
         lock(&SPANS).push(truth);
     }
@@ -202,14 +208,27 @@ impl Clocks {
     fn before() -> Self {
         let switches = thread_switches();
         let cpu = thread_cpu_ns();
-        Self { at: now_ns(), cpu, switches }
+        Self {
+            at: now_ns(),
+            cpu,
+            switches,
+        }
     }
 
     fn after() -> Self {
         let at = now_ns();
         let cpu = thread_cpu_ns();
-        Self { at, cpu, switches: thread_switches() }
+        Self {
+            at,
+            cpu,
+            switches: thread_switches(),
+        }
     }
+}
+
+/// Gives a short-lived thread its lane, so that its next span's truth is exact.
+pub(crate) fn warm_up() {
+    Span::new("warm-up", "running").around(|| {});
 }
 
 /// Names are interned once per call, which is cheap and idempotent.
@@ -227,7 +246,10 @@ pub(crate) fn start<F: FnOnce() + Send + 'static>(work: F) -> JoinHandle<()> {
 }
 
 pub(crate) fn join(thread: JoinHandle<()>) -> Result<()> {
-    thread.join().ok().context("a thread of the workload panicked")
+    thread
+        .join()
+        .ok()
+        .context("a thread of the workload panicked")
 }
 
 pub(crate) fn begin_main_thread() {
@@ -243,6 +265,7 @@ pub(crate) fn fork() -> Result<libc::pid_t> {
         IS_CHILD.store(1, Ordering::Relaxed);
         lock(&SPANS).clear();
         lock(&THREADS).clear();
+        IS_WARM.set(false);
         begin_main_thread();
     }
     if pid < 0 {
@@ -254,7 +277,9 @@ pub(crate) fn fork() -> Result<libc::pid_t> {
 /// The main process writes FILE, every other one FILE.PID, so that none waits for another. An exec
 /// chain writes one per program.
 pub(crate) fn write_truth() -> Result<()> {
-    let begun = MAIN.take().context("only the main thread writes the truth")?;
+    let begun = MAIN
+        .take()
+        .context("only the main thread writes the truth")?;
     let main_thread = end_thread(begun);
     let mut threads = std::mem::take(&mut *lock(&THREADS));
     threads.push(main_thread);
@@ -262,25 +287,49 @@ pub(crate) fn write_truth() -> Result<()> {
     let pid = std::process::id();
     let mut path = options().truth.clone();
     if IS_CHILD.load(Ordering::Relaxed) != 0 || scenario.starts_with("exec_") {
-        let name = path.file_name().context("--truth names a file")?.to_string_lossy();
+        let name = path
+            .file_name()
+            .context("--truth names a file")?
+            .to_string_lossy();
         path.set_file_name(format!("{name}.{pid}{scenario}"));
     }
     let spans = std::mem::take(&mut *lock(&SPANS));
-    Truth { scenario, language: "rust".to_owned(), pid, spans, threads }.write(&path)
+    Truth {
+        scenario,
+        language: "rust".to_owned(),
+        pid,
+        spans,
+        threads,
+    }
+    .write(&path)
 }
 
 fn begin_thread(is_main: bool) -> ThreadTruth {
     let start_ns = now_ns();
     let (_, delay_at_start_ns) = schedstat();
     let (pid, tid) = (std::process::id(), gettid());
-    ThreadTruth { pid, tid, is_main, start_ns, delay_at_start_ns, ..ThreadTruth::default() }
+    ThreadTruth {
+        pid,
+        tid,
+        is_main,
+        start_ns,
+        delay_at_start_ns,
+        ..ThreadTruth::default()
+    }
 }
 
 fn end_thread(begun: ThreadTruth) -> ThreadTruth {
     let switch_ins = thread_switches();
     let (run_ns, delay_ns) = schedstat();
     let cpu_ns = thread_cpu_ns();
-    ThreadTruth { switch_ins, run_ns, delay_ns, cpu_ns, end_ns: now_ns(), ..begun }
+    ThreadTruth {
+        switch_ins,
+        run_ns,
+        delay_ns,
+        cpu_ns,
+        end_ns: now_ns(),
+        ..begun
+    }
 }
 
 /// The kernel's own account of this thread: CPU and run-queue time.
@@ -289,7 +338,9 @@ fn schedstat() -> (u64, u64) {
     // Brings the account up to date.
     thread_cpu_ns();
     let text = file.and_then(std::io::read_to_string).unwrap_or_default();
-    let mut numbers = text.split_whitespace().map(|word| word.parse().unwrap_or(0));
+    let mut numbers = text
+        .split_whitespace()
+        .map(|word| word.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
@@ -297,7 +348,9 @@ fn schedstat() -> (u64, u64) {
 fn fresh_id() -> u64 {
     let count = IDS.fetch_add(1, Ordering::Relaxed);
     let mut x = u64::from(std::process::id()) << 32 | u64::from(count);
-    x = x.wrapping_add(now_ns() << 12).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    x = x
+        .wrapping_add(now_ns() << 12)
+        .wrapping_add(0x9E37_79B9_7F4A_7C15);
     x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
     (x ^ x >> 31) | 1
@@ -309,7 +362,10 @@ pub(crate) fn gettid() -> u32 {
 }
 
 fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` is writable; both clocks used here always exist.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64

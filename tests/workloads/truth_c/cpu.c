@@ -76,6 +76,7 @@ struct half {
 
 static void half_of_span(void *argument) {
     struct half *h = argument;
+    span_warm_up();
     span_enter(&h->span);
     if (h->sleeps)
         sleep_ns(length_of_wait(0));
@@ -131,6 +132,7 @@ void scenario_many(void) { thread_join(thread_start(many, NULL)); }
 
 static void short_lived(void *unused) {
     (void)unused;
+    span_warm_up();
     burn_spans("short-lived", 1, 100000);
 }
 

@@ -41,6 +41,7 @@ static struct thread threads[THREADS_MAX];
 static atomic_uint threads_used;
 static atomic_ullong ids;
 static int is_child;
+static __thread int is_warm;
 
 /* ---- Clocks ---- */
 
@@ -126,6 +127,8 @@ static void finish(struct span *s, int64_t at, int64_t cpu, int64_t switches) {
 }
 
 void span_enter(struct span *s) {
+    s->cold |= !is_warm;
+    is_warm = 1;
     begin(s, 0, 0, 0);
     s->since_switches = thread_switches();
     s->since_cpu = thread_cpu_ns();
@@ -154,6 +157,14 @@ void span_keep(const struct span *s) {
     if (place >= SPANS_MAX)
         fail("too many spans");
     spans[place] = *s;
+}
+
+void span_warm_up(void) {
+    struct span s;
+    span_init(&s, "warm-up", "running", NULL);
+    span_enter(&s);
+    span_leave(&s);
+    span_keep(&s);
 }
 
 void span_keep_open(struct span *s) {
@@ -210,6 +221,7 @@ pid_t process_fork(void) {
     pid_t pid = must(fork(), "fork");
     if (pid == 0) {
         is_child = 1;
+        is_warm = 0;
         spans_used = 0;
         threads_used = 1;
         main_thread = &threads[0];
@@ -255,11 +267,11 @@ void truth_write(void) {
                 "\"name\":\"%s\",\"intended_state\":\"%s\",\"wall_ns\":%lld,\"cpu_ns\":%lld,"
                 "\"intended_wait_ns\":%lld,\"waits\":%u,\"switch_ins\":%lld,\"activations\":%u,"
                 "\"pid\":%d,\"tid\":%d,\"waker_tid\":%d,\"start_ns\":%lld,\"end_ns\":%lld,"
-                "\"open\":%s}",
+                "\"open\":%s,\"cold\":%s}",
                 s->name, s->state, (long long)s->wall, (long long)s->cpu,
                 (long long)s->intended_wait, s->waits, (long long)s->switches, s->activations,
                 s->pid, s->tid, s->waker_tid, (long long)s->start, (long long)s->end,
-                s->open ? "true" : "false");
+                s->open ? "true" : "false", s->cold ? "true" : "false");
     }
     fprintf(out, "],\n\"threads\":[");
     for (unsigned i = 0; i < threads_used; i++) {

@@ -24,6 +24,7 @@ struct span {
     pid_t pid, tid, waker_tid;
     uint8_t waker_span_id[8];
     int open; /* nobody closes it: the thread dies in it */
+    int cold; /* the first this thread published */
 };
 
 /* Clocks. */
@@ -36,6 +37,8 @@ void span_enter(struct span *s);
 void span_leave(struct span *s);
 void span_change(struct span *from, struct span *to);
 void span_keep(const struct span *s);
+/* Gives a short-lived thread its lane, so that its next span's truth is exact. */
+void span_warm_up(void);
 /* For a span nobody will close: its truth up to now. */
 void span_keep_open(struct span *s);
 

@@ -35,11 +35,17 @@ pub(crate) fn switched_off() -> bool {
 pub(crate) fn config() -> Config {
     let packed = PACKED.load(Ordering::Relaxed);
     if packed != 0 {
-        return Config { ring_log2: packed >> 8, clock: Clock::from_code(packed as u8) };
+        return Config {
+            ring_log2: packed >> 8,
+            clock: Clock::from_code(packed as u8),
+        };
     }
     let config = Config::from_environment();
     // Racing readers store the same value, unless the environment changes under them.
-    PACKED.store(config.ring_log2 << 8 | config.clock as u32, Ordering::Relaxed);
+    PACKED.store(
+        config.ring_log2 << 8 | config.clock as u32,
+        Ordering::Relaxed,
+    );
     config
 }
 
@@ -155,7 +161,9 @@ fn counter_is_trusted() -> bool {
 /// Looks for two flags in the first CPU's list. Small reads: a handler's stack may be tiny.
 fn cpu_has(flags: [&[u8]; 2]) -> bool {
     const OVERLAP: usize = 32;
-    let Some(file) = kernel::open_read(c"/proc/cpuinfo") else { return false };
+    let Some(file) = kernel::open_read(c"/proc/cpuinfo") else {
+        return false;
+    };
     let mut window = [0; 512 + OVERLAP];
     let mut found = [false; 2];
     // The flags of one CPU lie within its first few KiB.
@@ -163,7 +171,9 @@ fn cpu_has(flags: [&[u8]; 2]) -> bool {
         window.copy_within(512.., 0);
         let got = file.read(&mut window[OVERLAP..]);
         for (found, flag) in found.iter_mut().zip(flags) {
-            *found |= window[..OVERLAP + got].windows(flag.len()).any(|text| text == flag);
+            *found |= window[..OVERLAP + got]
+                .windows(flag.len())
+                .any(|text| text == flag);
         }
         if found == [true; 2] {
             return true;
@@ -192,7 +202,9 @@ fn decimal(digits: &[u8]) -> Option<u32> {
         return None;
     }
     digits.iter().try_fold(0_u32, |value, digit| {
-        digit.is_ascii_digit().then(|| value * 10 + u32::from(digit - b'0'))
+        digit
+            .is_ascii_digit()
+            .then(|| value * 10 + u32::from(digit - b'0'))
     })
 }
 

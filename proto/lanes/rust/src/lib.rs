@@ -31,6 +31,7 @@ mod process;
 mod publish;
 mod ring;
 mod segment;
+mod thread;
 
 pub mod abi;
 #[cfg(feature = "tracing")]
@@ -136,7 +137,9 @@ pub fn span_clear() {
 
 /// What this process could not publish, and why.
 pub fn stats() -> Stats {
-    joint::elsewhere().map_or_else(RawStats::of_this_copy, joint::Publisher::forward_stats).into()
+    joint::elsewhere()
+        .map_or_else(RawStats::of_this_copy, joint::Publisher::forward_stats)
+        .into()
 }
 
 // === impl Disabled ===

@@ -73,10 +73,16 @@ pub(crate) fn ready() -> Result<&'static ProcessPage, Reason> {
             make_page().ok_or_else(|| disable(Reason::NoWipeOnFork))?
         }
     };
+    if page.segment(0).is_none() && INCARNATIONS.load(Ordering::Relaxed) > 0 {
+        // A child: what its parent lost is not its own loss.
+        COUNTERS.reset();
+    }
     page.segment_or_new(0).map_err(disable)?;
     if page.live.load(Ordering::Acquire) == 0 {
         let number = INCARNATIONS.fetch_add(1, Ordering::Relaxed) + 1;
-        let _ = page.live.compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire);
+        let _ = page
+            .live
+            .compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire);
     }
     Ok(page)
 }
@@ -92,7 +98,12 @@ fn make_page() -> Option<&'static ProcessPage> {
     // SAFETY: the page is ours and empty; wiping it in children loses nothing.
     let made = unsafe { kernel::advise(fresh, PAGE, libc::MADV_WIPEONFORK) }
         && PAGE_OF_PROCESS
-            .compare_exchange(ptr::null_mut(), fresh.cast(), Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(
+                ptr::null_mut(),
+                fresh.cast(),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            )
             .is_ok();
     if !made {
         // SAFETY: the page was not published.
@@ -104,7 +115,9 @@ fn make_page() -> Option<&'static ProcessPage> {
 /// Calls for every segment this incarnation has.
 pub(crate) fn for_each_segment(visit: impl Fn(Segment)) {
     if let Some(page) = page() {
-        (0..SEGMENTS_MAX).map_while(|ordinal| page.segment(ordinal)).for_each(visit);
+        (0..SEGMENTS_MAX)
+            .map_while(|ordinal| page.segment(ordinal))
+            .for_each(visit);
     }
 }
 
@@ -161,6 +174,12 @@ impl Counters {
     pub(crate) fn count_thread_without_lane(&self) {
         self.threads_without_lane.fetch_add(1, Ordering::Relaxed);
         self.show_in_first_segment();
+    }
+
+    fn reset(&self) {
+        self.threads_without_lane.store(0, Ordering::Relaxed);
+        self.names_refused.store(0, Ordering::Relaxed);
+        self.publishes_refused.store(0, Ordering::Relaxed);
     }
 
     fn show_in_first_segment(&self) {

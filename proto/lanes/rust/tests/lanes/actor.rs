@@ -43,9 +43,20 @@ pub fn compile(output: &str, arguments: &[&str]) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(output);
     // Tests of several binaries may compile at once: each makes its own and renames it.
     let fresh = target.with_extension(std::process::id().to_string());
-    let compiler = if arguments.contains(&"-std=c++17") { "c++" } else { "cc" };
+    let compiler = if arguments.contains(&"-std=c++17") {
+        "c++"
+    } else {
+        "cc"
+    };
     let status = Command::new(compiler)
-        .args(["-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"])
+        .args([
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Wpedantic",
+            "-Werror",
+            "-pthread",
+        ])
         .arg("-I")
         .arg(root.join("../c"))
         .arg("-o")
@@ -62,7 +73,10 @@ pub fn compile(output: &str, arguments: &[&str]) -> PathBuf {
 pub fn actor_library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
-        compile("actor.so", &["-std=gnu11", "-fPIC", "-shared", "tests/lanes/actor.c"])
+        compile(
+            "actor.so",
+            &["-std=gnu11", "-fPIC", "-shared", "tests/lanes/actor.c"],
+        )
     })
 }
 
@@ -71,10 +85,19 @@ pub fn be_the_actor() {
     let setting = |name: &str| std::env::var(name).unwrap_or_default();
     let verb = CString::new(setting("ACTOR_VERB")).unwrap();
     let library = CString::new(setting("ACTOR_LIBRARY")).unwrap();
-    let table = Lanes { name, set, clear, refused };
+    let table = Lanes {
+        name,
+        set,
+        clear,
+        refused,
+    };
     let via = setting("ACTOR_VIA");
     if via == "Both" {
-        hotspan_lanes::span_set(&Span { span_id: [9; 8], ..Span::default() }).unwrap();
+        hotspan_lanes::span_set(&Span {
+            span_id: [9; 8],
+            ..Span::default()
+        })
+        .unwrap();
         assert_eq!(hotspan_lanes::name("from Rust"), NameId(1));
     }
     // SAFETY: the library was compiled from `actor.c`, whose types are repeated here.
@@ -84,8 +107,16 @@ pub fn be_the_actor() {
         let actor = libc::dlsym(handle, c"actor".as_ptr());
         let actor: extern "C" fn(*const c_char, u64, *const Lanes) -> c_int =
             std::mem::transmute::<*mut c_void, _>(actor);
-        let given = if via == "Rust" { &raw const table } else { std::ptr::null() };
-        actor(verb.as_ptr(), setting("ACTOR_AMOUNT").parse().unwrap_or(0), given)
+        let given = if via == "Rust" {
+            &raw const table
+        } else {
+            std::ptr::null()
+        };
+        actor(
+            verb.as_ptr(),
+            setting("ACTOR_AMOUNT").parse().unwrap_or(0),
+            given,
+        )
     };
     std::process::exit(status);
 }
@@ -110,9 +141,19 @@ extern "C" fn set(
     let optional = |id: *const u8| unsafe { id.cast::<[u8; 8]>().as_ref() }.copied();
     let (parent_span_id, local_root_span_id) = (optional(parent), optional(root));
     let name = NameId(name);
-    let span =
-        Span { trace_id, span_id, parent_span_id, local_root_span_id, name, trace_flags };
-    if hotspan_lanes::span_set(&span).is_ok() { 0 } else { -1 }
+    let span = Span {
+        trace_id,
+        span_id,
+        parent_span_id,
+        local_root_span_id,
+        name,
+        trace_flags,
+    };
+    if hotspan_lanes::span_set(&span).is_ok() {
+        0
+    } else {
+        -1
+    }
 }
 
 extern "C" fn clear() {
@@ -126,7 +167,13 @@ extern "C" fn refused() -> u64 {
 impl Actor {
     pub fn start(via: Via, verb: &str, amount: u64, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "actor_process", "--ignored", "--nocapture", "--test-threads=1"])
+            .args([
+                "--exact",
+                "actor_process",
+                "--ignored",
+                "--nocapture",
+                "--test-threads=1",
+            ])
             .env("ACTOR_VERB", verb)
             .env("ACTOR_AMOUNT", amount.to_string())
             .env("ACTOR_VIA", format!("{via:?}"))
@@ -137,7 +184,11 @@ impl Actor {
             .spawn()
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        Self { child, output, said: Vec::new() }
+        Self {
+            child,
+            output,
+            said: Vec::new(),
+        }
     }
 
     /// Starts it and waits until it has done its work.
@@ -177,7 +228,10 @@ impl Actor {
     /// The thread the actor runs on: the harness may give its test a thread of its own.
     pub fn pid_of_actor_thread(&self) -> u32 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
-        tasks.map(|task| task.unwrap().file_name().to_str().unwrap().parse().unwrap()).max().unwrap()
+        tasks
+            .map(|task| task.unwrap().file_name().to_str().unwrap().parse().unwrap())
+            .max()
+            .unwrap()
     }
 
     pub fn kill(&mut self) {
@@ -215,7 +269,13 @@ pub fn number_of(event: &Event) -> u64 {
     trace_id[8..].copy_from_slice(&(!number).to_le_bytes());
     assert_eq!(event.trace_id, trace_id);
     assert_eq!(event.parent_span_id, number.wrapping_mul(3).to_le_bytes());
-    assert_eq!(event.local_root_span_id, number.wrapping_mul(5).to_le_bytes());
-    assert_eq!((event.name_id, event.trace_flags), ((number % 1000) as u32, number as u8));
+    assert_eq!(
+        event.local_root_span_id,
+        number.wrapping_mul(5).to_le_bytes()
+    );
+    assert_eq!(
+        (event.name_id, event.trace_flags),
+        ((number % 1000) as u32, number as u8)
+    );
     number
 }
