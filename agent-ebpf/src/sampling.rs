@@ -102,7 +102,7 @@ mod tests {
         let mut last = 0;
         for d in (0..30_000_000u64).step_by(997) {
             let p = probability(d, 1_000_000);
-            assert!(p >= 1 && p <= 1 << 32);
+            assert!((1..=1 << 32).contains(&p));
             assert!(p + 2_000_000 >= last, "fell at {d}: {last} -> {p}");
             last = last.max(p);
         }

@@ -54,7 +54,8 @@ unsafe extern "C" fn user_frame(index: u32, context: *mut c_void) -> i64 {
     let Some([next, return_address]) = read_user::<[u64; 2]>(walk.frame) else {
         return 1;
     };
-    if return_address == 0 {
+    // Below the first page or outside the user half: no code, so no frame.
+    if return_address < 4096 || return_address >> 47 != 0 {
         return 1;
     }
     let Some(stack) = SCRATCH.get_ptr_mut(walk.slot) else {

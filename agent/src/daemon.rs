@@ -30,8 +30,6 @@ pub struct Daemon {
     pub linker: Linker,
     totals_at: Instant,
     swept_at: Instant,
-    /// ktime of the start.
-    pub started_at: u64,
 }
 
 // === impl Daemon ===
@@ -45,7 +43,6 @@ impl Daemon {
             linker: Linker::new(config.hz),
             totals_at: Instant::now(),
             swept_at: Instant::now(),
-            started_at: ktime::now(),
         };
         daemon.sweep()?;
         Ok(daemon)
@@ -237,4 +234,18 @@ pub struct Outcome {
     pub conservation: BTreeMap<&'static str, Conservation>,
     /// By reason.
     pub loss: BTreeMap<String, u64>,
+}
+
+/// Priority of the draining thread, where CAP_SYS_NICE allows it.
+const DRAIN_NICE: i32 = -10;
+
+/// Raises the calling thread's priority. Returns what it was before.
+pub fn raise_priority() -> i32 {
+    // SAFETY: no memory is passed; 0 means the calling thread.
+    unsafe {
+        let before = libc::getpriority(libc::PRIO_PROCESS, 0);
+        // Without the capability it stays as it was: a ring may then lap on an overloaded host.
+        libc::setpriority(libc::PRIO_PROCESS, 0, DRAIN_NICE.min(before));
+        before
+    }
 }

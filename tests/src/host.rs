@@ -139,6 +139,9 @@ pub fn wait_until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
 /// Waits for a child's end, `None` when it outlives the limit.
 pub fn wait_for_child(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     let deadline = Instant::now() + limit;
+    if let Some(status) = child.try_wait()? {
+        return Ok(Some(status));
+    }
     let pid = i32::try_from(child.id())?;
     // SAFETY: plain integers; the child is ours and not yet reaped, so the pid is its own.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };

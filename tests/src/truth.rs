@@ -35,6 +35,8 @@ pub struct SpanTruth {
     pub wall_ns: u64,
     /// Thread CPU clock between the same places.
     pub cpu_ns: u64,
+    /// Time between the reads of the two clocks: how much `cpu_ns` may hold that `wall_ns` does not.
+    pub slack_ns: u64,
     /// How long its waits were meant to be, 0 when not known.
     pub intended_wait_ns: u64,
     /// Number of intended waits.
@@ -134,6 +136,7 @@ pub fn spans(truths: &[Truth]) -> BTreeMap<SpanKey, SpanTruth> {
             .and_modify(|sum| {
                 sum.wall_ns += span.wall_ns;
                 sum.cpu_ns += span.cpu_ns;
+                sum.slack_ns += span.slack_ns;
                 sum.waits += span.waits;
                 sum.intended_wait_ns += span.intended_wait_ns;
                 sum.switch_ins += span.switch_ins;

@@ -56,8 +56,8 @@ pub struct Running {
 // === impl Running ===
 
 impl Running {
-    /// Starts `argv`; its standard output goes to our standard error.
-    pub fn start(argv: &[OsString]) -> Result<Self, CommandError> {
+    /// Starts `argv` at priority `nice`; its standard output goes to our standard error.
+    pub fn start(argv: &[OsString], nice: i32) -> Result<Self, CommandError> {
         let Some((program, arguments)) = argv.split_first() else {
             return Err(CommandError::NotFound("(nothing)".to_owned()));
         };
@@ -68,9 +68,14 @@ impl Running {
             Ok(stderr) => command.stdout(Stdio::from(stderr)),
             Err(_) => command.stdout(Stdio::null()),
         };
-        if let Some(caller) = Caller::of_sudo() {
-            // SAFETY: `become_self` only makes system calls on values prepared before the fork.
-            unsafe { command.pre_exec(move || caller.become_self()) };
+        let caller = Caller::of_sudo();
+        // SAFETY: only system calls, on values prepared before the fork.
+        unsafe {
+            command.pre_exec(move || {
+                // Our own raised priority is not the command's.
+                libc::setpriority(libc::PRIO_PROCESS, 0, nice);
+                caller.as_ref().map_or(Ok(()), Caller::become_self)
+            });
         }
         let child = command.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => CommandError::NotFound(name.clone()),

@@ -193,7 +193,12 @@ fn lockdown(host: &Host) -> Check {
 }
 
 fn other_processes(host: &Host) -> Check {
-    let needed = [Capability::SysPtrace, Capability::DacReadSearch];
+    let needed = [
+        Capability::SysPtrace,
+        Capability::DacReadSearch,
+        Capability::CheckpointRestore,
+        Capability::Syslog,
+    ];
     let missing: Vec<_> = needed
         .into_iter()
         .filter(|&needed| !host.may(needed))
@@ -206,7 +211,7 @@ fn other_processes(host: &Host) -> Check {
         id: "processes",
         status: Status::Warn,
         found: format!("no {}", names.join(", no ")),
-        cost: "spans and symbols of other users' processes are out of reach",
+        cost: "spans and symbols of other users' processes, or the kernel's, are out of reach",
         remedy: "give hotspan these capabilities too",
     }
 }

@@ -16,7 +16,7 @@ use clap::Args;
 
 use super::{command::Running, doctor, render};
 use crate::{
-    daemon::Daemon,
+    daemon::{self, Daemon},
     kernel::{Config, ktime},
     process::id::Pid,
     profile::{document::Report, report::Reporter},
@@ -86,10 +86,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })?;
     daemon.linker.processes.set_root(Pid(std::process::id()));
 
+    // Rings and lanes must be drained before they lap, above all when the host is overloaded.
+    let nice = daemon::raise_priority();
     let started = Instant::now();
-    let mut command = Running::start(&arguments.command)?;
+    let mut command = Running::start(&arguments.command, nice)?;
     daemon.linker.processes.set_root(Pid(command.pid()));
-    let status = watch(&mut daemon, &mut command, arguments, started)?;
+    let status = watch(&mut daemon, &mut command, &symbols, arguments, started)?;
     let outcome = daemon.finish().context("reading what was recorded")?;
     daemon.linker.processes.leave(Pid(std::process::id()));
 
@@ -130,6 +132,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn watch(
     daemon: &mut Daemon,
     command: &mut Running,
+    symbols: &Symbols,
     arguments: &Arguments,
     started: Instant,
 ) -> anyhow::Result<std::process::ExitStatus> {
@@ -157,6 +160,10 @@ fn watch(
             )
         };
         daemon.round().context("a round of the agent failed")?;
+        for map in daemon.linker.processes.take_fresh_maps() {
+            // A busy symbol thread opens them later, by name.
+            symbols.open_files(map);
+        }
         if progress && shown.elapsed() >= PROGRESS {
             shown = Instant::now();
             let spans = daemon.linker.spans.len();

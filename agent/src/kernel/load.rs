@@ -100,8 +100,6 @@ pub struct Loaded {
     pub has_exit_tp: bool,
     /// Whether new lanes announce themselves; else only the sweep finds them.
     pub has_breadcrumb: bool,
-    /// Settings the programs run with.
-    pub settings: Settings,
 }
 
 /// Loads and attaches everything but the timer, which [`attach_timer`] adds last.
@@ -143,7 +141,6 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
         clock: Clock::CpuClock,
         has_exit_tp,
         has_breadcrumb,
-        settings,
     })
 }
 

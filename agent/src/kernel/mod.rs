@@ -18,7 +18,7 @@ use aya::{
     programs::{Iter, Program, ProgramError},
 };
 
-pub use load::{Clock, Config, LoadError};
+pub use load::{Config, LoadError};
 pub use records::{Record, StackDefinition};
 
 /// Why the running kernel side could not be used.
@@ -42,6 +42,8 @@ pub enum KernelError {
 pub struct KernelSide {
     loaded: load::Loaded,
     live: Live,
+    /// Accounts that could not be made at once at the start.
+    storage_baseline: u64,
     /// Records that could not be decoded: zero unless this build is broken.
     pub undecoded: u64,
 }
@@ -71,24 +73,47 @@ impl KernelSide {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let mut loaded = load::load(config)?;
         load::attach_timer(&mut loaded, config.hz)?;
+        tracing::debug!(clock = ?loaded.clock, exit_tp = loaded.has_exit_tp, "attached");
         let mut side = Self {
             loaded,
             live: Live::default(),
             undecoded: 0,
+            storage_baseline: 0,
         };
         side.live.stack_generation = 1;
         side.publish_live()?;
+        side.storage_baseline = side.account_existing()?;
         Ok(side)
-    }
-
-    /// How the timer samples.
-    pub fn clock(&self) -> Clock {
-        self.loaded.clock
     }
 
     /// Whether new lanes announce themselves.
     pub fn has_breadcrumb(&self) -> bool {
         self.loaded.has_breadcrumb
+    }
+
+    /// Gives every thread that is already there its account. The kernel hands out that memory from
+    /// a small reserve it refills in between, so a crowded host takes more than one pass. Returns
+    /// the failures so far: all made good, so not losses.
+    fn account_existing(&mut self) -> Result<u64, KernelError> {
+        const PASSES: usize = 50;
+        let mut missing = self.storage_missing()?;
+        for _ in 0..PASSES {
+            self.totals()?;
+            let now = self.storage_missing()?;
+            if now == missing {
+                break;
+            }
+            missing = now;
+        }
+        Ok(missing)
+    }
+
+    fn storage_missing(&self) -> Result<u64, KernelError> {
+        Ok(self
+            .counters()?
+            .get(&Counter::StorageMissing)
+            .copied()
+            .unwrap_or(0))
     }
 
     /// Descriptors that become readable when the programs call for the daemon.
@@ -188,16 +213,6 @@ impl KernelSide {
         self.publish_live()
     }
 
-    /// Forgets a dead thread's lane.
-    pub fn remove_lane(&mut self, tid: u32) {
-        if let Some(map) = self.loaded.ebpf.map_mut("LANES")
-            && let Ok(mut map) = BpfHashMap::<_, u32, PodLaneRef>::try_from(map)
-        {
-            // Most threads never had an entry.
-            let _ = map.remove(&tid);
-        }
-    }
-
     /// Tells the programs whether a process's segments are mapped: if not, they save the markers of
     /// its dying threads.
     pub fn set_attached(&mut self, tgid: u32, attached: bool) {
@@ -226,7 +241,10 @@ impl KernelSide {
         let mut counters = BTreeMap::new();
         for &counter in Counter::ALL {
             let per_cpu = map.get(&(counter as u32), 0).map_err(failed)?;
-            counters.insert(counter, per_cpu.iter().sum());
+            counters.insert(counter, per_cpu.iter().sum::<u64>());
+        }
+        if let Some(missing) = counters.get_mut(&Counter::StorageMissing) {
+            *missing -= self.storage_baseline.min(*missing);
         }
         Ok(counters)
     }

@@ -304,7 +304,10 @@ impl Lanes {
         let mut lost = behind - kept;
         for event_index in control.head - kept..control.head {
             match segment.event(number, &control, event_index) {
-                Some(event) => {
+                Some(mut event) => {
+                    if event.ts_kind == abi::ts_kind::MONOTONIC_NS {
+                        event.ts = event.ts.wrapping_sub(segment.monotonic_offset as u64);
+                    }
                     lane.events.push_back(event);
                     self.delivered += 1;
                 }

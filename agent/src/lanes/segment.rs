@@ -93,8 +93,8 @@ pub struct Segment {
     geometry: Geometry,
     /// Where its process sees it.
     pub address: Address,
-    /// How the markers are stamped (`abi::ts_kind`).
-    pub ts_kind: u8,
+    /// What a time namespace adds to the process's monotonic clock, ns: subtracted from stamps.
+    pub monotonic_offset: i64,
     /// (device, inode): one segment is attached once.
     pub identity: (u64, u64),
 }
@@ -175,7 +175,7 @@ impl Segment {
             len,
             geometry,
             address: mapping.start,
-            ts_kind: bytes[header::TS_KIND],
+            monotonic_offset: namespace_offset(pid, "monotonic"),
             identity: (meta.dev(), meta.ino()),
         })
     }
@@ -198,14 +198,6 @@ impl Segment {
     /// Where the process sees lane `number`.
     pub fn lane_address(&self, number: usize) -> Address {
         Address(self.address.0 + self.lane_offset(number) as u64)
-    }
-
-    /// The lane at an address of the process.
-    pub fn lane_number(&self, address: Address) -> Option<usize> {
-        let inside = address.0.checked_sub(self.address.0)? as usize;
-        let from_first = inside.checked_sub(self.geometry.lane_off)?;
-        let number = from_first / self.geometry.lane_stride;
-        (number < self.geometry.lane_cap && self.lane_offset(number) == inside).then_some(number)
     }
 
     /// Copies a lane's control line.
@@ -381,7 +373,8 @@ fn is_creator(pid: Pid, creator_pid: u32, creator_start: u64) -> bool {
         return false;
     };
     innermost == Some(creator_pid)
-        && i128::from(start) + i128::from(boot_offset_ticks(pid)) == i128::from(creator_start)
+        && i128::from(start) + i128::from(namespace_offset(pid, "boottime") / 10_000_000)
+            == i128::from(creator_start)
 }
 
 /// Start of a thread in clock ticks since boot (`/proc/PID/task/TID/stat` field 22).
@@ -396,19 +389,19 @@ pub fn start_ticks(pid: Pid, tid: u32) -> Option<u64> {
         .ok()
 }
 
-/// What a time namespace adds to the boot clock of `pid`, in clock ticks.
-fn boot_offset_ticks(pid: Pid) -> i64 {
+/// What a time namespace adds to a clock of `pid`, ns (`/proc/PID/timens_offsets`).
+fn namespace_offset(pid: Pid, clock: &str) -> i64 {
     let offsets = fs::read_to_string(format!("/proc/{pid}/timens_offsets")).unwrap_or_default();
     offsets
         .lines()
         .find_map(|line| {
             let mut words = line.split_whitespace();
-            if words.next()? != "boottime" {
+            if words.next()? != clock {
                 return None;
             }
             let seconds: i64 = words.next()?.parse().ok()?;
             let nanos: i64 = words.next()?.parse().ok()?;
-            seconds.checked_mul(100)?.checked_add(nanos / 10_000_000)
+            seconds.checked_mul(1_000_000_000)?.checked_add(nanos)
         })
         .unwrap_or(0)
 }

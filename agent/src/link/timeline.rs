@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use agent_ebpf::wire::{
     self, Exec, Exit, Interval, Sample, Snapshot, State as K,
-    record::{CUT, HEAD_KNOWN, PREEMPTED, WAKER_IRQ},
+    record::{CUT, HEAD_KNOWN, PREEMPTED, UNREADABLE, WAKER_IRQ},
     state::STATES,
     thread,
 };
@@ -193,11 +193,6 @@ impl Timeline {
         self.queue.push(item);
     }
 
-    /// Whether a lane is bound to it.
-    pub fn has_lane(&self) -> bool {
-        self.lane.is_some()
-    }
-
     /// The span that was current when `head` markers had been published.
     pub fn span_at(&self, head: u64) -> Option<SpanIndex> {
         let wanted = head.checked_sub(1)?;
@@ -342,7 +337,7 @@ impl Timeline {
             return;
         }
         let head = (interval.flags & HEAD_KNOWN != 0).then_some(interval.head);
-        let wait = wait_of(interval);
+        let mut wait = wait_of(interval);
         let mut slice = difference(&interval.total, &position.total);
         for (state, ns) in wait.iter() {
             if let State::Kernel(kernel) = state {
@@ -350,7 +345,12 @@ impl Timeline {
             }
         }
         let lost = interval.seq - position.seq - 1;
-        self.slice(interval.out_at, head, &slice, lost, context);
+        // Whose time it was is then known from stamps alone.
+        let unreadable = interval.flags & UNREADABLE != 0;
+        self.slice(interval.out_at, head, &slice, lost, unreadable, context);
+        if unreadable {
+            wait = Composition::of(State::ContextUnreadable, wait.sum());
+        }
         if interval.flags & CUT == 0 {
             self.wait(interval, &wait, context);
         }
@@ -430,7 +430,7 @@ impl Timeline {
             if off {
                 let slice = difference(&snapshot.total, &position.total);
                 let lost = snapshot.seq - position.seq;
-                self.slice(snapshot.since, head, &slice, lost, context);
+                self.slice(snapshot.since, head, &slice, lost, false, context);
                 self.position = Some(Position {
                     at: snapshot.since,
                     seq: snapshot.seq,
@@ -456,7 +456,7 @@ impl Timeline {
         }
         let slice = difference(&total, &position.total);
         let lost = snapshot.seq - position.seq;
-        self.slice(snapshot.at, None, &slice, lost, context);
+        self.slice(snapshot.at, None, &slice, lost, false, context);
         self.deactivate(snapshot.at, context);
         self.finished = true;
     }
@@ -475,7 +475,7 @@ impl Timeline {
         self.turns.push(Turn::Clear {
             at: exit.exiting_at,
         });
-        self.slice(exit.at, head, &slice, lost, context);
+        self.slice(exit.at, head, &slice, lost, false, context);
         self.deactivate(exit.exiting_at.min(exit.at), context);
         self.finished = true;
     }
@@ -498,6 +498,7 @@ impl Timeline {
         head: Option<u64>,
         totals: &[u64; STATES],
         lost: u64,
+        unreadable: bool,
         context: &mut Context<'_>,
     ) {
         let Some(position) = self.position else {
@@ -516,6 +517,9 @@ impl Timeline {
             }
         }
         settle(&mut composition, len, context);
+        if unreadable {
+            composition = Composition::of(State::ContextUnreadable, len);
+        }
         let turns = std::mem::take(&mut self.turns);
         let mut start = position.at;
         for turn in turns {

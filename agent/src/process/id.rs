@@ -1,6 +1,5 @@
-//! Process and thread ids, as types: a thread's id never lands where a process's is meant.
-//!
-//! Both are ids of the initial pid namespace (design 7).
+//! Process ids as a type: a thread's id never lands where a process's is meant. They are ids of the
+//! initial pid namespace (design 7).
 
 use std::fmt;
 
@@ -8,17 +7,7 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pid(pub u32);
 
-/// A thread (the kernel's pid).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tid(pub u32);
-
 impl fmt::Display for Pid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Display for Tid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -33,6 +33,8 @@ pub struct Processes {
     /// Root of the recorded tree and all its descendants.
     tree: HashSet<Pid>,
     dead: Vec<Pid>,
+    /// Maps read since they were last asked for.
+    fresh_maps: Vec<Arc<ProcessMap>>,
 }
 
 /// A process that keeps mapping new code is not asked for ever.
@@ -119,9 +121,20 @@ impl Processes {
             if let Ok(map) = ProcessMap::read(pid)
                 && !map.mappings().is_empty()
             {
-                process.map = Some(Arc::new(map));
+                if map.is_truncated() || map.skipped() > 0 {
+                    let skipped = map.skipped();
+                    tracing::debug!(%pid, skipped, "mappings not understood");
+                }
+                let map = Arc::new(map);
+                self.fresh_maps.push(map.clone());
+                process.map = Some(map);
             }
         }
+    }
+
+    /// Maps read since the last call: their files can be opened while the process lives.
+    pub fn take_fresh_maps(&mut self) -> Vec<Arc<ProcessMap>> {
+        std::mem::take(&mut self.fresh_maps)
     }
 
     /// What is known of a process; looked up in `/proc` when nothing is.

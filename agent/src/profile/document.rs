@@ -95,7 +95,7 @@ pub struct CauseDocument {
     pub count: u64,
     /// `waker`, `rival`, `interrupt`, `syscall`
     pub kind: &'static str,
-    /// Name of the thread or system call.
+    /// Name of the thread or system call, "" for an interrupt.
     pub name: String,
     /// Its process, 0 for none.
     pub pid: u32,

@@ -251,7 +251,7 @@ impl<'a> Reporter<'a> {
                 let (kind, name) = match cause.kind {
                     CauseKind::Waker => ("waker", self.thread_name(cause.tid, cause.pid)),
                     CauseKind::Rival => ("rival", self.thread_name(cause.tid, cause.pid)),
-                    CauseKind::Interrupt => ("interrupt", "interrupt".to_owned()),
+                    CauseKind::Interrupt => ("interrupt", String::new()),
                     CauseKind::Syscall(number) => ("syscall", syscall_name(number)),
                 };
                 let other = cause.span.map(|index| self.linker.spans.get(index).key);
@@ -381,18 +381,29 @@ fn mark(name: &str) -> FrameDocument {
     }
 }
 
-/// Frames between `__schedule` and our program.
+/// Frames between the function that waits and our program.
 fn is_hook(name: &str) -> bool {
-    [
-        "bpf_prog_",
-        "bpf_trace_run",
-        "__bpf_trace_",
-        "__traceiter_",
-        "bpf_trampoline_",
-        "[kernel 0x",
-    ]
-    .iter()
-    .any(|prefix| name.starts_with(prefix))
+    const SCHEDULER: [&str; 8] = [
+        "__schedule",
+        "schedule",
+        "schedule_timeout",
+        "schedule_hrtimeout_range",
+        "schedule_hrtimeout_range_clock",
+        "schedule_preempt_disabled",
+        "io_schedule",
+        "preempt_schedule_irq",
+    ];
+    SCHEDULER.contains(&name)
+        || [
+            "bpf_prog_",
+            "bpf_trace_run",
+            "__bpf_trace_",
+            "__traceiter_",
+            "bpf_trampoline_",
+            "[kernel 0x",
+        ]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -10,19 +10,18 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 pub enum State {
     /// A state the kernel side accounts.
     Kernel(wire::State),
-    /// Markers of the interval were lost: which span it belongs to is not known.
-    MarkersLost,
-    /// The thread's lane could not be read.
+    /// The thread's lane could not be read, neither when it left the CPU nor when it came back.
     ContextUnreadable,
 }
 
 impl State {
     /// Every state, in the order of the design's table.
+    #[cfg(test)]
     pub fn all() -> impl Iterator<Item = Self> {
         wire::State::ALL
             .into_iter()
             .map(Self::Kernel)
-            .chain([Self::MarkersLost, Self::ContextUnreadable])
+            .chain([Self::ContextUnreadable])
     }
 
     /// The key in JSON (design 4).
@@ -47,7 +46,6 @@ impl State {
             Self::Kernel(K::UnknownEventsLost) => "unknown.events_lost",
             Self::Kernel(K::UnknownUnresolvedWait) => "unknown.unresolved_wait",
             Self::Kernel(K::UnknownKernelFeature) => "unknown.kernel_feature",
-            Self::MarkersLost => "unknown.markers_lost",
             Self::ContextUnreadable => "unknown.context_unreadable",
         }
     }
@@ -79,13 +77,6 @@ impl StateTimes {
     pub fn add(&mut self, state: State, ns: u64) {
         if ns > 0 {
             *self.0.entry(state).or_default() += ns;
-        }
-    }
-
-    /// Adds every state of `other`.
-    pub fn add_all(&mut self, other: &Self) {
-        for (state, ns) in other.iter() {
-            self.add(state, ns);
         }
     }
 

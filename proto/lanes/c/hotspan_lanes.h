@@ -43,6 +43,12 @@ extern "C" {
 #define HOTSPAN__HOT static inline __attribute__((unused))
 /* Keeps the compiler, not the CPU, from moving stores: for a reader that stops this thread. */
 #define HOTSPAN__ORDER() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+/* Keeps earlier stores before later ones for other CPUs too, which x86 does by itself. */
+#ifdef __x86_64__
+#define HOTSPAN__STORE_FENCE() HOTSPAN__ORDER()
+#else
+#define HOTSPAN__STORE_FENCE() __atomic_thread_fence(__ATOMIC_RELEASE)
+#endif
 #define HOTSPAN__GET(place) __atomic_load_n(&(place), __ATOMIC_RELAXED)
 #define HOTSPAN__PUT(place, value) __atomic_store_n(&(place), (value), __ATOMIC_RELAXED)
 
@@ -87,7 +93,8 @@ enum hotspan__reason {
     HOTSPAN__MEMFD_DENIED,
     HOTSPAN__SEAL_FAILED,
     HOTSPAN__MAP_FAILED,
-    HOTSPAN__NO_WIPE_ON_FORK
+    HOTSPAN__NO_WIPE_ON_FORK,
+    HOTSPAN__COMMIT_LIMIT
 };
 
 struct hotspan__header {
@@ -157,14 +164,16 @@ struct hotspan__publisher {
 
 /* Defined by the assembler to be of the unique kind: one per process, also between libraries
  * loaded privately, and a library that defines it is never unloaded. */
-__asm__(".pushsection .bss.hotspan_lanes_v1,\"awG\",%nobits,hotspan_lanes_v1,comdat\n"
+__asm__(".ifndef hotspan_lanes_v1\n" /* link-time optimisation joins several units into one */
+        ".pushsection .bss.hotspan_lanes_v1,\"awG\",%nobits,hotspan_lanes_v1,comdat\n"
         ".balign 8\n"
         ".globl hotspan_lanes_v1\n"
         ".type hotspan_lanes_v1,%gnu_unique_object\n"
         ".size hotspan_lanes_v1,8\n"
         "hotspan_lanes_v1:\n"
         ".zero 8\n"
-        ".popsection\n");
+        ".popsection\n"
+        ".endif\n");
 extern __attribute__((visibility("default"))) const struct hotspan__publisher *hotspan_lanes_v1;
 
 /* OTEP 4947: where a profiler finds this thread's record. */
@@ -490,13 +499,16 @@ HOTSPAN__COLD uint32_t hotspan__intern(const uint8_t *name, size_t len) {
 /* Refuses where a limit stands in the way: growing a file over RLIMIT_FSIZE kills by SIGXFSZ. */
 HOTSPAN__COLD uint32_t hotspan__no_room(void) {
     uint64_t limit[2] = {~(uint64_t)0, 0};
+    char text[32];
+    /* Where the kernel never overcommits, a page it refuses to shared memory is a SIGBUS. */
+    if (hotspan__read_file("/proc/sys/vm/overcommit_memory", text, 4) && text[0] == '2')
+        return HOTSPAN__COMMIT_LIMIT;
     if (hotspan__call(SYS_prlimit64, 0, 1, 0, hotspan__at(limit), 0) == 0 &&
         limit[0] < HOTSPAN__SEGMENT_LEN)
         return HOTSPAN__FILE_SIZE_LIMIT;
     limit[0] = ~(uint64_t)0;
     if (hotspan__call(SYS_prlimit64, 0, 9, 0, hotspan__at(limit), 0) == 0 &&
         limit[0] != ~(uint64_t)0) {
-        char text[32];
         uint64_t taken = ~(uint64_t)0;
         if (hotspan__read_file("/proc/self/statm", text, sizeof text))
             taken = hotspan__number(text) * HOTSPAN__PAGE;
@@ -702,7 +714,7 @@ HOTSPAN__HOT void hotspan__write(struct hotspan__thread *t, uint64_t ts,
     const uint8_t op = (uint8_t)state->word[6];
     HOTSPAN__PUT(e->word[0], 0);
     /* Pairs with the reader's acquire fence: no later store is seen before seq = 0. */
-    __atomic_thread_fence(__ATOMIC_RELEASE);
+    HOTSPAN__STORE_FENCE();
     HOTSPAN__PUT(e->word[1], ts);
     hotspan__put_pair(&e->word[2], state->word[2], state->word[3]);
     hotspan__put_pair(&e->word[4], state->word[4], state->word[5]);

@@ -57,6 +57,8 @@ pub(crate) struct Span {
 struct Clocks {
     at: u64,
     cpu: u64,
+    /// Time around the read of the CPU clock.
+    slack: u64,
     switches: u64,
 }
 
@@ -171,6 +173,7 @@ impl Span {
     fn finish(&mut self, clocks: Clocks) {
         self.done.at += clocks.at - self.since.at;
         self.done.cpu += clocks.cpu - self.since.cpu;
+        self.done.slack += clocks.slack + self.since.slack;
         self.done.switches += clocks.switches - self.since.switches;
         self.since = clocks;
     }
@@ -185,6 +188,7 @@ impl Span {
             intended_state: self.state.to_owned(),
             wall_ns: self.done.at,
             cpu_ns: self.done.cpu,
+            slack_ns: self.done.slack,
             intended_wait_ns: self.intended_wait_ns,
             waits: self.waits,
             switch_ins: self.done.switches,
@@ -207,10 +211,13 @@ impl Span {
 impl Clocks {
     fn before() -> Self {
         let switches = thread_switches();
+        let before = now_ns();
         let cpu = thread_cpu_ns();
+        let at = now_ns();
         Self {
-            at: now_ns(),
+            at,
             cpu,
+            slack: at - before,
             switches,
         }
     }
@@ -218,9 +225,11 @@ impl Clocks {
     fn after() -> Self {
         let at = now_ns();
         let cpu = thread_cpu_ns();
+        let slack = now_ns() - at;
         Self {
             at,
             cpu,
+            slack,
             switches: thread_switches(),
         }
     }

@@ -131,9 +131,11 @@ void span_enter(struct span *s) {
     is_warm = 1;
     begin(s, 0, 0, 0);
     s->since_switches = thread_switches();
+    int64_t before = now_ns();
     s->since_cpu = thread_cpu_ns();
     s->since = now_ns();
     publish(s);
+    s->slack += s->since - before;
     if (s->activations == 1)
         s->start = s->since;
 }
@@ -142,12 +144,15 @@ void span_leave(struct span *s) {
     hotspan_span_clear();
     int64_t at = now_ns();
     int64_t cpu = thread_cpu_ns();
+    s->slack += now_ns() - at;
     finish(s, at, cpu, thread_switches());
 }
 
 void span_change(struct span *from, struct span *to) {
-    int64_t switches = thread_switches(), cpu = thread_cpu_ns(), at = now_ns();
+    int64_t switches = thread_switches(), before = now_ns(), cpu = thread_cpu_ns(), at = now_ns();
     publish(to);
+    from->slack += at - before;
+    to->slack += at - before;
     finish(from, at, cpu, switches);
     begin(to, cpu, switches, at);
 }
@@ -265,11 +270,11 @@ void truth_write(void) {
         hex(out, "waker_span_id", s->waker_span_id, 8);
         fprintf(out,
                 "\"name\":\"%s\",\"intended_state\":\"%s\",\"wall_ns\":%lld,\"cpu_ns\":%lld,"
-                "\"intended_wait_ns\":%lld,\"waits\":%u,\"switch_ins\":%lld,\"activations\":%u,"
+                "\"slack_ns\":%lld,\"intended_wait_ns\":%lld,\"waits\":%u,\"switch_ins\":%lld,\"activations\":%u,"
                 "\"pid\":%d,\"tid\":%d,\"waker_tid\":%d,\"start_ns\":%lld,\"end_ns\":%lld,"
                 "\"open\":%s,\"cold\":%s}",
                 s->name, s->state, (long long)s->wall, (long long)s->cpu,
-                (long long)s->intended_wait, s->waits, (long long)s->switches, s->activations,
+                (long long)s->slack, (long long)s->intended_wait, s->waits, (long long)s->switches, s->activations,
                 s->pid, s->tid, s->waker_tid, (long long)s->start, (long long)s->end,
                 s->open ? "true" : "false", s->cold ? "true" : "false");
     }

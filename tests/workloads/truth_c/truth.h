@@ -4,6 +4,7 @@
  * A span's truth is read beside its markers, always in this order, so that what is outside of the
  * marker pair is the same everywhere:
  *     rusage, thread CPU clock, CLOCK_MONOTONIC, set  ...work...  clear, CLOCK_MONOTONIC, CPU, rusage
+ * The time around the read of the CPU clock is its slack.
  */
 #ifndef TRUTH_H
 #define TRUTH_H
@@ -18,8 +19,8 @@ struct span {
     uint8_t trace_id[16], span_id[8], parent_id[8];
     const char *name, *state;
     uint32_t name_id, waits, activations;
-    int64_t wall, cpu, switches, start, end;      /* of what is finished */
-    int64_t since, since_cpu, since_switches;     /* of the present activation */
+    int64_t wall, cpu, slack, switches, start, end; /* of what is finished */
+    int64_t since, since_cpu, since_switches;       /* of the present activation */
     int64_t intended_wait;
     pid_t pid, tid, waker_tid;
     uint8_t waker_span_id[8];

@@ -65,7 +65,6 @@ fn look(state: State) -> (char, char, u8) {
             Kernel::UnknownUnresolvedWait => ('¿', 'u', 90),
             Kernel::UnknownKernelFeature => ('¡', 'k', 90),
         },
-        State::MarkersLost => ('!', '!', 90),
         State::ContextUnreadable => ('%', '%', 90),
     }
 }

@@ -83,7 +83,9 @@ fn meaning(reason: &str) -> &'static str {
         "exits_parked" => "exits that took the long way, nothing lost",
         "exits_lost" => "threads whose last totals are missing",
         "exit_ns_lost" => "time of those threads",
-        "storage_missing" => "threads not accounted: the kernel had no memory",
+        "storage_missing" => {
+            "accounts the kernel could not make at once; they begin a moment later"
+        }
         "switch_in_missed" => "scheduler events not seen; that time is unknown.events_lost",
         "switch_out_missed" => "scheduler events not seen; that time is unknown.events_lost",
         "double_switch_out" => "scheduler events not seen; that time is unknown.events_lost",

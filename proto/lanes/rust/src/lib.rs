@@ -87,6 +87,8 @@ pub enum Reason {
     MapFailed = 6,
     /// No page that the kernel wipes on fork.
     NoWipeOnFork = 7,
+    /// With `vm.overcommit_memory=2`, touching shared memory may end in SIGBUS.
+    CommitLimit = 8,
 }
 
 /// [`Stats`] between copies of the publisher.
@@ -164,6 +166,7 @@ impl Reason {
             Self::SealFailed,
             Self::MapFailed,
             Self::NoWipeOnFork,
+            Self::CommitLimit,
         ]
         .into_iter()
         .find(|reason| *reason as u8 == code)

@@ -142,6 +142,11 @@ fn leave_room() -> Result<(), Reason> {
     if kernel::soft_limit(libc::RLIMIT_FSIZE).is_some_and(|limit| limit < SEGMENT_LEN as u64) {
         return Err(Reason::FileSizeLimit);
     }
+    // Where the kernel never overcommits, a page it refuses to shared memory is a SIGBUS.
+    let mut mode = [0; 4];
+    if kernel::read_file(c"/proc/sys/vm/overcommit_memory", &mut mode).trim_ascii() == b"2" {
+        return Err(Reason::CommitLimit);
+    }
     if let Some(limit) = kernel::soft_limit(libc::RLIMIT_AS) {
         let mut text = [0; 32];
         let pages = first_number(kernel::read_file(c"/proc/self/statm", &mut text));

@@ -16,7 +16,9 @@ pub enum Via {
     Rust,
     C,
     /// The C header in the shared object, after the Rust crate has published.
-    Both,
+    RustThenC,
+    /// The Rust crate, after the C header has published.
+    CThenRust,
 }
 
 /// The publishers that every behaviour is tested with.
@@ -92,7 +94,7 @@ pub fn be_the_actor() {
         refused,
     };
     let via = setting("ACTOR_VIA");
-    if via == "Both" {
+    if via == "RustThenC" {
         hotspan_lanes::span_set(&Span {
             span_id: [9; 8],
             ..Span::default()
@@ -107,7 +109,12 @@ pub fn be_the_actor() {
         let actor = libc::dlsym(handle, c"actor".as_ptr());
         let actor: extern "C" fn(*const c_char, u64, *const Lanes) -> c_int =
             std::mem::transmute::<*mut c_void, _>(actor);
-        let given = if via == "Rust" {
+        if via == "CThenRust" {
+            let first = libc::dlsym(handle, c"actor_publishes_first".as_ptr());
+            let first = std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(first);
+            assert_eq!((first(), hotspan_lanes::name("from Rust")), (0, NameId(2)));
+        }
+        let given = if via == "Rust" || via == "CThenRust" {
             &raw const table
         } else {
             std::ptr::null()

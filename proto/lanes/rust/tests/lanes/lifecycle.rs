@@ -189,20 +189,26 @@ fn the_symbols_are_dynamic() {
 
 #[test]
 fn the_header_compiles_as_c11_and_cpp17_in_several_units() {
-    for standard in ["-std=c11", "-std=c++17"] {
-        let language: &[&str] = if standard == "-std=c11" {
-            &["-x", "c"]
-        } else {
-            &["-x", "c++"]
-        };
-        let mut arguments = language.to_vec();
-        arguments.extend([
-            standard,
-            "tests/lanes/one_unit.c",
-            "tests/lanes/other_unit.c",
-        ]);
-        let program = compile(&format!("units{standard}"), &arguments);
+    let flavours: [&[&str]; 7] = [
+        &["-x", "c", "-std=c11"],
+        &["-x", "c++", "-std=c++17"],
+        &["-x", "c", "-std=c11", "-O0"],
+        &["-x", "c", "-std=c11", "-flto"],
+        &["-x", "c", "-std=c11", "-static"],
+        &["-x", "c", "-std=c11", "-fno-pie", "-no-pie"],
+        &[
+            "-x",
+            "c",
+            "-std=c11",
+            "-fvisibility=hidden",
+            "-fsanitize=undefined",
+        ],
+    ];
+    for flavour in flavours {
+        let mut arguments = flavour.to_vec();
+        arguments.extend(["tests/lanes/one_unit.c", "tests/lanes/other_unit.c"]);
+        let program = compile(&format!("units{}", flavour.concat()), &arguments);
         let status = Command::new(program).status().unwrap();
-        assert!(status.success(), "{standard}: {status}");
+        assert!(status.success(), "{flavour:?}: {status}");
     }
 }

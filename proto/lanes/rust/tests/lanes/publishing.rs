@@ -320,17 +320,25 @@ fn the_first_publish_may_come_from_a_handler() {
 
 #[test]
 fn two_publishers_in_one_process_are_one() {
-    let actor = Actor::ready(Via::Both, "standing-threads", 70, &[]);
-    let segments = segments_of(actor.pid());
-    assert_eq!(
-        segments.len(),
-        2,
-        "one series of two, not two of one or two"
-    );
-    let ordinals: Vec<u64> = segments.iter().map(|one| one.header().ordinal).collect();
-    assert_eq!(ordinals, [0, 1]);
-    assert_eq!(segments[0].names(), ["from Rust"]);
-    let lanes: usize = segments.iter().map(|segment| segment.lanes().count()).sum();
-    assert_eq!(lanes, 71, "the Rust thread's and those of the C header");
-    actor.finish();
+    let cases: [(Via, &[&str]); 2] = [
+        (Via::RustThenC, &["from Rust"]),
+        (Via::CThenRust, &["from C", "from Rust"]),
+    ];
+    for (via, names) in cases {
+        let actor = Actor::ready(via, "standing-threads", 70, &[]);
+        let segments = segments_of(actor.pid());
+        let ordinals: Vec<u64> = segments.iter().map(|one| one.header().ordinal).collect();
+        assert_eq!(
+            ordinals,
+            [0, 1],
+            "{via:?}: one series of two, not two of one or two"
+        );
+        assert_eq!(segments[0].names(), names);
+        let lanes: usize = segments.iter().map(|segment| segment.lanes().count()).sum();
+        assert_eq!(
+            lanes, 71,
+            "the first publisher's thread and those of the second"
+        );
+        actor.finish();
+    }
 }
