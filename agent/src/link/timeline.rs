@@ -812,3 +812,7 @@ fn settle(composition: &mut Composition, len: u64, context: &mut Context<'_>) {
         *composition = composition.share(sum, 0, len);
     }
 }
+
+#[cfg(test)]
+#[path = "timeline_tests.rs"]
+mod tests;

@@ -1,0 +1,200 @@
+//! hotspan at work beside a load, and what it costs: its own CPU time, its memory, and the run time
+//! of its kernel programs from `bpftool`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::process::CommandExt as _,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use hotspan_tests::host::{self, Scratch, read_text, signal, wait_for_child, wait_until};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// What `bpf_stats` itself adds to each run: measured with empty programs on the reference machine
+/// (64 ns); the body costs printed have it subtracted.
+pub(crate) const EMPTY_PROGRAM_NS: f64 = 64.0;
+
+/// Runs and run time of one program.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Runs {
+    pub(crate) count: u64,
+    pub(crate) ns: u64,
+}
+
+/// A hotspan that records nothing but `sleep`, and so accounts the whole host.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    child: Child,
+    objects: BTreeSet<String>,
+    _scratch: Scratch,
+}
+
+/// A process pinned to a CPU.
+pub(crate) fn pinned(mut command: Command, cpu: usize) -> Command {
+    // SAFETY: sched_setaffinity is a plain system call without locks or memory.
+    unsafe {
+        command.pre_exec(move || {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(cpu, &mut set);
+            match libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        })
+    };
+    command
+}
+
+/// Counts the run time of kernel programs as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Stats(String);
+
+const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+impl Stats {
+    pub(crate) fn enable() -> Result<Self> {
+        let before = read_text(STATS);
+        fs::write(STATS, "1").context(STATS)?;
+        Ok(Self(before.trim().to_owned()))
+    }
+}
+
+impl Drop for Stats {
+    fn drop(&mut self) {
+        let _ = fs::write(STATS, &self.0);
+    }
+}
+
+// === impl Agent ===
+
+impl Agent {
+    /// Attached when this returns. On CPU 0 if asked.
+    pub(crate) fn start(on_cpu_0: bool) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let mut command = Command::new(host::hotspan()?);
+        command
+            .args(["record", "--json", "-q", "-o"])
+            .arg(scratch.file("report.json"))
+            .args(["--", "sleep", "300"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(scratch.file("stderr"))?);
+        if on_cpu_0 {
+            command = pinned(command, 0);
+        }
+        let child = command.spawn()?;
+        let mut agent = Self {
+            child,
+            objects: BTreeSet::new(),
+            _scratch: scratch,
+        };
+        let pid = agent.child.id();
+        // Its command starts after the attach.
+        let started = wait_until(SOON, || {
+            read_text(format!("/proc/{pid}/task/{pid}/children"))
+                .split_whitespace()
+                .any(|child| read_text(format!("/proc/{child}/comm")).trim() == "sleep")
+        });
+        ensure!(
+            started,
+            "hotspan does not attach: {}",
+            read_text(agent._scratch.file("stderr"))
+        );
+        agent.objects = host::held_objects(pid)?;
+        Ok(agent)
+    }
+
+    /// Ends its command as Ctrl-C would, and waits for it.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        signal(&self.child, libc::SIGINT)?;
+        wait_for_child(&mut self.child, SOON)?.context("hotspan does not end")?;
+        Ok(())
+    }
+
+    /// CPU seconds of all its threads so far.
+    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
+        let mut ns = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let text = read_text(task?.path().join("schedstat"));
+            ns += text
+                .split(' ')
+                .next()
+                .and_then(|n| n.parse::<u64>().ok())
+                .unwrap_or(0);
+        }
+        Ok(ns as f64 / 1e9)
+    }
+
+    /// A field of `/proc/PID/smaps_rollup` or `status`, in MB.
+    pub(crate) fn megabytes(&self, file: &str, field: &str) -> Option<f64> {
+        let text = read_text(format!("/proc/{}/{file}", self.child.id()));
+        let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+        let kilobytes = line.trim_start_matches(':').split_whitespace().next()?;
+        Some(kilobytes.parse::<f64>().ok()? * 1024.0 / 1e6)
+    }
+
+    /// Memory of its maps in the kernel, in MB.
+    pub(crate) fn map_megabytes(&self) -> Result<f64> {
+        let bytes = listed("map")?
+            .iter()
+            .filter(|map| self.objects.contains(&format!("map {}", map["id"])))
+            .map(|map| number(&map["bytes_memlock"]))
+            .sum::<u64>();
+        Ok(bytes as f64 / 1e6)
+    }
+
+    /// What its programs did so far, by name.
+    pub(crate) fn programs(&self) -> Result<BTreeMap<String, Runs>> {
+        let mut programs: BTreeMap<String, Runs> = BTreeMap::new();
+        for program in listed("prog")? {
+            if self.objects.contains(&format!("prog {}", program["id"])) {
+                let name = program["name"].as_str().unwrap_or("").to_owned();
+                let runs = programs.entry(name).or_default();
+                runs.count += number(&program["run_cnt"]);
+                runs.ns += number(&program["run_time_ns"]);
+            }
+        }
+        ensure!(!programs.is_empty(), "hotspan holds no programs");
+        Ok(programs)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Without effect on one that has been reaped.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What the programs did between two looks.
+pub(crate) fn difference(
+    from: &BTreeMap<String, Runs>,
+    to: &BTreeMap<String, Runs>,
+) -> BTreeMap<String, Runs> {
+    to.iter()
+        .map(|(name, runs)| {
+            let before = from.get(name).copied().unwrap_or_default();
+            let (count, ns) = (runs.count - before.count, runs.ns - before.ns);
+            (name.clone(), Runs { count, ns })
+        })
+        .collect()
+}
+
+/// `bpftool KIND list`. A field bpftool leaves out is zero: it does so with statistics of programs
+/// that never ran.
+fn listed(kind: &str) -> Result<Vec<serde_json::Value>> {
+    let output = Command::new("bpftool")
+        .args(["-j", kind, "list"])
+        .output()?;
+    ensure!(output.status.success(), "bpftool {kind} list failed");
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn number(value: &serde_json::Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}
