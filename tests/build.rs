@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-const SOURCES: [&str; 4] = ["truth.c", "waits.c", "cpu.c", "life.c"];
+const SOURCES: [&str; 5] = ["truth.c", "tools.c", "waits.c", "cpu.c", "life.c"];
 
 fn main() {
     let folder = Path::new("workloads/truth_c");

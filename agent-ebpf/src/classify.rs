@@ -218,16 +218,10 @@ fn file(task: Task, fd: u32) -> State {
 
 #[inline(always)]
 fn inode_mode(task: Task, fd: u32) -> Option<u16> {
-    let files = task.files();
-    if files == 0 {
+    let (slots, array) = task.file_table()?;
+    if fd >= slots {
         return None;
     }
-    let table: u64 = read_kernel(files + u64::from(injected!(OFFSETS.files_fdt)))?;
-    let max: u32 = read_kernel(table + u64::from(injected!(OFFSETS.fdt_max_fds)))?;
-    if fd >= max {
-        return None;
-    }
-    let array: u64 = read_kernel(table + u64::from(injected!(OFFSETS.fdt_fd)))?;
     let file: u64 = read_kernel(array + u64::from(fd) * 8)?;
     if file == 0 {
         return None;

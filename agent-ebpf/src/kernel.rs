@@ -168,10 +168,21 @@ impl Task {
         Regs(unsafe { bpf_task_pt_regs(self.as_ptr()) } as *const u64)
     }
 
-    /// `files_struct` of the thread, as an address.
+    /// The thread's file table: number of slots and address of the array. Loads along BTF pointers,
+    /// a fraction of a helper call each.
     #[inline(always)]
-    pub fn files(self) -> u64 {
-        self.load(injected!(OFFSETS.task_files))
+    pub fn file_table(self) -> Option<(u32, u64)> {
+        let files: *const c_void = self.load(injected!(OFFSETS.task_files));
+        if files.is_null() {
+            return None;
+        }
+        let table: *const c_void = Self(files).load(injected!(OFFSETS.files_fdt));
+        if table.is_null() {
+            return None;
+        }
+        let slots: u32 = Self(table).load(injected!(OFFSETS.fdt_max_fds));
+        let array: u64 = Self(table).load(injected!(OFFSETS.fdt_fd));
+        Some((slots, array))
     }
 
     /// Address of this CPU's run queue, for a thread running here. `se.cfs_rq->rq`.

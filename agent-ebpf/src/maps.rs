@@ -79,6 +79,11 @@ pub struct Cpu {
     pub serial: u64,
     /// Last forced wakeup of the daemon, ns.
     pub woken_at: u64,
+    /// Thread whose switch-in was seen here last and has nothing left to do in its own context;
+    /// 0 for none. Spares most resumptions the look at their account.
+    pub settled_tid: u32,
+    /// 0
+    pub pad: u32,
 }
 
 /// Task storage is not in aya: this is its BTF map definition (kernel uapi bpf.h,

@@ -143,6 +143,14 @@ fn arrive(prev: Task, task: Task, now: u64, live: &Live) {
         noticed
     });
     storage::notice(noticed);
+    if thread.lane_va == 0 {
+        // Nothing to send: its totals hold the interval.
+        thread.flags &= !PENDING;
+        if let Some(cpu) = CPU.get_ptr_mut(0) {
+            // SAFETY: per-CPU slot; the switch runs with interrupts off.
+            unsafe { (*cpu).settled_tid = task.tid() };
+        }
+    }
     if injected!(SETTINGS.has_exit_tp) == 0 && thread.flags & PENDING != 0 {
         finish(thread, task, None, live);
     }
@@ -152,6 +160,13 @@ fn arrive(prev: Task, task: Task, now: u64, live: &Live) {
 #[btf_tracepoint(function = "sched_exit_tp")]
 fn sched_exit_tp(ctx: BtfTracePointContext) -> i32 {
     let task = Task::current();
+    if let Some(cpu) = CPU.get_ptr_mut(0) {
+        // SAFETY: per-CPU slot, written by this CPU's scheduler programs only.
+        let settled = unsafe { core::mem::take(&mut (*cpu).settled_tid) };
+        if settled == task.tid() && settled != 0 {
+            return 0;
+        }
+    }
     let Some(thread) = storage::find(task) else {
         return 0;
     };

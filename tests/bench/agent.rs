@@ -35,18 +35,24 @@ pub(crate) struct Agent {
 
 /// A process pinned to a CPU.
 pub(crate) fn pinned(mut command: Command, cpu: usize) -> Command {
-    // SAFETY: sched_setaffinity is a plain system call without locks or memory.
+    // SAFETY: between fork and exec, a plain system call without locks or memory.
     unsafe {
         command.pre_exec(move || {
-            let mut set: libc::cpu_set_t = std::mem::zeroed();
-            libc::CPU_SET(cpu, &mut set);
-            match libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            }
+            pin_this_thread(cpu);
+            Ok(())
         })
     };
     command
+}
+
+/// Best effort: a host with a single CPU has no second one.
+pub(crate) fn pin_this_thread(cpu: usize) {
+    // SAFETY: an all-zero set is a valid empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `cpu` is 0 or 1, inside of the set.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the set is valid for its size.
+    unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
 }
 
 /// Counts the run time of kernel programs as long as it lives.

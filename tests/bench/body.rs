@@ -1,5 +1,5 @@
 //! The bodies of the kernel programs, by `bpf_stats`: per switch, wakeup and sample, under a
-//! ping-pong of two threads with and without spans. A lower bound of the cost: the dispatch is not
+//! ping-pong of two threads on one CPU, with and without spans. A lower bound of the cost: the dispatch is not
 //! in it (see `pipe`).
 
 use std::{
@@ -14,7 +14,7 @@ use hotspan_lanes::{Span, span_clear, span_set};
 
 use crate::{
     Line,
-    agent::{Agent, EMPTY_PROGRAM_NS, Runs, Stats, difference},
+    agent::{Agent, EMPTY_PROGRAM_NS, Runs, Stats, difference, pin_this_thread},
     sample::{apart, median},
 };
 
@@ -33,7 +33,7 @@ struct Series {
 
 pub(crate) fn measure() -> Result<Vec<Line>> {
     let _stats = Stats::enable()?;
-    let agent = Agent::start(false)?;
+    let agent = Agent::start(true)?;
     let (mut without, mut within) = (Series::default(), Series::default());
     let before = agent.programs()?;
     for _ in 0..ROUNDS {
@@ -107,7 +107,7 @@ fn per_event(runs: &BTreeMap<String, Runs>, programs: &[&str], event: &str) -> f
     programs.iter().map(|name| body(find(name))).sum::<f64>() / find(event).count as f64
 }
 
-/// Two threads that wake each other through pipes.
+/// Two threads that wake each other through pipes, both on CPU 1 where there is one.
 fn ping_pong(time: Duration, in_span: bool) -> Result<()> {
     let (mut from_first, mut to_second) = std::io::pipe()?;
     let (mut from_second, mut to_first) = std::io::pipe()?;
@@ -118,6 +118,7 @@ fn ping_pong(time: Duration, in_span: bool) -> Result<()> {
     };
     thread::scope(|scope| {
         let second = scope.spawn(move || -> std::io::Result<()> {
+            pin_this_thread(1);
             let mut byte = [0];
             while from_first.read(&mut byte)? == 1 {
                 if in_span {
@@ -128,17 +129,21 @@ fn ping_pong(time: Duration, in_span: bool) -> Result<()> {
             span_clear();
             Ok(())
         });
-        let begin = Instant::now();
-        let mut byte = [0];
-        while begin.elapsed() < time {
-            if in_span {
-                let _ = span_set(&span(1));
+        let first = scope.spawn(move || -> std::io::Result<()> {
+            pin_this_thread(1);
+            let begin = Instant::now();
+            let mut byte = [0];
+            while begin.elapsed() < time {
+                if in_span {
+                    let _ = span_set(&span(1));
+                }
+                to_second.write_all(&byte)?;
+                from_second.read_exact(&mut byte)?;
             }
-            to_second.write_all(&byte)?;
-            from_second.read_exact(&mut byte)?;
-        }
-        span_clear();
-        drop(to_second);
+            span_clear();
+            Ok(())
+        });
+        first.join().ok().context("one end panicked")??;
         second.join().ok().context("the other end panicked")??;
         Ok(())
     })

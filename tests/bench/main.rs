@@ -30,7 +30,9 @@ struct Line {
     note: String,
 }
 
-const MEASUREMENTS: [(&str, fn() -> Result<Vec<Line>>); 4] = [
+type Measurement = fn() -> Result<Vec<Line>>;
+
+const MEASUREMENTS: [(&str, Measurement); 4] = [
     ("marker", marker::measure),
     ("body", body::measure),
     ("pipe", pipe::measure),
@@ -61,6 +63,9 @@ fn run(arguments: &[String]) -> Result<()> {
         if !MEASUREMENTS.iter().any(|(known, _)| known == name) {
             bail!("there is no measurement `{name}`: marker, body, pipe, load");
         }
+    }
+    if let Ok(hotspan) = host::hotspan() {
+        eprintln!("measured with {}", hotspan.display());
     }
     let mut lines = Vec::new();
     for (name, measure) in MEASUREMENTS {

@@ -74,8 +74,9 @@ pub struct ThreadTruth {
     /// The kernel's own account at the end (schedstat): CPU and run-queue time of all its life.
     pub run_ns: u64,
     pub delay_ns: u64,
-    /// Run-queue time before the first instruction.
+    /// Run-queue and CPU time before the first instruction.
     pub delay_at_start_ns: u64,
+    pub cpu_at_start_ns: u64,
 }
 
 /// A span of all its threads together.
@@ -166,6 +167,7 @@ pub fn threads(truths: &[Truth]) -> BTreeMap<(u32, u32), ThreadTruth> {
                 *all = ThreadTruth {
                     start_ns: first.start_ns,
                     delay_at_start_ns: first.delay_at_start_ns,
+                    cpu_at_start_ns: first.cpu_at_start_ns,
                     ..last.clone()
                 };
             })

@@ -161,6 +161,8 @@ const _: () = assert!(size_of::<LaneRef>() == 24);
 /// Offsets in a lane's control line that the kernel side reads. The daemon asserts that they equal
 /// the lane ABI's (`proto/lanes/SPEC.md`).
 pub mod lane_line {
+    /// `prctl` option of the breadcrumb.
+    pub const BREADCRUMB_OPTION: u32 = 0x4853_5031;
     /// Bytes read: one cache line.
     pub const LEN: usize = 64;
     /// `magic`, u32 little-endian `LANE`.

@@ -133,7 +133,7 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
     if has_exit_tp {
         attach_tracepoint(&mut ebpf, "sched_exit_tp", "sched_exit_tp", &aya_btf)?;
     }
-    let has_breadcrumb = attach_breadcrumb(&mut ebpf);
+    let has_breadcrumb = attach_breadcrumb(&mut ebpf, &btf, &aya_btf);
     load_totals(&mut ebpf, &aya_btf)?;
     Ok(Loaded {
         ebpf,
@@ -207,10 +207,15 @@ fn attach_tracepoint(
 
 /// The breadcrumb hook is worth having but not needed: without it the sweep finds lanes.
 ///
-/// The tracepoint's number is read from tracefs. Where nobody mounted that, a thread of ours mounts
+/// The second choice's number is read from tracefs. Where nobody mounted that, a thread of ours mounts
 /// it in a mount namespace of its own: the host sees nothing of it.
-fn attach_breadcrumb(ebpf: &mut Ebpf) -> bool {
-    let Some(program) = ebpf.program_mut("lane_breadcrumb") else {
+fn attach_breadcrumb(ebpf: &mut Ebpf, btf: &Btf, aya_btf: &AyaBtf) -> bool {
+    if btf.has("btf_trace_task_prctl_unknown")
+        && attach_tracepoint(ebpf, "lane_breadcrumb", "task_prctl_unknown", aya_btf).is_ok()
+    {
+        return true;
+    }
+    let Some(program) = ebpf.program_mut("lane_breadcrumb_syscall") else {
         return false;
     };
     let mut attach = || -> Result<(), ProgramError> {

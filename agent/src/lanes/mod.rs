@@ -21,6 +21,7 @@ use segment::{Refused, Segment, start_ticks};
 // The kernel side reads the control line with its own copy of the offsets.
 const _: () = assert!(
     lane_line::MAGIC == abi::LANE_MAGIC
+        && lane_line::BREADCRUMB_OPTION == abi::BREADCRUMB_OPTION
         && lane_line::MAGIC_AT == abi::lane::MAGIC
         && lane_line::GENERATION_AT == abi::lane::GENERATION
         && lane_line::OWNER_AT == abi::lane::OWNER_TID

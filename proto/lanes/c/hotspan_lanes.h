@@ -942,7 +942,7 @@ HOTSPAN__COLD int hotspan__acquire(struct hotspan__page *page, struct hotspan__t
     if (!otel_thread_ctx_v1)
         otel_thread_ctx_v1 = (void *)lane->record_trace_id;
     /* Only now is every field true that the breadcrumb invites to read. */
-    hotspan__call(SYS_prctl, 0x53564d41, 0, hotspan__at(lane), 0, hotspan__at("HOTSPANLANE1"));
+    hotspan__call(SYS_prctl, 0x48535031, hotspan__at(lane), 0, 0, hotspan__at("HOTSPANLANE1"));
     hotspan__release_at_exit();
     return 1;
 }

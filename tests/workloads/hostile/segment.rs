@@ -112,9 +112,9 @@ impl Segment {
     pub(crate) fn breadcrumb(&self) {
         let lane = self.base.wrapping_add(abi::LANE_OFF);
         let name = abi::SEGMENT_NAME_NUL.as_ptr();
-        let (option, what) = (libc::PR_SET_VMA, libc::PR_SET_VMA_ANON_NAME);
-        // SAFETY: a zero length renames nothing.
-        unsafe { libc::prctl(option, what, lane, 0_usize, name) };
+        let option = abi::BREADCRUMB_OPTION as libc::c_int;
+        // SAFETY: no kernel knows the option; the arguments are words.
+        unsafe { libc::prctl(option, lane, 0_usize, 0_usize, name) };
     }
 
     /// Appends a SET of a false span, or a CLEAR now and then.

@@ -3,8 +3,9 @@
 
 use anyhow::Result;
 
-use crate::record::{
-    MS, Span, WAITS, burn_ns, burn_wall_ns, join, length_of_wait, sleep_ns, start, warm_up,
+use crate::{
+    clocks::{MS, burn_ns, burn_wall_ns, length_of_wait, sleep_ns},
+    record::{Span, WAITS, join, start, warm_up},
 };
 
 fn burn_spans(name: &'static str, count: u32, ns: u64) {

@@ -11,8 +11,9 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    clocks::{MS, length_of_wait, sleep_ns},
     options,
-    record::{MS, Span, fork as fork_process, join, length_of_wait, sleep_ns, start, write_truth},
+    record::{Span, fork as fork_process, join, start, warm_up, write_truth},
 };
 
 fn sleep_span(name: &'static str, ns: u64) {
@@ -43,6 +44,7 @@ pub(crate) fn before_attach() -> Result<()> {
 pub(crate) fn exit_in_span() -> Result<()> {
     for _ in 0..5 {
         join(start(|| {
+            warm_up();
             let mut span = Span::new("thread dies", "sleep");
             span.enter();
             sleep_ns(5 * MS);
@@ -59,6 +61,7 @@ fn dying_process(name: &'static str, by_signal: bool) -> Result<()> {
     if pid != 0 {
         return wait_for(pid);
     }
+    warm_up();
     let mut span = Span::new(name, "sleep");
     span.enter();
     sleep_ns(5 * MS);

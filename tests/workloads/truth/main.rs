@@ -1,6 +1,7 @@
 //! Workload with known behaviour, published through the Rust crate: `truth SCENARIO --truth FILE`.
 //! The same scenarios exist in C (`workloads/truth_c`). Standard output stays free.
 
+mod clocks;
 mod cpu;
 mod life;
 mod record;

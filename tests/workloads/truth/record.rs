@@ -11,16 +11,17 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use hotspan_lanes::{NameId, span_clear, span_set};
 use hotspan_tests::truth::{SpanTruth, ThreadTruth, Truth};
 
-use crate::options;
+use crate::{
+    clocks::{Clocks, now_ns, schedstat, thread_cpu_ns, thread_switches},
+    options,
+};
 
-pub(crate) const MS: u64 = 1_000_000;
 /// Waits of each scenario.
 pub(crate) const WAITS: u64 = 40;
 
@@ -50,16 +51,6 @@ pub(crate) struct Span {
     start_ns: u64,
     activations: u64,
     cold: bool,
-}
-
-/// What is read beside a marker; also differences of it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Clocks {
-    at: u64,
-    cpu: u64,
-    /// Time around the read of the CPU clock.
-    slack: u64,
-    switches: u64,
 }
 
 // === impl Span ===
@@ -206,35 +197,6 @@ impl Span {
     }
 }
 
-// === impl Clocks ===
-
-impl Clocks {
-    fn before() -> Self {
-        let switches = thread_switches();
-        let before = now_ns();
-        let cpu = thread_cpu_ns();
-        let at = now_ns();
-        Self {
-            at,
-            cpu,
-            slack: at - before,
-            switches,
-        }
-    }
-
-    fn after() -> Self {
-        let at = now_ns();
-        let cpu = thread_cpu_ns();
-        let slack = now_ns() - at;
-        Self {
-            at,
-            cpu,
-            slack,
-            switches: thread_switches(),
-        }
-    }
-}
-
 /// Gives a short-lived thread its lane, so that its next span's truth is exact.
 pub(crate) fn warm_up() {
     Span::new("warm-up", "running").around(|| {});
@@ -313,44 +275,38 @@ pub(crate) fn write_truth() -> Result<()> {
     .write(&path)
 }
 
+/// Reads time and account again if the thread lost its CPU between the two.
 fn begin_thread(is_main: bool) -> ThreadTruth {
-    let start_ns = now_ns();
-    let (_, delay_at_start_ns) = schedstat();
     let (pid, tid) = (std::process::id(), gettid());
-    ThreadTruth {
+    let mut truth = ThreadTruth {
         pid,
         tid,
         is_main,
-        start_ns,
-        delay_at_start_ns,
         ..ThreadTruth::default()
+    };
+    for _ in 0..8 {
+        let before = thread_switches();
+        truth.delay_at_start_ns = schedstat().1;
+        truth.cpu_at_start_ns = thread_cpu_ns();
+        truth.start_ns = now_ns();
+        if thread_switches() == before {
+            break;
+        }
     }
+    truth
 }
 
-fn end_thread(begun: ThreadTruth) -> ThreadTruth {
-    let switch_ins = thread_switches();
-    let (run_ns, delay_ns) = schedstat();
-    let cpu_ns = thread_cpu_ns();
-    ThreadTruth {
-        switch_ins,
-        run_ns,
-        delay_ns,
-        cpu_ns,
-        end_ns: now_ns(),
-        ..begun
+fn end_thread(mut truth: ThreadTruth) -> ThreadTruth {
+    for _ in 0..8 {
+        truth.switch_ins = thread_switches();
+        (truth.run_ns, truth.delay_ns) = schedstat();
+        truth.cpu_ns = thread_cpu_ns();
+        truth.end_ns = now_ns();
+        if thread_switches() == truth.switch_ins {
+            break;
+        }
     }
-}
-
-/// The kernel's own account of this thread: CPU and run-queue time.
-fn schedstat() -> (u64, u64) {
-    let file = std::fs::File::open("/proc/thread-self/schedstat");
-    // Brings the account up to date.
-    thread_cpu_ns();
-    let text = file.and_then(std::io::read_to_string).unwrap_or_default();
-    let mut numbers = text
-        .split_whitespace()
-        .map(|word| word.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    truth
 }
 
 /// Different for every process, thread and call; never zero.
@@ -368,65 +324,6 @@ fn fresh_id() -> u64 {
 pub(crate) fn gettid() -> u32 {
     // SAFETY: gettid has no preconditions.
     u32::try_from(unsafe { libc::gettid() }).unwrap_or(0)
-}
-
-fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `time` is writable; both clocks used here always exist.
-    unsafe { libc::clock_gettime(clock, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-pub(crate) fn now_ns() -> u64 {
-    clock_ns(libc::CLOCK_MONOTONIC)
-}
-
-pub(crate) fn thread_cpu_ns() -> u64 {
-    clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
-}
-
-fn thread_switches() -> u64 {
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: getrusage fills the structure, which is plain numbers and zeroed before.
-    let usage = unsafe {
-        libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr());
-        usage.assume_init()
-    };
-    usage.ru_nvcsw as u64 + usage.ru_nivcsw as u64
-}
-
-pub(crate) fn sleep_ns(ns: u64) {
-    std::thread::sleep(Duration::from_nanos(ns));
-}
-
-/// Burns CPU time, not wall time: so the truth does not depend on neighbours.
-pub(crate) fn burn_ns(ns: u64) {
-    let until = thread_cpu_ns() + ns;
-    while thread_cpu_ns() < until {
-        spin();
-    }
-}
-
-/// The same by the wall clock, which is no system call: nothing enters the kernel meanwhile.
-pub(crate) fn burn_wall_ns(ns: u64) {
-    let until = now_ns() + ns;
-    while now_ns() < until {
-        spin();
-    }
-}
-
-fn spin() {
-    for round in 0..2000 {
-        std::hint::black_box(round);
-    }
-}
-
-/// 3 to 8 ms.
-pub(crate) fn length_of_wait(turn: u64) -> u64 {
-    (3 + turn % 6) * MS
 }
 
 fn hex(bytes: &[u8]) -> String {

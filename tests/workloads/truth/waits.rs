@@ -20,8 +20,9 @@ use std::{
 use anyhow::{Result, ensure};
 
 use crate::{
+    clocks::{length_of_wait, sleep_ns},
     options,
-    record::{Span, WAITS, gettid, join, length_of_wait, lock, sleep_ns, start},
+    record::{Span, WAITS, gettid, join, lock, start},
 };
 
 /// A wait that another thread ends. `wait` runs in the span, `wake` in the helper after the length

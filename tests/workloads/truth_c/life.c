@@ -59,6 +59,7 @@ void scenario_before_attach(void) { thread_join(thread_start(early, NULL)); }
 static void dies_in_span(void *unused) {
     static struct span s;
     (void)unused;
+    span_warm_up();
     span_init(&s, "thread dies", "sleep", NULL);
     span_enter(&s);
     sleep_ns(5 * MS);
@@ -69,6 +70,7 @@ static pid_t dying_process(const char *name, int by_signal) {
     pid_t child = process_fork();
     if (child == 0) {
         struct span s;
+        span_warm_up();
         span_init(&s, name, "sleep", NULL);
         span_enter(&s);
         sleep_ns(5 * MS);

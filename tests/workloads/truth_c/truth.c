@@ -28,7 +28,7 @@ struct thread {
     void *argument;
     pid_t tid;
     int is_main;
-    int64_t start, end, cpu, switches;
+    int64_t start, end, cpu, cpu_at_start, switches;
     uint64_t run, delay, delay_at_start;
 };
 
@@ -43,16 +43,7 @@ static atomic_ullong ids;
 static int is_child;
 static __thread int is_warm;
 
-/* ---- Clocks ---- */
-
-static int64_t clock_ns(clockid_t clock) {
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-int64_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
-int64_t thread_cpu_ns(void) { return clock_ns(CLOCK_THREAD_CPUTIME_ID); }
+/* ---- The kernel's account of this thread ---- */
 
 static int64_t thread_switches(void) {
     struct rusage usage;
@@ -181,18 +172,29 @@ void span_keep_open(struct span *s) {
 
 /* ---- Threads and processes ---- */
 
+/* Both read again if the thread lost its CPU between the account and the time. */
 static void thread_begin(struct thread *t) {
-    t->start = now_ns();
-    uint64_t run;
     t->tid = (pid_t)syscall(SYS_gettid);
-    schedstat(&run, &t->delay_at_start);
+    for (int attempt = 0; attempt < 8; attempt++) {
+        int64_t before = thread_switches();
+        uint64_t run;
+        schedstat(&run, &t->delay_at_start);
+        t->cpu_at_start = thread_cpu_ns();
+        t->start = now_ns();
+        if (thread_switches() == before)
+            break;
+    }
 }
 
 static void thread_end(struct thread *t) {
-    t->switches = thread_switches();
-    schedstat(&t->run, &t->delay);
-    t->cpu = thread_cpu_ns();
-    t->end = now_ns();
+    for (int attempt = 0; attempt < 8; attempt++) {
+        t->switches = thread_switches();
+        schedstat(&t->run, &t->delay);
+        t->cpu = thread_cpu_ns();
+        t->end = now_ns();
+        if (thread_switches() == t->switches)
+            break;
+    }
 }
 
 static void *thread_main(void *argument) {
@@ -284,62 +286,16 @@ void truth_write(void) {
         fprintf(out,
                 "%s\n{\"pid\":%d,\"tid\":%d,\"is_main\":%s,\"start_ns\":%lld,\"end_ns\":%lld,"
                 "\"cpu_ns\":%lld,\"switch_ins\":%lld,\"run_ns\":%llu,\"delay_ns\":%llu,"
-                "\"delay_at_start_ns\":%llu}",
+                "\"delay_at_start_ns\":%llu,\"cpu_at_start_ns\":%lld}",
                 i ? "," : "", getpid(), t->tid, t->is_main ? "true" : "false",
                 (long long)t->start, (long long)t->end, (long long)t->cpu, (long long)t->switches,
                 (unsigned long long)t->run, (unsigned long long)t->delay,
-                (unsigned long long)t->delay_at_start);
+                (unsigned long long)t->delay_at_start, (long long)t->cpu_at_start);
     }
     fprintf(out, "]}\n");
     if (fclose(out) != 0)
         fail(path);
 }
-
-/* ---- Tools ---- */
-
-void fail(const char *what) {
-    fprintf(stderr, "truth_c: %s: %s\n", what, strerror(errno));
-    _exit(2);
-}
-
-int must(int result, const char *what) {
-    if (result < 0)
-        fail(what);
-    return result;
-}
-
-void sleep_ns(int64_t ns) {
-    struct timespec left = {ns / 1000000000, ns % 1000000000};
-    while (nanosleep(&left, &left) != 0 && errno == EINTR) {
-    }
-}
-
-/* Burns CPU time, not wall time: so the truth does not depend on neighbours. */
-void burn_ns(int64_t ns) {
-    int64_t until = thread_cpu_ns() + ns;
-    while (thread_cpu_ns() < until)
-        for (volatile int i = 0; i < 2000; i++) {
-        }
-}
-
-/* The same by the wall clock, which is no system call: nothing enters the kernel meanwhile. */
-void burn_wall_ns(int64_t ns) {
-    int64_t until = now_ns() + ns;
-    while (now_ns() < until)
-        for (volatile int i = 0; i < 2000; i++) {
-        }
-}
-
-void pin_to(int cpu) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(cpu, &set);
-    if (sched_setaffinity(0, sizeof set, &set) != 0 && errno != EINVAL)
-        fail("sched_setaffinity");
-}
-
-/* 3 to 8 ms. */
-int64_t length_of_wait(int turn) { return (int64_t)(3 + turn % 6) * MS; }
 
 static const struct {
     const char *name;

@@ -16,6 +16,8 @@ compile_error!("the lane ABI is little-endian");
 pub const SEGMENT_NAME: &str = "HOTSPANLANE1";
 /// The same, as the kernel wants it.
 pub const SEGMENT_NAME_NUL: &core::ffi::CStr = c"HOTSPANLANE1";
+/// `prctl` option of the breadcrumb: `HSP1`, which no kernel knows.
+pub const BREADCRUMB_OPTION: u32 = 0x4853_5031;
 /// First eight bytes of a segment.
 pub const SEGMENT_MAGIC: [u8; 8] = *b"HOTSPAN1";
 /// First four bytes of a lane, as a little-endian number.

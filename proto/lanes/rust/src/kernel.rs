@@ -164,17 +164,20 @@ pub(crate) unsafe fn advise(address: *mut u8, len: usize, advice: i32) -> bool {
     }) == 0
 }
 
-/// Tells whoever watches `prctl` where this thread's lane is. The length 0 renames nothing.
+/// Tells whoever watches `prctl` where this thread's lane is. No kernel knows the option, so the call
+/// does nothing; kernels from 6.14 have a tracepoint for just such calls, which costs others nothing.
 pub(crate) fn leave_breadcrumb(lane: *const u8, name: &CStr) {
     // SAFETY: the kernel only reads `name`; a zero length touches no mapping.
     unsafe {
-        let (set, anon_name) = (
-            libc::PR_SET_VMA as usize,
-            libc::PR_SET_VMA_ANON_NAME as usize,
-        );
         call(
             libc::SYS_prctl,
-            [set, anon_name, lane.expose_provenance(), 0, address(name)],
+            [
+                crate::abi::BREADCRUMB_OPTION as usize,
+                lane.expose_provenance(),
+                0,
+                0,
+                address(name),
+            ],
         )
     };
 }

@@ -1,17 +1,20 @@
 //! Compares a report with the truth of its workload. Every check collects what it finds, so that a
 //! failing test shows the whole picture, and prints the figures behind a passing one.
 
+mod account;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
 };
 
+use account::{booked_as_cpu, cpu_problem};
 use anyhow::{Result, ensure};
 
 use crate::{
     fixture::Recording,
-    report::{self, Report, Span, Thread, blocked, get, ready, sum},
-    truth::{self, SpanKey, SpanTruth, ThreadTruth, Truth},
+    report::{self, Report, Span, blocked, get, sum},
+    truth::{self, SpanKey, SpanTruth, Truth},
 };
 
 const US: u64 = 1000;
@@ -206,100 +209,6 @@ impl<'a> Checks<'a> {
         self
     }
 
-    /// Per thread of the workload: sum == wall exactly, wall as seen by itself, CPU as by its clock.
-    pub fn threads(&mut self) -> &mut Self {
-        let mut edges = Vec::new();
-        for (truth, thread) in self.joined_threads() {
-            let Some(thread) = thread else {
-                self.problems
-                    .push(format!("thread {} is missing", truth.tid));
-                continue;
-            };
-            let who = format!("thread {} ({})", thread.tid, thread.comm);
-            let total = sum(&thread.states);
-            self.require(total == thread.wall_ns, || {
-                format!("{who}: sum(states) {total} != wall {}", thread.wall_ns)
-            });
-            let wall = truth.end_ns - truth.start_ns;
-            // Its time at the CPU's door is known; a thread's function may start and end late.
-            let waited = truth.delay_ns - truth.delay_at_start_ns;
-            let edge = thread.wall_ns as i64 - wall as i64;
-            let door = ready(&thread.states).saturating_sub(waited) as i64;
-            self.require(edge >= -(20 * US as i64 + wall as i64 / 100_000), || {
-                format!(
-                    "{who}: lived {} ns, but its function {wall} ns",
-                    thread.wall_ns
-                )
-            });
-            if !truth.is_main {
-                edges.push((edge - door).unsigned_abs());
-                self.require(edge - door <= 2 * MS as i64, || {
-                    format!("{who}: lived {edge} ns longer than its function, {door} of it ready")
-                });
-                // Its clock was read before its end, and its first switch-in is in no rusage.
-                let running = get(&thread.states, "running");
-                let after = (edge - door).max(0) as u64;
-                let least = truth.cpu_ns.saturating_sub(booked_as_cpu(&thread.states));
-                let clock = running.clamp(least, truth.cpu_ns + after);
-                if let Some(problem) = cpu_problem(running, clock, truth.switch_ins + 1) {
-                    self.problems
-                        .push(format!("{who}: {problem}; {:?}", thread.states));
-                }
-            }
-        }
-        if let Some(median) = median(&mut edges) {
-            self.figures.push(format!(
-                "threads live {median} ns longer than their functions"
-            ));
-        }
-        self
-    }
-
-    /// The kernel's own account, read by the thread at its end. What it has as CPU and run-queue
-    /// time together: 1 % + 200 us. Each alone: what [`booked_as_cpu`] says, and the jitter of the
-    /// cut that the CPU clock is allowed too.
-    pub fn schedstat(&mut self) -> &mut Self {
-        let (mut run, mut run_truth, mut delay, mut delay_truth) = (0, 0, 0, 0);
-        for (truth, thread) in self.joined_threads() {
-            let Some(thread) = thread.filter(|_| !truth.is_main) else {
-                continue;
-            };
-            // The kernel leaves stolen time out of both.
-            let cpu = get(&thread.states, "running");
-            let waits = ready(&thread.states);
-            let function = truth.end_ns - truth.start_ns + truth.delay_at_start_ns;
-            let after = thread.wall_ns.saturating_sub(function);
-            let (ours, kernels) = (cpu + waits, truth.run_ns + truth.delay_ns);
-            let bound = kernels / 100 + 200 * US;
-            let error = ours.abs_diff(ours.clamp(kernels, kernels + after));
-            self.require(error <= bound, || {
-                let (tid, states) = (thread.tid, &thread.states);
-                format!("thread {tid}: CPU + ready {ours} ns, schedstat {kernels} ns, {states:?}")
-            });
-            let bound = bound + 40 * US * (truth.switch_ins + 1);
-            self.require(cpu <= truth.run_ns + after + bound, || {
-                format!(
-                    "thread {}: CPU {cpu} ns, schedstat {}",
-                    thread.tid, truth.run_ns
-                )
-            });
-            self.require(waits + bound >= truth.delay_ns, || {
-                format!(
-                    "thread {}: ready {waits} ns, schedstat {}",
-                    thread.tid, truth.delay_ns
-                )
-            });
-            run += cpu;
-            run_truth += truth.run_ns;
-            delay += waits;
-            delay_truth += truth.delay_ns;
-        }
-        self.figures.push(format!(
-            "CPU {run} ns, schedstat {run_truth}; ready {delay} ns, schedstat {delay_truth}"
-        ));
-        self
-    }
-
     /// `captured == delivered + in_flight + spooled + sum(lost)`, per kind.
     pub fn conservation(&mut self) -> &mut Self {
         let problems = conservation_problems(self.report);
@@ -391,17 +300,6 @@ impl<'a> Checks<'a> {
         }
         self
     }
-
-    fn joined_threads(&self) -> Vec<(ThreadTruth, Option<&'a Thread>)> {
-        truth::threads(self.truths)
-            .into_values()
-            .map(|truth| {
-                let same = |thread: &&Thread| (thread.pid, thread.tid) == (truth.pid, truth.tid);
-                let thread = self.report.threads.iter().find(same);
-                (truth, thread)
-            })
-            .collect()
-    }
 }
 
 /// A span whose waker is not among its causes, for the message.
@@ -441,20 +339,6 @@ pub fn conservation_problems(report: &Report) -> Vec<String> {
         }
     }
     problems
-}
-
-/// Time at the CPU's door that the kernel books as CPU time: a wakeup that preempts skips the next
-/// update of the run queue's clock (`wakeup_preempt` in kernel/sched/core.c), so the woken thread is
-/// charged from its wakeup on, and its `run_delay` is zero.
-fn booked_as_cpu(states: &report::States) -> u64 {
-    get(states, "ready_wakeup")
-}
-
-/// `running` within max(1 %, 60 us) + 40 us per switch-in of the CPU clock.
-fn cpu_problem(running: u64, clock: u64, switch_ins: u64) -> Option<String> {
-    let bound = (clock / 100).max(60 * US) + 40 * US * switch_ins;
-    (running.abs_diff(clock) > bound)
-        .then(|| format!("running {running} ns, CPU clock {clock} ns, {switch_ins} switches"))
 }
 
 /// The median; sorts.
