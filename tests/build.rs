@@ -18,14 +18,7 @@ fn main() {
     let program = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("truth_c");
     let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
     let status = Command::new(&compiler)
-        .args([
-            "-std=gnu11",
-            "-O2",
-            "-g",
-            "-Wall",
-            "-Wextra",
-            "-fno-omit-frame-pointer",
-        ])
+        .args(["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-fno-omit-frame-pointer"])
         .arg("-I")
         .arg(header)
         .args(SOURCES.map(|source| folder.join(source)))

@@ -159,11 +159,7 @@ pub fn woken(t: &mut Thread, now: u64) -> bool {
         t.waker_tgid = t.waking_tgid;
         t.waker_head = t.waking_head;
         t.flags = (t.flags & !(WAKING_SET | WAKER_IRQ))
-            | if t.flags & WAKING_IRQ != 0 {
-                WAKER_IRQ
-            } else {
-                0
-            };
+            | if t.flags & WAKING_IRQ != 0 { WAKER_IRQ } else { 0 };
     }
     true
 }
@@ -192,11 +188,7 @@ pub fn switch_out(t: &mut Thread, leave: &Leave) -> Noticed {
     if leave.preempted {
         t.flags |= PREEMPTED;
     }
-    t.phase = if leave.dead {
-        Phase::Dead as u32
-    } else {
-        Phase::Off as u32
-    };
+    t.phase = if leave.dead { Phase::Dead as u32 } else { Phase::Off as u32 };
     noticed
 }
 

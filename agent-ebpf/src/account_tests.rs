@@ -50,10 +50,7 @@ fn waking_before_the_switch_out_names_nobody() {
     // waker of the wait that follows.
     let mut t = running(0);
     waking(&mut t, 9, 9, 0, false);
-    assert!(
-        !woken(&mut t, 50),
-        "a thread that has not left cannot be woken"
-    );
+    assert!(!woken(&mut t, 50), "a thread that has not left cannot be woken");
     switch_out(&mut t, &blocked(100, 100));
     assert!(woken(&mut t, 300));
     switch_in(&mut t, 400, 100);
@@ -150,13 +147,7 @@ fn jitter_of_the_cpu_account_is_running() {
 #[test]
 fn death_closes_the_open_slice() {
     let mut t = running(0);
-    switch_out(
-        &mut t,
-        &Leave {
-            dead: true,
-            ..blocked(777, 777)
-        },
-    );
+    switch_out(&mut t, &Leave { dead: true, ..blocked(777, 777) });
     assert_eq!(t.phase, Phase::Dead as u32);
     assert_eq!(sum(&t), 777);
 }
@@ -178,13 +169,7 @@ fn lock_that_was_a_condvar_is_moved_whole() {
     woken(&mut t, 40);
     switch_in(&mut t, 50, 10);
     was_notify(&mut t);
-    assert_eq!(
-        (
-            t.total[State::Lock as usize],
-            t.total[State::Notify as usize]
-        ),
-        (0, 30)
-    );
+    assert_eq!((t.total[State::Lock as usize], t.total[State::Notify as usize]), (0, 30));
     assert_eq!(sum(&t), 50);
     was_notify(&mut t);
     assert_eq!(t.total[State::Notify as usize], 30, "only once");
@@ -211,26 +196,20 @@ fn step() -> impl Strategy<Value = Step> {
         any::<bool>(),
         0..9_000_000u64,
         0..2_000_000u64,
-        (
-            prop::bool::weighted(0.1),
-            prop::bool::weighted(0.1),
-            prop::bool::weighted(0.1),
-        ),
+        (prop::bool::weighted(0.1), prop::bool::weighted(0.1), prop::bool::weighted(0.1)),
         prop::bool::weighted(0.05),
     )
-        .prop_map(
-            |(run, stolen, preempted, blocked, ready, lose, back)| Step {
-                run,
-                stolen,
-                preempted,
-                blocked,
-                ready,
-                lose_out: lose.0,
-                lose_wake: lose.1,
-                lose_in: lose.2,
-                back,
-            },
-        )
+        .prop_map(|(run, stolen, preempted, blocked, ready, lose, back)| Step {
+            run,
+            stolen,
+            preempted,
+            blocked,
+            ready,
+            lose_out: lose.0,
+            lose_wake: lose.1,
+            lose_in: lose.2,
+            back,
+        })
 }
 
 proptest! {

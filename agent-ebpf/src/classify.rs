@@ -20,12 +20,7 @@ pub struct Wait {
 
 impl Wait {
     /// No wait.
-    pub const NONE: Self = Self {
-        state: State::Running,
-        syscall: -1,
-        fd: -1,
-        futex: 0,
-    };
+    pub const NONE: Self = Self { state: State::Running, syscall: -1, fd: -1, futex: 0 };
 }
 
 /// `futex` of x86-64.
@@ -101,10 +96,7 @@ const USER32_CS: u64 = 0x23;
 /// Kind of a blocked wait of `task`, which is still on its CPU.
 #[inline(always)]
 pub fn blocked(task: Task, prev_state: u32) -> Wait {
-    let mut wait = Wait {
-        state: State::UnknownUnresolvedWait,
-        ..Wait::NONE
-    };
+    let mut wait = Wait { state: State::UnknownUnresolvedWait, ..Wait::NONE };
     if prev_state & (TASK_STOPPED | TASK_TRACED | TASK_FROZEN) != 0 {
         wait.state = State::Stopped;
         return wait;

@@ -43,11 +43,7 @@ pub unsafe fn send(record: *const u8, len: usize, urgency: Urgency, full: Counte
     let failed = unsafe {
         let unread = bpf_ringbuf_query(ring, AVAIL_DATA);
         let wanted = urgency == Urgency::Now || unread > half;
-        let flags = if wanted && may_wake() {
-            FORCE_WAKEUP
-        } else {
-            NO_WAKEUP
-        };
+        let flags = if wanted && may_wake() { FORCE_WAKEUP } else { NO_WAKEUP };
         bpf_ringbuf_output(ring, record.cast_mut().cast(), len as u64, flags)
     };
     if failed != 0 {
@@ -77,12 +73,5 @@ fn may_wake() -> bool {
 #[inline(always)]
 pub fn record<T>(record: &T, urgency: Urgency, full: Counter) -> bool {
     // SAFETY: a reference covers its whole type.
-    unsafe {
-        send(
-            core::ptr::from_ref(record).cast(),
-            size_of::<T>(),
-            urgency,
-            full,
-        )
-    }
+    unsafe { send(core::ptr::from_ref(record).cast(), size_of::<T>(), urgency, full) }
 }

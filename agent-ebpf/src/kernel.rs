@@ -105,11 +105,7 @@ impl Task {
     #[inline(always)]
     pub fn run_delay(self) -> u64 {
         let offset = injected!(OFFSETS.task_run_delay);
-        if present(offset) {
-            self.load(offset)
-        } else {
-            0
-        }
+        if present(offset) { self.load(offset) } else { 0 }
     }
 
     /// Waits for I/O by the kernel's own mark.
@@ -264,11 +260,7 @@ pub fn read_kernel<T: Copy>(address: u64) -> Option<T> {
             size_of::<T>() as u32,
             address as *const c_void,
         );
-        if failed == 0 {
-            Some(value.assume_init())
-        } else {
-            None
-        }
+        if failed == 0 { Some(value.assume_init()) } else { None }
     }
 }
 
@@ -283,11 +275,7 @@ pub fn read_user<T: Copy>(address: u64) -> Option<T> {
             size_of::<T>() as u32,
             address as *const c_void,
         );
-        if failed == 0 {
-            Some(value.assume_init())
-        } else {
-            None
-        }
+        if failed == 0 { Some(value.assume_init()) } else { None }
     }
 }
 

@@ -218,11 +218,7 @@ fn save_tail(thread: &mut Thread, task: Task) {
     let head = thread.head;
     let first = u64_at(&line, lane_line::FIRST_INDEX_AT);
     let slots = 1u64 << (log2 & 15);
-    let kept = if head.saturating_sub(first) < slots {
-        head.saturating_sub(first)
-    } else {
-        slots
-    };
+    let kept = if head.saturating_sub(first) < slots { head.saturating_sub(first) } else { slots };
     let Some(tail) = TAIL.get_ptr_mut(0) else {
         return;
     };

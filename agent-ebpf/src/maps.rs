@@ -136,11 +136,6 @@ pub fn count(counter: Counter) {
 pub fn live() -> Live {
     match LIVE.get(0) {
         Some(live) => *live,
-        None => Live {
-            lane_epoch: 0,
-            stack_generation: 0,
-            round: 0,
-            pad: 0,
-        },
+        None => Live { lane_epoch: 0, stack_generation: 0, round: 0, pad: 0 },
     }
 }

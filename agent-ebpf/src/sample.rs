@@ -70,11 +70,8 @@ fn timer_sample(ctx: PerfEventContext) -> i32 {
         urgency = lane::runs_ahead(thread, &live);
     }
     let user_stack = walk::user(SCRATCH_SAMPLE, task, thread, &live);
-    let kernel_stack = if user_mode {
-        0
-    } else {
-        walk::kernel(SCRATCH_SAMPLE, ctx.as_ptr(), true, &live)
-    };
+    let kernel_stack =
+        if user_mode { 0 } else { walk::kernel(SCRATCH_SAMPLE, ctx.as_ptr(), true, &live) };
     let record = Sample {
         kind: RecordKind::Sample as u32,
         tid,

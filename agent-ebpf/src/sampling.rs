@@ -55,11 +55,7 @@ pub struct Bucket {
 #[inline(always)]
 pub fn take(bucket: &mut Bucket, now: u64, cost_ns: u64, burst_ns: u64) -> bool {
     let elapsed = now.wrapping_sub(bucket.at);
-    let elapsed = if (elapsed as i64) < 0 || elapsed > burst_ns {
-        burst_ns
-    } else {
-        elapsed
-    };
+    let elapsed = if (elapsed as i64) < 0 || elapsed > burst_ns { burst_ns } else { elapsed };
     let filled = bucket.credit + elapsed;
     bucket.credit = if filled > burst_ns { burst_ns } else { filled };
     bucket.at = now;
@@ -76,17 +72,10 @@ mod tests {
 
     #[test]
     fn probability_follows_the_exponential() {
-        for (d, x) in [
-            (1u64, 1_000_000u64),
-            (10_000, 1_000_000),
-            (500_000, 1_000_000),
-        ]
-        .into_iter()
-        .chain([
-            (1_000_000, 1_000_000),
-            (3_700_000, 1_000_000),
-            (21_000_000, 1_000_000),
-        ]) {
+        for (d, x) in [(1u64, 1_000_000u64), (10_000, 1_000_000), (500_000, 1_000_000)]
+            .into_iter()
+            .chain([(1_000_000, 1_000_000), (3_700_000, 1_000_000), (21_000_000, 1_000_000)])
+        {
             let exact = 1.0 - (-(d as f64) / x as f64).exp_approx();
             let got = probability(d, x) as f64 / 4294967296.0;
             assert!(
@@ -113,10 +102,7 @@ mod tests {
         for d in [1_000u64, 77_000, 900_000, 5_000_000, 40_000_000] {
             let p = probability(d, 1_000_000);
             let expected = weight(d, p) as f64 * (p as f64 / 4294967296.0);
-            assert!(
-                (expected - d as f64).abs() < d as f64 * 0.001 + 1.0,
-                "{d}: {expected}"
-            );
+            assert!((expected - d as f64).abs() < d as f64 * 0.001 + 1.0, "{d}: {expected}");
         }
     }
 

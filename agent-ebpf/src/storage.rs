@@ -30,14 +30,9 @@ pub fn find(task: Task) -> Option<&'static mut Thread> {
     // SAFETY: map and task are what the helper demands; the value lives as long as the task, which
     // is alive while this program runs, and is only written by programs ordered by the scheduler.
     unsafe {
-        bpf_task_storage_get(
-            (&raw const THREADS).cast_mut().cast(),
-            task.as_ptr(),
-            null_mut(),
-            0,
-        )
-        .cast::<Thread>()
-        .as_mut()
+        bpf_task_storage_get((&raw const THREADS).cast_mut().cast(), task.as_ptr(), null_mut(), 0)
+            .cast::<Thread>()
+            .as_mut()
     }
 }
 

@@ -74,11 +74,7 @@ fn leave(
     // A signal that arrives while the thread goes to sleep leaves it runnable; before 6.13 the
     // tracepoint still shows the state it asked for (kernel/sched/core.c, __schedule).
     let blocked = dead || (!preempt && prev_state != 0 && task.state() != 0);
-    let wait = if blocked && !dead {
-        classify::blocked(task, prev_state)
-    } else {
-        Wait::NONE
-    };
+    let wait = if blocked && !dead { classify::blocked(task, prev_state) } else { Wait::NONE };
     let throttled = task.is_throttled();
     let ready = if throttled {
         State::Throttled
@@ -245,11 +241,7 @@ fn chosen(duration: u64) -> Option<u64> {
     let probability = sampling::probability(duration, injected!(SETTINGS.wait_scale_ns));
     // SAFETY: the helper has no preconditions.
     let draw = u64::from(unsafe { bpf_get_prandom_u32() });
-    if draw < probability {
-        Some(sampling::weight(duration, probability))
-    } else {
-        None
-    }
+    if draw < probability { Some(sampling::weight(duration, probability)) } else { None }
 }
 
 /// Takes one stack from this CPU's budget.
@@ -359,11 +351,7 @@ fn send_exit(thread: &Thread, task: Task) {
     exit.serial = thread.serial;
     exit.birth = thread.birth;
     exit.at = thread.since;
-    exit.exiting_at = if thread.flags & EXITING != 0 {
-        thread.exiting_at
-    } else {
-        thread.since
-    };
+    exit.exiting_at = if thread.flags & EXITING != 0 { thread.exiting_at } else { thread.since };
     exit.seq = thread.seq;
     exit.head = thread.head;
     exit.comm = task.comm();

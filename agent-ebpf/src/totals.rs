@@ -31,10 +31,7 @@ fn thread_totals(ctx: *mut c_void) -> i32 {
     // SAFETY: the context of a task iterator has this layout; the first word of meta is `seq`.
     let (seq, task) = unsafe {
         let meta = core::ptr::read_volatile(&raw const (*ctx).meta);
-        (
-            core::ptr::read_volatile(meta),
-            core::ptr::read_volatile(&raw const (*ctx).task),
-        )
+        (core::ptr::read_volatile(meta), core::ptr::read_volatile(&raw const (*ctx).task))
     };
     if task.is_null() {
         return 0;
@@ -62,11 +59,7 @@ fn thread_totals(ctx: *mut c_void) -> i32 {
         out.serial = thread.serial;
         out.birth = thread.birth;
         out.since = thread.since;
-        out.wake = if thread.flags & WAKE_SET != 0 {
-            thread.wake
-        } else {
-            0
-        };
+        out.wake = if thread.flags & WAKE_SET != 0 { thread.wake } else { 0 };
         out.seq = thread.seq;
         out.head = thread.head;
         out.state = thread.state;
@@ -93,11 +86,7 @@ fn thread_totals(ctx: *mut c_void) -> i32 {
     out.comm = task.comm();
     // SAFETY: `seq` is the iterator's own file; the buffer is a whole snapshot.
     unsafe {
-        bpf_seq_write(
-            seq,
-            core::ptr::from_ref(out).cast(),
-            size_of::<Snapshot>() as u32,
-        );
+        bpf_seq_write(seq, core::ptr::from_ref(out).cast(), size_of::<Snapshot>() as u32);
     }
     0
 }

@@ -73,10 +73,7 @@ fn sends(task: Task) -> bool {
         return false;
     }
     // write writev sendfile connect sendto sendmsg shutdown sendmmsg close splice
-    matches!(
-        task.user_regs().syscall(),
-        1 | 20 | 40 | 42 | 44 | 46 | 48 | 307 | 3 | 275
-    )
+    matches!(task.user_regs().syscall(), 1 | 20 | 40 | 42 | 44 | 46 | 48 | 307 | 3 | 275)
 }
 
 /// `sched_wakeup(p)`: `p` is runnable from now on.

@@ -118,27 +118,11 @@ pub fn user(slot: u32, task: Task, thread: &Thread, live: &Live) -> u64 {
     };
     // SAFETY: the callback has the signature the helper demands and only touches `walk`.
     unsafe {
-        bpf_loop(
-            MAX_FRAMES as u32 + 1,
-            user_frame as *mut c_void,
-            (&raw mut walk).cast(),
-            0,
-        );
+        bpf_loop(MAX_FRAMES as u32 + 1, user_frame as *mut c_void, (&raw mut walk).cast(), 0);
     }
     // Inside a system call the address is the instruction after `syscall`: a return address.
-    let exact = if regs.syscall() == -1 {
-        STACK_EXACT_TOP
-    } else {
-        0
-    };
-    send(
-        slot,
-        tgid,
-        walk.hash,
-        walk.len,
-        exact | if walk.cut != 0 { STACK_CUT } else { 0 },
-        live,
-    )
+    let exact = if regs.syscall() == -1 { STACK_EXACT_TOP } else { 0 };
+    send(slot, tgid, walk.hash, walk.len, exact | if walk.cut != 0 { STACK_CUT } else { 0 }, live)
 }
 
 /// The current kernel stack: sent when new, named by its hash; 0 for none.
@@ -149,35 +133,19 @@ pub fn kernel(slot: u32, ctx: *mut c_void, exact_top: bool, live: &Live) -> u64 
     };
     // SAFETY: the buffer holds the size given; the helper reports what it wrote.
     let bytes = unsafe {
-        bpf_get_stack(
-            ctx,
-            (&raw mut (*stack).frames).cast(),
-            (MAX_FRAMES * 8) as u32,
-            0,
-        )
+        bpf_get_stack(ctx, (&raw mut (*stack).frames).cast(), (MAX_FRAMES * 8) as u32, 0)
     };
     if bytes <= 0 {
         count(Counter::KernelStackFailed);
         return 0;
     }
     let len = (bytes as u64 / 8) as u32;
-    let mut walk = Walk {
-        hash: PRIME,
-        frame: 0,
-        len,
-        slot,
-        limit: len,
-        cut: 0,
-    };
+    let mut walk = Walk { hash: PRIME, frame: 0, len, slot, limit: len, cut: 0 };
     // SAFETY: as above.
     unsafe {
         bpf_loop(len, kernel_frame as *mut c_void, (&raw mut walk).cast(), 0);
     }
-    let cut = if len as usize >= MAX_FRAMES {
-        STACK_CUT
-    } else {
-        0
-    };
+    let cut = if len as usize >= MAX_FRAMES { STACK_CUT } else { 0 };
     let exact = if exact_top { STACK_EXACT_TOP } else { 0 };
     send(slot, 0, walk.hash, len, STACK_KERNEL | cut | exact, live)
 }

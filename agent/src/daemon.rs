@@ -66,11 +66,7 @@ impl Daemon {
 
     /// One round.
     pub fn round(&mut self) -> Result<(), KernelError> {
-        let every = if self.kernel.has_breadcrumb() {
-            SWEEP_EVERY
-        } else {
-            SWEEP_EVERY_BLIND
-        };
+        let every = if self.kernel.has_breadcrumb() { SWEEP_EVERY } else { SWEEP_EVERY_BLIND };
         if self.swept_at.elapsed() >= every {
             self.sweep()?;
         }
@@ -171,15 +167,9 @@ impl Daemon {
                     &ring(Counter::StacksRingFull),
                 ),
             ),
-            (
-                "markers",
-                kind(linker.lanes.captured, linker.lanes.delivered, &markers_lost),
-            ),
+            ("markers", kind(linker.lanes.captured, linker.lanes.delivered, &markers_lost)),
         ]);
-        Outcome {
-            conservation,
-            loss: self.loss(&get),
-        }
+        Outcome { conservation, loss: self.loss(&get) }
     }
 
     /// Everything that was lost, and everything that made part of the account unknown.
@@ -209,13 +199,7 @@ impl Daemon {
         for counter in LOSSES {
             add(counter.key(), get(counter));
         }
-        for (key, n) in self
-            .linker
-            .lanes
-            .lost
-            .iter()
-            .chain(&self.linker.lanes.refused)
-        {
+        for (key, n) in self.linker.lanes.lost.iter().chain(&self.linker.lanes.refused) {
             add(key, *n);
         }
         for (key, n) in &self.linker.counts {

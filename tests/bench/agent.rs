@@ -93,11 +93,7 @@ impl Agent {
             command = pinned(command, 0);
         }
         let child = command.spawn()?;
-        let mut agent = Self {
-            child,
-            objects: BTreeSet::new(),
-            _scratch: scratch,
-        };
+        let mut agent = Self { child, objects: BTreeSet::new(), _scratch: scratch };
         let pid = agent.child.id();
         // Its command starts after the attach.
         let started = wait_until(SOON, || {
@@ -105,11 +101,7 @@ impl Agent {
                 .split_whitespace()
                 .any(|child| read_text(format!("/proc/{child}/comm")).trim() == "sleep")
         });
-        ensure!(
-            started,
-            "hotspan does not attach: {}",
-            read_text(agent._scratch.file("stderr"))
-        );
+        ensure!(started, "hotspan does not attach: {}", read_text(agent._scratch.file("stderr")));
         agent.objects = host::held_objects(pid)?;
         Ok(agent)
     }
@@ -126,11 +118,7 @@ impl Agent {
         let mut ns = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
             let text = read_text(task?.path().join("schedstat"));
-            ns += text
-                .split(' ')
-                .next()
-                .and_then(|n| n.parse::<u64>().ok())
-                .unwrap_or(0);
+            ns += text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
         }
         Ok(ns as f64 / 1e9)
     }
@@ -194,9 +182,7 @@ pub(crate) fn difference(
 /// `bpftool KIND list`. A field bpftool leaves out is zero: it does so with statistics of programs
 /// that never ran.
 fn listed(kind: &str) -> Result<Vec<serde_json::Value>> {
-    let output = Command::new("bpftool")
-        .args(["-j", kind, "list"])
-        .output()?;
+    let output = Command::new("bpftool").args(["-j", kind, "list"]).output()?;
     ensure!(output.status.success(), "bpftool {kind} list failed");
     Ok(serde_json::from_slice(&output.stdout)?)
 }

@@ -47,24 +47,13 @@ pub(crate) fn measure() -> Result<Vec<Line>> {
     let mut lines = vec![
         without.line("switch", 150.0, "no span").note(&floor),
         within.line("switch", 300.0, "in span").note(&floor),
-        without
-            .line("wakeup", 60.0, "no span")
-            .note("waking and wakeup together"),
-        within
-            .line("wakeup", 60.0, "in span")
-            .note("waking and wakeup together"),
+        without.line("wakeup", 60.0, "no span").note("waking and wakeup together"),
+        within.line("wakeup", 60.0, "in span").note("waking and wakeup together"),
     ];
     if let Some(sample) = all.get("timer_sample").filter(|runs| runs.count > 0) {
         let value = (sample.ns as f64 / sample.count as f64 - EMPTY_PROGRAM_NS) / 1000.0;
-        let note = format!(
-            "{} samples of two pipe threads, idle ones too",
-            sample.count
-        );
-        lines.push(
-            Line::new("body per on-CPU sample", value, "us")
-                .target(25.0)
-                .note(note),
-        );
+        let note = format!("{} samples of two pipe threads, idle ones too", sample.count);
+        lines.push(Line::new("body per on-CPU sample", value, "us").target(25.0).note(note));
     }
     Ok(lines)
 }
@@ -80,29 +69,17 @@ impl Series {
     }
 
     fn line(&self, event: &str, target: f64, when: &str) -> Line {
-        let series = if event == "switch" {
-            &self.switch
-        } else {
-            &self.wakeup
-        };
-        Line::new(
-            format!("program bodies per {event}, {when}"),
-            median(series),
-            "ns",
-        )
-        .target(target)
-        .noise(apart(series))
+        let series = if event == "switch" { &self.switch } else { &self.wakeup };
+        Line::new(format!("program bodies per {event}, {when}"), median(series), "ns")
+            .target(target)
+            .noise(apart(series))
     }
 }
 
 /// All of these programs' time, without the floor, per run of one of them.
 fn per_event(runs: &BTreeMap<String, Runs>, programs: &[&str], event: &str) -> f64 {
     // The kernel keeps 15 characters of a name.
-    let find = |name: &str| {
-        runs.get(&name[..name.len().min(15)])
-            .copied()
-            .unwrap_or_default()
-    };
+    let find = |name: &str| runs.get(&name[..name.len().min(15)]).copied().unwrap_or_default();
     let body = |runs: Runs| runs.ns as f64 - EMPTY_PROGRAM_NS * runs.count as f64;
     programs.iter().map(|name| body(find(name))).sum::<f64>() / find(event).count as f64
 }
@@ -111,11 +88,7 @@ fn per_event(runs: &BTreeMap<String, Runs>, programs: &[&str], event: &str) -> f
 fn ping_pong(time: Duration, in_span: bool) -> Result<()> {
     let (mut from_first, mut to_second) = std::io::pipe()?;
     let (mut from_second, mut to_first) = std::io::pipe()?;
-    let span = |id: u8| Span {
-        trace_id: [9; 16],
-        span_id: [id; 8],
-        ..Span::default()
-    };
+    let span = |id: u8| Span { trace_id: [9; 16], span_id: [id; 8], ..Span::default() };
     thread::scope(|scope| {
         let second = scope.spawn(move || -> std::io::Result<()> {
             pin_this_thread(1);

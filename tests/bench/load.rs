@@ -46,27 +46,21 @@ pub(crate) fn measure() -> Result<Vec<Line>> {
     let load = Load::start()?;
     thread::sleep(SETTLE);
     let busy = Cost::measure(&agent, SLICES)?;
-    let rss = agent
-        .megabytes("smaps_rollup", "Rss")
-        .context("smaps_rollup")?;
+    let rss = agent.megabytes("smaps_rollup", "Rss").context("smaps_rollup")?;
     let peak = agent.megabytes("status", "VmHWM").unwrap_or(rss);
     let maps = agent.map_megabytes()?;
     drop(load);
     agent.stop()?;
     let switches = format!("{:.0} switches/s on the host", busy.switches);
     Ok(vec![
-        busy.line("agent CPU at the standard load, kernel programs included")
-            .target(0.5),
+        busy.line("agent CPU at the standard load, kernel programs included").target(0.5),
         Line::new("  of it, the daemon", median(&busy.daemon), "% host").note(switches),
         Line::new("  of it, kernel programs", median(&busy.kernel), "% host")
             .note("with the cost of counting it, 64 ns a run"),
         quiet
             .line("agent CPU without that load")
             .target(0.1)
-            .note(format!(
-                "{:.0} switches/s; idle only if nothing else runs here",
-                quiet.switches
-            )),
+            .note(format!("{:.0} switches/s; idle only if nothing else runs here", quiet.switches)),
         Line::new("RSS + kernel maps at the standard load", rss + maps, "MB").target(60.0),
         Line::new("  of it, RSS", rss, "MB").note(format!("peak {peak:.1} MB")),
         Line::new("  of it, kernel maps", maps, "MB"),
@@ -111,8 +105,7 @@ impl Cost {
 fn context_switches() -> u64 {
     let text = read_text("/proc/stat");
     let line = text.lines().find_map(|line| line.strip_prefix("ctxt "));
-    line.and_then(|count| count.trim().parse().ok())
-        .unwrap_or(0)
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
 // === impl Load ===
@@ -127,11 +120,7 @@ impl Load {
         for part in ["ping-pong", "ping-pong", "execs"] {
             load.add(Command::new(&this).args(["part", part]))?;
         }
-        load.add(
-            Command::new("python3")
-                .args(["-c", BURNER])
-                .arg(LIFE.as_secs().to_string()),
-        )?;
+        load.add(Command::new("python3").args(["-c", BURNER]).arg(LIFE.as_secs().to_string()))?;
         Ok(load)
     }
 

@@ -73,10 +73,7 @@ fn run(arguments: &[String]) -> Result<()> {
             continue;
         }
         if name != "marker" && !host::is_root() {
-            lines.push(Line::skipped(
-                name,
-                "loading programs into the kernel needs root",
-            ));
+            lines.push(Line::skipped(name, "loading programs into the kernel needs root"));
             continue;
         }
         eprintln!("measuring: {name}");
@@ -95,10 +92,7 @@ fn run(arguments: &[String]) -> Result<()> {
 
 fn print(lines: &[Line]) {
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.3}"));
-    println!(
-        "{:<58} {:>10} {:>9} {:>9}  unit",
-        "quantity", "value", "target", "A/A"
-    );
+    println!("{:<58} {:>10} {:>9} {:>9}  unit", "quantity", "value", "target", "A/A");
     for line in lines {
         let verdict = match (line.value, line.target) {
             (Some(value), Some(target)) if value > target => "OVER",
@@ -122,30 +116,16 @@ fn print(lines: &[Line]) {
 impl Line {
     fn new(quantity: impl Into<String>, value: f64, unit: &'static str) -> Self {
         let (quantity, value) = (quantity.into(), Some(value));
-        Self {
-            quantity,
-            value,
-            unit,
-            target: None,
-            noise: None,
-            note: String::new(),
-        }
+        Self { quantity, value, unit, target: None, noise: None, note: String::new() }
     }
 
     fn skipped(quantity: impl Into<String>, reason: &str) -> Self {
         let line = Self::new(quantity, 0.0, "");
-        Self {
-            value: None,
-            note: format!("not measured: {reason}"),
-            ..line
-        }
+        Self { value: None, note: format!("not measured: {reason}"), ..line }
     }
 
     fn target(self, target: f64) -> Self {
-        Self {
-            target: Some(target),
-            ..self
-        }
+        Self { target: Some(target), ..self }
     }
 
     fn noise(self, noise: Option<f64>) -> Self {
@@ -153,9 +133,6 @@ impl Line {
     }
 
     fn note(self, note: impl Into<String>) -> Self {
-        Self {
-            note: note.into(),
-            ..self
-        }
+        Self { note: note.into(), ..self }
     }
 }

@@ -22,17 +22,10 @@ const BLOCKS: usize = 6;
 const RUNS: usize = 2;
 
 pub(crate) fn measure() -> Result<Vec<Line>> {
-    ensure!(
-        std::thread::available_parallelism()?.get() > 1,
-        "needs two CPUs"
-    );
-    let peer = [
-        "offcputime",
-        "/usr/sbin/offcputime",
-        "/usr/share/bcc/tools/offcputime",
-    ]
-    .into_iter()
-    .find(|path| Path::new(path).is_absolute() && Path::new(path).exists());
+    ensure!(std::thread::available_parallelism()?.get() > 1, "needs two CPUs");
+    let peer = ["offcputime", "/usr/sbin/offcputime", "/usr/share/bcc/tools/offcputime"]
+        .into_iter()
+        .find(|path| Path::new(path).is_absolute() && Path::new(path).exists());
     let (mut bare, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     for block in 0..BLOCKS {
         // ABBA: what comes first changes from block to block.
@@ -69,17 +62,10 @@ pub(crate) fn measure() -> Result<Vec<Line>> {
             .note(format!("medians of {count} runs each")),
     ];
     lines.push(match peer {
-        Some(_) => Line::new(
-            "pinned sched pipe, with offcputime",
-            median(&theirs) / base,
-            "x",
-        )
-        .noise(noise)
-        .note("libbpf-tools, all threads"),
-        None => Line::skipped(
-            "pinned sched pipe, with offcputime",
-            "libbpf-tools not installed",
-        ),
+        Some(_) => Line::new("pinned sched pipe, with offcputime", median(&theirs) / base, "x")
+            .noise(noise)
+            .note("libbpf-tools, all threads"),
+        None => Line::skipped("pinned sched pipe, with offcputime", "libbpf-tools not installed"),
     });
     Ok(lines)
 }
@@ -112,16 +98,11 @@ impl Peer {
     fn start(path: &str) -> Result<Self> {
         let before = kernel_objects()?;
         let mut command = Command::new(path);
-        command
-            .arg("60")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.arg("60").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut peer = Self(pinned(command, 0).spawn()?);
         let attached = wait_until(Duration::from_secs(10), || {
             let now = kernel_objects().unwrap_or_default();
-            now.difference(&before)
-                .any(|object| object.starts_with("link"))
+            now.difference(&before).any(|object| object.starts_with("link"))
         });
         if !attached {
             peer.stop()?;

@@ -30,10 +30,7 @@ fn the_commands_exit_code_is_passed_on() -> Result<()> {
     for code in [0, 7, 255] {
         let recording = Recorder::new()?.record(words(&["sh", "-c", &format!("exit {code}")]))?;
         assert_eq!(recording.status.code(), Some(code), "{}", recording.stderr);
-        assert!(
-            recording.report.is_some(),
-            "no report of a command that ended with {code}"
-        );
+        assert!(recording.report.is_some(), "no report of a command that ended with {code}");
     }
     Ok(())
 }
@@ -43,9 +40,7 @@ fn the_report_goes_to_standard_output() -> Result<()> {
     if !can_record() {
         return Ok(());
     }
-    let recording = Recorder::new()?
-        .report_to_stdout()
-        .record(words(&["true"]))?;
+    let recording = Recorder::new()?.report_to_stdout().record(words(&["true"]))?;
     assert!(recording.status.success(), "{}", recording.stderr);
     recording.report()?;
     Ok(())
@@ -95,17 +90,13 @@ fn a_user_without_rights() -> Result<()> {
     fs::copy(host::hotspan()?, &program)?;
     let recorder = Recorder::new()?;
     let mut hotspan = Command::new(&program);
-    hotspan
-        .args(["record", "--", "true"])
-        .stdin(std::process::Stdio::null());
+    hotspan.args(["record", "--", "true"]).stdin(std::process::Stdio::null());
     // SAFETY: setgroups, setgid and setuid are plain system calls without locks or memory.
     unsafe {
         hotspan.pre_exec(|| {
-            for result in [
-                libc::setgroups(0, std::ptr::null()),
-                libc::setgid(65534),
-                libc::setuid(65534),
-            ] {
+            for result in
+                [libc::setgroups(0, std::ptr::null()), libc::setgid(65534), libc::setuid(65534)]
+            {
                 if result != 0 {
                     return Err(std::io::Error::last_os_error());
                 }
@@ -139,20 +130,11 @@ fn ctrl_c_ends_the_command_and_still_prints() -> Result<()> {
     );
     let begin = Instant::now();
     let running = recorder.start(words(&["sh", "-c", &script]))?;
-    ensure!(
-        wait_until(SOON, || started.exists()),
-        "the command does not start"
-    );
+    ensure!(wait_until(SOON, || started.exists()), "the command does not start");
     signal(&running.child, libc::SIGINT)?;
     let recording = running.finish()?;
-    assert!(
-        begin.elapsed() < Duration::from_secs(50),
-        "the command was not ended"
-    );
-    assert!(
-        recording.report()?.spans.len() >= 40,
-        "what was recorded is not printed"
-    );
+    assert!(begin.elapsed() < Duration::from_secs(50), "the command was not ended");
+    assert!(recording.report()?.spans.len() >= 40, "what was recorded is not printed");
     Ok(())
 }
 
@@ -187,25 +169,16 @@ fn sigkill_leaves_nothing() -> Result<()> {
             left = held.intersection(&now).cloned().collect();
             left.is_empty()
         });
-        assert!(
-            clean,
-            "killed after {moment:?}, in the kernel stay {left:?}"
-        );
+        assert!(clean, "killed after {moment:?}, in the kernel stay {left:?}");
         // The workload may not have been started yet; once it runs, it ends well.
         let unharmed = wait_until(SOON, || no_process_has(&truth.to_string_lossy()));
-        assert!(
-            unharmed,
-            "the workload hangs after hotspan was killed after {moment:?}"
-        );
+        assert!(unharmed, "the workload hangs after hotspan was killed after {moment:?}");
         if truth.exists() {
             let spans: usize = Truth::load_all(&truth)?.iter().map(|t| t.spans.len()).sum();
             assert_eq!(spans, 60, "the workload was harmed after {moment:?}");
         }
     }
-    assert!(
-        most > 3,
-        "hotspan was never seen in the kernel: {most} objects"
-    );
+    assert!(most > 3, "hotspan was never seen in the kernel: {most} objects");
     Ok(())
 }
 
@@ -216,10 +189,7 @@ fn no_process_has(word: &str) -> bool {
     };
     !processes.flatten().any(|process| {
         let name = process.file_name();
-        let is_process = name
-            .to_string_lossy()
-            .bytes()
-            .all(|byte| byte.is_ascii_digit());
+        let is_process = name.to_string_lossy().bytes().all(|byte| byte.is_ascii_digit());
         is_process && host::read_text(process.path().join("cmdline")).contains(word)
     })
 }

@@ -37,17 +37,11 @@ fn contention_is_ready() -> Result<()> {
             ready += get(&span.states, "ready_preempted");
             wall += truth.wall_ns;
             cpu += truth.cpu_ns;
-            let rivals = span
-                .causes
-                .iter()
-                .filter(|cause| cause.kind == "rival" && cause.tid != 0);
+            let rivals = span.causes.iter().filter(|cause| cause.kind == "rival" && cause.tid != 0);
             named += rivals.map(|cause| cause.ns).sum::<u64>();
         }
         checks.require(ready * 10 >= (wall - cpu) * 9, || {
-            format!(
-                "of {} ns without the CPU, ready_preempted has {ready}",
-                wall - cpu
-            )
+            format!("of {} ns without the CPU, ready_preempted has {ready}", wall - cpu)
         });
         checks.require(named * 10 >= ready * 9, || {
             format!("of {ready} ns of preemption, {named} have their rival")
@@ -77,15 +71,8 @@ fn nesting_excludes_children() -> Result<()> {
 #[test]
 fn one_span_on_two_threads() -> Result<()> {
     whole_path("two_threads", |checks| {
-        let shared = || {
-            checks
-                .pairs
-                .iter()
-                .filter(|(truth, _)| truth.activations == 2)
-        };
-        let overlapping = shared()
-            .filter(|(_, span)| span.active_ns > span.wall_ns)
-            .count();
+        let shared = || checks.pairs.iter().filter(|(truth, _)| truth.activations == 2);
+        let overlapping = shared().filter(|(_, span)| span.active_ns > span.wall_ns).count();
         let all = shared().count();
         checks.require(overlapping * 2 > all, || {
             format!("only {overlapping} of {all} spans are active on both threads at once")

@@ -22,21 +22,11 @@ fn survives(case: &str, counted: bool) -> Result<()> {
     let mut command: Vec<OsString> = vec![program("hostile")?.into(), case.into(), "--".into()];
     command.extend(recorder.scenario_command(Language::C, "mutex")?);
     let recording = recorder.record(command)?;
-    ensure!(
-        recording.status.success(),
-        "{}: {}",
-        recording.status,
-        recording.stderr
-    );
+    ensure!(recording.status.success(), "{}: {}", recording.status, recording.stderr);
 
     let mut checks = Checks::new(format!("hostile {case}"), &recording)?;
     let honest = recording.truths[0].pid;
-    checks
-        .found()
-        .exact_sums()
-        .active_time()
-        .cpu_time()
-        .intended_states();
+    checks.found().exact_sums().active_time().cpu_time().intended_states();
     checks.threads().causes("lock").conservation();
     let mislabelled: Vec<_> = checks
         .strangers
@@ -44,22 +34,16 @@ fn survives(case: &str, counted: bool) -> Result<()> {
         .filter(|span| span.process.pid == honest)
         .map(|span| format!("{}/{}", span.trace_id, span.span_id))
         .collect();
-    checks.require(mislabelled.is_empty(), || {
-        format!("the honest process has {mislabelled:?}")
-    });
+    checks.require(mislabelled.is_empty(), || format!("the honest process has {mislabelled:?}"));
     let false_causes = checks
         .pairs
         .iter()
         .flat_map(|(_, span)| &span.causes)
         .filter(|cause| cause.trace_id == LIE)
         .count();
-    checks.require(false_causes == 0, || {
-        format!("{false_causes} causes name a lie")
-    });
+    checks.require(false_causes == 0, || format!("{false_causes} causes name a lie"));
     let loss = checks.report.loss.clone();
-    checks.require(!counted || !loss.is_empty(), || {
-        "no loss tells of it".to_owned()
-    });
+    checks.require(!counted || !loss.is_empty(), || "no loss tells of it".to_owned());
     checks.finish();
     Ok(())
 }

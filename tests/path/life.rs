@@ -37,10 +37,7 @@ fn open_spans_end(checks: &mut Checks<'_>) {
     for (truth, span) in checks.pairs.iter().filter(|(truth, _)| truth.open) {
         let longer = span.active_ns as i64 - truth.wall_ns as i64;
         if !(-20_000..DYING).contains(&longer) {
-            problems.push(format!(
-                "`{}` is {longer} ns longer than its truth",
-                truth.name
-            ));
+            problems.push(format!("`{}` is {longer} ns longer than its truth", truth.name));
         }
     }
     checks.require(problems.is_empty(), || problems.join("; "));
@@ -103,20 +100,14 @@ fn a_span_older_than_the_agent() -> Result<()> {
         let pid = workload.id();
         let is_ready = wait_until(Duration::from_secs(10), || ready.exists());
         // Says go, then lives as long as the workload: a recording ends with its command.
-        let script = format!(
-            ": > {}; while kill -0 {pid} 2>&-; do sleep 0.02; done",
-            go.display()
-        );
+        let script = format!(": > {}; while kill -0 {pid} 2>&-; do sleep 0.02; done", go.display());
         let running = recorder.start(["sh", "-c", &script].map(Into::into).to_vec());
         let ended = wait_for_child(&mut workload, Duration::from_secs(40))?;
         if ended.is_none() {
             workload.kill()?;
             workload.wait()?;
         }
-        ensure!(
-            is_ready && ended.is_some(),
-            "the workload did not play its part"
-        );
+        ensure!(is_ready && ended.is_some(), "the workload did not play its part");
         let recording = running?.finish()?;
         if recording.report()?.spans.is_empty() {
             eprintln!("skipped: `record` reports the processes of its command only");
@@ -129,15 +120,11 @@ fn a_span_older_than_the_agent() -> Result<()> {
             let unknown = get(&span.states, "unknown.before_attach");
             let early = truth.name == "before attach";
             if early != (unknown > 0) || early == span.exact.states {
-                problems.push(format!(
-                    "`{}`: exact {:?}, {:?}",
-                    truth.name, span.exact, span.states
-                ));
+                problems
+                    .push(format!("`{}`: exact {:?}, {:?}", truth.name, span.exact, span.states));
             }
         }
-        checks
-            .require(problems.is_empty(), || problems.join("; "))
-            .finish();
+        checks.require(problems.is_empty(), || problems.join("; ")).finish();
     }
     Ok(())
 }

@@ -18,12 +18,7 @@ fn the_shop_tells_its_story() -> Result<()> {
     let mut command: Vec<OsString> = vec![program("shop")?.into()];
     command.extend(["--seconds", "3", "--rate", "60"].map(Into::into));
     let recording = Recorder::new()?.record(command)?;
-    ensure!(
-        recording.status.success(),
-        "{}: {}",
-        recording.status,
-        recording.stderr
-    );
+    ensure!(recording.status.success(), "{}: {}", recording.status, recording.stderr);
     let report = recording.report()?;
     assert_eq!(conservation_problems(report), Vec::<String>::new());
 
@@ -36,17 +31,9 @@ fn the_shop_tells_its_story() -> Result<()> {
     }
     let named = |name: &str| by_name.get(name).cloned().unwrap_or_default();
     let time = |name: &str, state: &str| -> u64 {
-        named(name)
-            .iter()
-            .map(|span| get(&span.states, state))
-            .sum()
+        named(name).iter().map(|span| get(&span.states, state)).sum()
     };
-    println!(
-        "{} spans, {} traces; loss {:?}",
-        report.spans.len(),
-        traces.len(),
-        report.loss
-    );
+    println!("{} spans, {} traces; loss {:?}", report.spans.len(), traces.len(), report.loss);
 
     // 180 requests in the mix of the load: 40 % checkouts.
     assert_eq!(named("GET /checkout").len(), 72);
@@ -63,28 +50,21 @@ fn the_shop_tells_its_story() -> Result<()> {
         ("recount under lock", "sleep"),
         ("cache miss", "sleep"),
     ] {
-        let most = [
-            "running", "disk", "socket", "sleep", "lock", "notify", "poll",
-        ]
-        .into_iter()
-        .max_by_key(|other| time(name, other));
+        let most = ["running", "disk", "socket", "sleep", "lock", "notify", "poll"]
+            .into_iter()
+            .max_by_key(|other| time(name, other));
         assert_eq!(most, Some(state), "`{name}`: {:?}", named(name).first());
     }
 
     // Whoever waits for the inventory waits for a recount, and the recount is named.
-    let recounts: Vec<&str> = named("recount under lock")
-        .iter()
-        .map(|span| span.span_id.as_str())
-        .collect();
+    let recounts: Vec<&str> =
+        named("recount under lock").iter().map(|span| span.span_id.as_str()).collect();
     let blamed = named("lock inventory")
         .iter()
         .flat_map(|span| &span.causes)
         .filter(|cause| cause.state == "lock" && !cause.span_id.is_empty())
         .count();
-    assert!(
-        !recounts.is_empty() && time("lock inventory", "lock") > 0,
-        "nobody met the lock"
-    );
+    assert!(!recounts.is_empty() && time("lock inventory", "lock") > 0, "nobody met the lock");
     assert!(blamed > 0, "no lock wait names the span that held the lock");
 
     // A checkout's trace is in both processes.

@@ -67,11 +67,7 @@ pub struct Recording {
 impl Recorder {
     pub fn new() -> Result<Self> {
         let scratch = host::Scratch::new()?;
-        Ok(Self {
-            scratch,
-            environment: Vec::new(),
-            report_to_file: true,
-        })
+        Ok(Self { scratch, environment: Vec::new(), report_to_file: true })
     }
 
     /// Sets a variable of hotspan (which its command inherits).
@@ -117,10 +113,7 @@ impl Recorder {
         let mut hotspan = Command::new(host::hotspan()?);
         self.complete(&mut hotspan, &command)?;
         let child = hotspan.spawn().context("hotspan does not start")?;
-        Ok(Running {
-            child,
-            scratch: self.scratch,
-        })
+        Ok(Running { child, scratch: self.scratch })
     }
 
     /// Adds arguments, environment and files to a command that begins with hotspan.
@@ -167,14 +160,7 @@ impl Running {
             keep(&PathBuf::from(folder), &self.scratch)?;
         }
         let scratch = std::mem::replace(&mut self.scratch, host::Scratch::new()?);
-        Ok(Recording {
-            status,
-            stdout,
-            stderr,
-            report,
-            truths,
-            scratch,
-        })
+        Ok(Recording { status, stdout, stderr, report, truths, scratch })
     }
 }
 
@@ -188,12 +174,7 @@ impl Drop for Running {
 
 /// `HOTSPAN_KEEP=FOLDER` keeps reports and truths for a look after the test.
 fn keep(folder: &std::path::Path, scratch: &host::Scratch) -> Result<()> {
-    let place = folder.join(
-        scratch
-            .path()
-            .file_name()
-            .context("a scratch folder has a name")?,
-    );
+    let place = folder.join(scratch.path().file_name().context("a scratch folder has a name")?);
     fs::create_dir_all(&place)?;
     for entry in fs::read_dir(scratch.path())? {
         let entry = entry?;
@@ -210,10 +191,7 @@ impl Recording {
     /// The report of a recording that must have one.
     pub fn report(&self) -> Result<&Report> {
         self.report.as_ref().with_context(|| {
-            format!(
-                "no report; status {}, hotspan said:\n{}",
-                self.status, self.stderr
-            )
+            format!("no report; status {}, hotspan said:\n{}", self.status, self.stderr)
         })
     }
 }

@@ -34,14 +34,8 @@ pub fn can_record() -> bool {
 pub fn program_folder() -> Result<PathBuf> {
     let this = env::current_exe()?;
     let folder = this.parent().context("a program has a folder")?;
-    let folder = if folder.ends_with("deps") {
-        folder.parent()
-    } else {
-        Some(folder)
-    };
-    Ok(folder
-        .context("cargo's folder `deps` has a parent")?
-        .to_owned())
+    let folder = if folder.ends_with("deps") { folder.parent() } else { Some(folder) };
+    Ok(folder.context("cargo's folder `deps` has a parent")?.to_owned())
 }
 
 /// A program of this crate.
@@ -64,15 +58,10 @@ pub fn hotspan() -> Result<PathBuf> {
     let folder = program_folder()?;
     let path = folder.join("hotspan");
     if !path.exists() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context("the workspace")?;
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
         let target = folder.parent().context("a target folder")?;
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo
-            .current_dir(root)
-            .args(["build", "--package", "hotspan", "--target-dir"])
-            .arg(target);
+        cargo.current_dir(root).args(["build", "--package", "hotspan", "--target-dir"]).arg(target);
         if folder.ends_with("release") {
             cargo.arg("--release");
         }
@@ -88,10 +77,7 @@ pub struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new() -> Result<Self> {
-        let folder = program_folder()?
-            .parent()
-            .context("a target folder")?
-            .join("tmp");
+        let folder = program_folder()?.parent().context("a target folder")?.join("tmp");
         fs::create_dir_all(&folder)?;
         static COUNT: AtomicU32 = AtomicU32::new(0);
         for _ in 0..1000 {
@@ -156,11 +142,7 @@ pub fn wait_for_child(child: &mut Child, limit: Duration) -> Result<Option<ExitS
         if left.is_zero() {
             return Ok(None);
         }
-        let mut watched = libc::pollfd {
-            fd: fd.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut watched = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let timeout = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
         // SAFETY: `watched` is one valid pollfd.
         unsafe { libc::poll(&raw mut watched, 1, timeout) };
@@ -189,12 +171,7 @@ pub fn kernel_objects() -> Result<BTreeSet<KernelObject>> {
             .context("bpftool is needed")?;
         ensure!(output.status.success(), "bpftool {kind} list failed");
         let list: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        found.extend(
-            list.as_array()
-                .into_iter()
-                .flatten()
-                .map(|o| format!("{kind} {}", o["id"])),
-        );
+        found.extend(list.as_array().into_iter().flatten().map(|o| format!("{kind} {}", o["id"])));
     }
     Ok(found)
 }

@@ -116,8 +116,7 @@ impl Truth {
 fn is_of(name: &OsString, prefix: OsString) -> bool {
     let name = name.to_string_lossy();
     let prefix = prefix.to_string_lossy();
-    name.strip_prefix(prefix.as_ref())
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    name.strip_prefix(prefix.as_ref()).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 // === impl SpanTruth ===
@@ -159,11 +158,8 @@ pub fn threads(truths: &[Truth]) -> BTreeMap<(u32, u32), ThreadTruth> {
         threads
             .entry((thread.pid, thread.tid))
             .and_modify(|all| {
-                let (first, last) = if all.end_ns < thread.end_ns {
-                    (&*all, thread)
-                } else {
-                    (thread, &*all)
-                };
+                let (first, last) =
+                    if all.end_ns < thread.end_ns { (&*all, thread) } else { (thread, &*all) };
                 *all = ThreadTruth {
                     start_ns: first.start_ns,
                     delay_at_start_ns: first.delay_at_start_ns,

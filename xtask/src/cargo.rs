@@ -16,9 +16,7 @@ pub(crate) const WHOLE_PATH: &str = "hotspan-tests";
 /// The root of the workspace.
 pub(crate) fn root() -> &'static Path {
     // This crate is the folder `xtask` of the root.
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."))
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
 /// Where cargo installs programs.
@@ -44,25 +42,14 @@ pub(crate) fn cargo<I: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item
 
 /// Builds everything in release and returns the directory of the built programs.
 pub(crate) fn build_release() -> Result<PathBuf> {
-    process::run(&mut cargo([
-        "build",
-        "--release",
-        "--workspace",
-        "--exclude",
-        "agent-ebpf",
-    ]))?;
+    process::run(&mut cargo(["build", "--release", "--workspace", "--exclude", "agent-ebpf"]))?;
     Ok(target_directory()?.join("release"))
 }
 
 /// cargo's target directory, wherever configuration or environment put it.
 fn target_directory() -> Result<PathBuf> {
-    let text = process::output(&mut cargo([
-        "metadata",
-        "--no-deps",
-        "--format-version",
-        "1",
-    ]))
-    .context("`cargo metadata` failed")?;
+    let text = process::output(&mut cargo(["metadata", "--no-deps", "--format-version", "1"]))
+        .context("`cargo metadata` failed")?;
     let metadata: serde_json::Value =
         serde_json::from_str(&text).context("`cargo metadata` did not print JSON")?;
     metadata["target_directory"]

@@ -15,9 +15,7 @@ use anyhow::{Context as _, Result, bail};
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = typed(command);
     println!("$ {line}");
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start `{line}`"))?;
+    let status = command.status().with_context(|| format!("cannot start `{line}`"))?;
     if !status.success() {
         bail!("`{line}` failed: {status}");
     }
@@ -27,10 +25,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// Standard output of `command`, or `None` if it is absent or fails.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// The first executable called `name` in PATH, then in `more`.
@@ -71,10 +66,7 @@ fn typed(command: &Command) -> String {
     }
     let program = Path::new(command.get_program());
     // cargo passes us its own absolute path; what people type is its name.
-    let name = program
-        .file_name()
-        .filter(|name| *name == "cargo")
-        .unwrap_or(program.as_os_str());
+    let name = program.file_name().filter(|name| *name == "cargo").unwrap_or(program.as_os_str());
     line.push_str(&quoted(name));
     for argument in command.get_args() {
         let _ = write!(line, " {}", quoted(argument));
@@ -108,10 +100,7 @@ mod tests {
     #[test]
     fn commands_are_printed_as_typed() {
         let mut command = Command::new("/somewhere/bin/cargo");
-        command
-            .args(["test", "it's", ""])
-            .env("A", "b c")
-            .env("PATH", "/x");
+        command.args(["test", "it's", ""]).env("A", "b c").env("PATH", "/x");
         assert_eq!(typed(&command), r"A='b c' cargo test 'it'\''s' ''");
     }
 
@@ -120,10 +109,7 @@ mod tests {
         let error = run(&mut Command::new("false")).unwrap_err();
         assert!(error.to_string().contains("`false` failed"), "{error}");
         let error = run(&mut Command::new("/nonexistent/x")).unwrap_err();
-        assert!(
-            error.to_string().contains("cannot start `/nonexistent/x`"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("cannot start `/nonexistent/x`"), "{error}");
     }
 
     #[test]

@@ -27,10 +27,8 @@ const COMPONENTS: [(&str, &str); 3] = [
 ];
 
 /// Programs that tests call: name, what for, Debian package.
-const TEST_TOOLS: [(&str, &str, &str); 2] = [
-    ("cc", "C workloads and fixtures", "gcc"),
-    ("gdb", "reading lanes from outside", "gdb"),
-];
+const TEST_TOOLS: [(&str, &str, &str); 2] =
+    [("cc", "C workloads and fixtures", "gcc"), ("gdb", "reading lanes from outside", "gdb")];
 
 /// Installs what building and testing needs: Rust components and bpf-linker.
 ///
@@ -59,10 +57,7 @@ fn rust_components() -> Result<()> {
         .context("rustc is not on PATH: install Rust 1.95 or later from https://rustup.rs")?;
     let missing = missing_components(&sysroot);
     if missing.is_empty() {
-        say(
-            "rust",
-            format!("rust-src, clippy, rustfmt in {}", sysroot.display()),
-        );
+        say("rust", format!("rust-src, clippy, rustfmt in {}", sysroot.display()));
         return Ok(());
     }
     say("rust", format!("adding {}", missing.join(", ")));
@@ -73,11 +68,7 @@ fn rust_components() -> Result<()> {
             sysroot.display(),
         );
     }
-    process::run(
-        Command::new("rustup")
-            .args(["component", "add"])
-            .args(&missing),
-    )
+    process::run(Command::new("rustup").args(["component", "add"]).args(&missing))
 }
 
 fn missing_components(sysroot: &Path) -> Vec<&'static str> {
@@ -96,28 +87,13 @@ fn bpf_linker() -> Result<()> {
             say("bpf-linker", format!("{version} at {}", linker.display()));
             return Ok(());
         }
-        say(
-            "bpf-linker",
-            format!(
-                "`{version}` at {}: {BPF_LINKER} is needed",
-                linker.display()
-            ),
-        );
+        say("bpf-linker", format!("`{version}` at {}: {BPF_LINKER} is needed", linker.display()));
     }
     let prefix = llvm()?;
-    say(
-        "bpf-linker",
-        "building, which takes one to three minutes, once",
-    );
+    say("bpf-linker", "building, which takes one to three minutes, once");
     process::run(
         cargo::cargo(["install", "bpf-linker", "--version", BPF_LINKER_EXACT])
-            .args([
-                "--no-default-features",
-                "--features",
-                "llvm-22",
-                "--locked",
-                "--force",
-            ])
+            .args(["--no-default-features", "--features", "llvm-22", "--locked", "--force"])
             // Outside the workspace: its lock file and configuration are none of bpf-linker's.
             .current_dir("/")
             .env("LLVM_PREFIX", prefix),
@@ -140,10 +116,7 @@ fn llvm() -> Result<PathBuf> {
     }
     let packages = [format!("llvm-{LLVM}-dev"), format!("libpolly-{LLVM}-dev")];
     let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let by_apt = format!(
-        "apt-get update && apt-get install -y {}",
-        packages.join(" ")
-    );
+    let by_apt = format!("apt-get update && apt-get install -y {}", packages.join(" "));
     if !is_debian(&os_release) {
         bail!(
             "bpf-linker needs LLVM {LLVM} with headers to be built. Install it (Debian: `{by_apt}`; \
@@ -166,15 +139,11 @@ fn llvm() -> Result<PathBuf> {
 
 /// An LLVM of the right major version that has its headers.
 fn find_llvm() -> Option<PathBuf> {
-    let by_config = ["llvm-config-22", "llvm-config"]
-        .into_iter()
-        .filter_map(|name| {
-            let version = process::output(Command::new(name).arg("--version"))?;
-            let right = version.split('.').next() == Some(LLVM);
-            right
-                .then(|| process::output(Command::new(name).arg("--prefix")))?
-                .map(PathBuf::from)
-        });
+    let by_config = ["llvm-config-22", "llvm-config"].into_iter().filter_map(|name| {
+        let version = process::output(Command::new(name).arg("--version"))?;
+        let right = version.split('.').next() == Some(LLVM);
+        right.then(|| process::output(Command::new(name).arg("--prefix")))?.map(PathBuf::from)
+    });
     by_config
         .chain([PathBuf::from("/usr/lib/llvm-22")])
         .find(|prefix| prefix.join("include/llvm-c/Core.h").exists())
@@ -184,10 +153,7 @@ fn find_llvm() -> Option<PathBuf> {
 fn is_debian(os_release: &str) -> bool {
     os_release
         .lines()
-        .filter_map(|line| {
-            line.strip_prefix("ID=")
-                .or_else(|| line.strip_prefix("ID_LIKE="))
-        })
+        .filter_map(|line| line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE=")))
         .flat_map(|ids| ids.trim_matches('"').split_whitespace())
         .any(|id| id == "debian")
 }

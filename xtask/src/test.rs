@@ -32,26 +32,12 @@ impl Test {
     pub(crate) fn run(self) -> Result<()> {
         Setup {}.run()?;
         // Whole-path tests start the built programs, so these are built first.
-        process::run(&mut cargo([
-            "build",
-            "--workspace",
-            "--exclude",
-            "agent-ebpf",
-        ]))?;
+        process::run(&mut cargo(["build", "--workspace", "--exclude", "agent-ebpf"]))?;
 
-        let units = [
-            "--workspace",
-            "--exclude",
-            "agent-ebpf",
-            "--exclude",
-            WHOLE_PATH,
-        ];
+        let units = ["--workspace", "--exclude", "agent-ebpf", "--exclude", WHOLE_PATH];
         let mut groups = vec![
             ("unit tests", self.group(&units, &[])),
-            (
-                "kernel account, on the host",
-                self.group(&["-p", "agent-ebpf", "--lib"], &[]),
-            ),
+            ("kernel account, on the host", self.group(&["-p", "agent-ebpf", "--lib"], &[])),
         ];
         let whole_path = if process::is_root() {
             self.group(&["-p", WHOLE_PATH], &["--test-threads=1"])
@@ -104,14 +90,7 @@ mod tests {
     fn one_failed_group_fails_the_run() {
         let skipped = || ("b", Outcome::Skipped("why"));
         assert!(summary(&[("a", Outcome::Passed), skipped()]).is_ok());
-        let groups = [
-            ("a", Outcome::Passed),
-            skipped(),
-            ("c", Outcome::Failed("x".into())),
-        ];
-        assert_eq!(
-            summary(&groups).unwrap_err().to_string(),
-            "1 of 3 groups of tests failed"
-        );
+        let groups = [("a", Outcome::Passed), skipped(), ("c", Outcome::Failed("x".into()))];
+        assert_eq!(summary(&groups).unwrap_err().to_string(), "1 of 3 groups of tests failed");
     }
 }

@@ -85,11 +85,7 @@ impl Running {
             }
             _ => CommandError::Other(name.clone(), error),
         })?;
-        Ok(Self {
-            child,
-            asked_at: None,
-            killed: false,
-        })
+        Ok(Self { child, asked_at: None, killed: false })
     }
 
     /// Its process id.
@@ -102,11 +98,7 @@ impl Running {
     pub fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
         let asked = ASKED.swap(0, Ordering::Relaxed);
         if asked != 0 {
-            let signal = if self.asked_at.is_some() {
-                libc::SIGKILL
-            } else {
-                asked
-            };
+            let signal = if self.asked_at.is_some() { libc::SIGKILL } else { asked };
             self.signal(signal);
             self.asked_at.get_or_insert_with(Instant::now);
         }
@@ -141,11 +133,7 @@ impl Caller {
         let uid = number("SUDO_UID").filter(|&uid| uid != 0)?;
         let user = std::env::var_os("SUDO_USER")?;
         let user = CString::new(user.as_bytes()).ok()?;
-        Some(Self {
-            uid,
-            gid: number("SUDO_GID")?,
-            user,
-        })
+        Some(Self { uid, gid: number("SUDO_GID")?, user })
     }
 
     fn become_self(&self) -> io::Result<()> {
@@ -155,10 +143,6 @@ impl Caller {
                 || libc::setgid(self.gid) != 0
                 || libc::setuid(self.uid) != 0
         };
-        if failed {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }

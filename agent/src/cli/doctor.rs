@@ -66,11 +66,7 @@ pub fn run(json: bool) -> ExitCode {
     } else {
         print(&verdict, &mut out, &Style::for_stdout(0))
     };
-    if ok && printed.is_ok() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if ok && printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Why this host cannot be recorded, with the remedy, in one line; `None` if it can.
@@ -79,9 +75,7 @@ pub fn refuse_reason() -> Option<String> {
 }
 
 fn refusal(host: &Host) -> Option<String> {
-    let check = checks(host)
-        .into_iter()
-        .find(|check| check.status == Status::Fail)?;
+    let check = checks(host).into_iter().find(|check| check.status == Status::Fail)?;
     Some(format!("{}: {}", check.found, check.remedy))
 }
 
@@ -106,26 +100,14 @@ fn checks(host: &Host) -> Vec<Check> {
 
 /// A check that found nothing to complain about.
 fn fine(id: &'static str, found: impl Into<String>) -> Check {
-    Check {
-        id,
-        status: Status::Ok,
-        found: found.into(),
-        cost: "",
-        remedy: "",
-    }
+    Check { id, status: Status::Ok, found: found.into(), cost: "", remedy: "" }
 }
 
 fn privileges(host: &Host) -> Check {
     let needed = [Capability::Bpf, Capability::Perfmon];
-    let missing: Vec<_> = needed
-        .into_iter()
-        .filter(|&needed| !host.may(needed))
-        .collect();
+    let missing: Vec<_> = needed.into_iter().filter(|&needed| !host.may(needed)).collect();
     if missing.is_empty() {
-        return fine(
-            "privileges",
-            format!("user {}, CAP_BPF and CAP_PERFMON", host.user),
-        );
+        return fine("privileges", format!("user {}, CAP_BPF and CAP_PERFMON", host.user));
     }
     let names: Vec<_> = missing.iter().map(|missing| missing.name()).collect();
     Check {
@@ -199,10 +181,7 @@ fn other_processes(host: &Host) -> Check {
         Capability::CheckpointRestore,
         Capability::Syslog,
     ];
-    let missing: Vec<_> = needed
-        .into_iter()
-        .filter(|&needed| !host.may(needed))
-        .collect();
+    let missing: Vec<_> = needed.into_iter().filter(|&needed| !host.may(needed)).collect();
     if missing.is_empty() {
         return fine("processes", "memory and files of every process can be read");
     }
@@ -235,10 +214,7 @@ fn cycles(host: &Host) -> Check {
         Err(error) => Check {
             id: "cycles",
             status: Status::Warn,
-            found: format!(
-                "no hardware cycle counter ({}): samples by CPU clock",
-                reason(error)
-            ),
+            found: format!("no hardware cycle counter ({}): samples by CPU clock", reason(error)),
             cost: "no samples inside sections with interrupts off; they land just after",
             remedy: "virtual machines: choose a type with a virtual PMU",
         },
@@ -275,10 +251,7 @@ fn clocksource(host: &Host) -> Check {
         other => Check {
             id: "clocksource",
             status: Status::Warn,
-            found: format!(
-                "the clock is {}, not the CPU's counter",
-                other.unwrap_or("unknown")
-            ),
+            found: format!("the clock is {}, not the CPU's counter", other.unwrap_or("unknown")),
             cost: "marker times are less exact: bounds of short spans are uncertain",
             remedy: "boot with tsc=reliable if this CPU's counter is; else nothing",
         },
@@ -300,10 +273,7 @@ fn kallsyms(host: &Host) -> Check {
 
 fn map_files(host: &Host) -> Check {
     if host.map_files {
-        return fine(
-            "map-files",
-            "programs are found even when deleted or in a container",
-        );
+        return fine("map-files", "programs are found even when deleted or in a container");
     }
     Check {
         id: "map-files",
@@ -329,12 +299,7 @@ fn priority(host: &Host) -> Check {
 
 /// Aligned text, broken at words to the terminal's width.
 fn print(verdict: &Verdict, out: &mut impl io::Write, style: &Style) -> io::Result<()> {
-    let widest = verdict
-        .checks
-        .iter()
-        .map(|check| check.id.len())
-        .max()
-        .unwrap_or(0);
+    let widest = verdict.checks.iter().map(|check| check.id.len()).max().unwrap_or(0);
     let indent = 2 + widest + 2;
     for check in &verdict.checks {
         let (mark, code) = match (check.status, style.unicode) {
@@ -344,11 +309,7 @@ fn print(verdict: &Verdict, out: &mut impl io::Write, style: &Style) -> io::Resu
             (Status::Fail, true) => ("✗", 31),
             (Status::Fail, false) => ("x", 31),
         };
-        let mark = if style.colour {
-            format!("\x1b[{code}m{mark}\x1b[0m")
-        } else {
-            mark.into()
-        };
+        let mark = if style.colour { format!("\x1b[{code}m{mark}\x1b[0m") } else { mark.into() };
         write!(out, "{mark} {:widest$}  ", check.id)?;
         broken(&check.found, indent, out, style)?;
         for (label, text) in [("costs:  ", check.cost), ("remedy: ", check.remedy)] {
@@ -358,11 +319,8 @@ fn print(verdict: &Verdict, out: &mut impl io::Write, style: &Style) -> io::Resu
             }
         }
     }
-    let conclusion = if verdict.ok {
-        "Recording is possible."
-    } else {
-        "Recording is not possible."
-    };
+    let conclusion =
+        if verdict.ok { "Recording is possible." } else { "Recording is not possible." };
     writeln!(out, "\n{conclusion}")
 }
 

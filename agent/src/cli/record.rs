@@ -75,11 +75,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let symbols = Symbols::spawn().context("cannot start the symbol thread")?;
     super::command::catch_signals();
-    let config = Config {
-        hz: arguments.hz,
-        ring_bytes: arguments.ring_bytes,
-        ..Config::default()
-    };
+    let config = Config { hz: arguments.hz, ring_bytes: arguments.ring_bytes, ..Config::default() };
     let mut daemon = Daemon::start(&config).map_err(|error| {
         tracing::debug!(?error, "start failed");
         anyhow!("{error}. `hotspan doctor` tells what this host allows")
@@ -103,8 +99,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 *loss.entry(reason.to_owned()).or_default() += n;
             }
         }
+        let (spans, nested) =
+            if arguments.json { (reporter.spans(), 0) } else { reporter.requests() };
         Report {
-            spans: reporter.spans(),
+            spans,
+            nested,
             threads: reporter.threads(),
             loss,
             conservation: outcome.conservation,
@@ -113,18 +112,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.json {
         let mut writer = BufWriter::new(&mut output);
         serde_json::to_writer(&mut writer, &report).context("cannot write the report")?;
-        writer
-            .write_all(b"\n")
-            .and_then(|()| writer.flush())
-            .context("cannot write the report")?;
+        writer.write_all(b"\n").and_then(|()| writer.flush()).context("cannot write the report")?;
     } else {
         let mut style = render::Style::for_stdout(arguments.top);
         style.colour &= arguments.output.is_none();
         render::report(&report, &mut output, &style).context("cannot write the report")?;
     }
-    let code = status
-        .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     Ok(ExitCode::from(code as u8))
 }
 
@@ -140,11 +134,7 @@ fn watch(
     let mut fds: Vec<libc::pollfd> = daemon
         .wake_fds()
         .into_iter()
-        .map(|fd| libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        })
+        .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
         .collect();
     let mut shown = started;
     let status = loop {
@@ -167,10 +157,7 @@ fn watch(
         if progress && shown.elapsed() >= PROGRESS {
             shown = Instant::now();
             let spans = daemon.linker.spans.len();
-            eprint!(
-                "\r\x1b[Khotspan: {:.1} s, {spans} spans",
-                started.elapsed().as_secs_f64()
-            );
+            eprint!("\r\x1b[Khotspan: {:.1} s, {spans} spans", started.elapsed().as_secs_f64());
         }
     };
     if progress {

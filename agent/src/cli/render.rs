@@ -75,9 +75,7 @@ impl Style {
         variable: impl Fn(&str) -> Option<String>,
     ) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let locale = set("LC_ALL")
-            .or_else(|| set("LC_CTYPE"))
-            .or_else(|| set("LANG"));
+        let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG"));
         let locale = locale.unwrap_or_default().to_ascii_lowercase();
         let columns = || set("COLUMNS").and_then(|columns| columns.parse().ok());
         Self {
@@ -101,12 +99,7 @@ impl Style {
 
 /// Columns of the terminal that `output` is, if it is one and says.
 fn terminal_width(output: BorrowedFd<'_>) -> Option<u16> {
-    let mut size = libc::winsize {
-        ws_row: 0,
-        ws_col: 0,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY:
     // - the descriptor is open as long as it is borrowed;
     // - TIOCGWINSZ writes one winsize, to which `size` gives room.
@@ -119,13 +112,18 @@ pub fn report(report: &Report, out: &mut impl io::Write, style: &Style) -> io::R
     header(report, out, style)?;
     let mut spans: Vec<&SpanDocument> = report.spans.iter().collect();
     spans.sort_by_key(|span| std::cmp::Reverse(span.wall_ns));
+    // One of each kind is told in detail: the second slowest of a kind rarely says more.
+    let mut kinds = BTreeSet::new();
+    let mut told = spans.clone();
+    told.retain(|span| kinds.insert((&span.service, &span.name)));
+    told.truncate(DETAILS);
     spans.truncate(style.top);
     if report.spans.is_empty() {
         threads(report, out, style)?;
     } else if !spans.is_empty() {
         let rows: Vec<_> = spans.iter().map(|span| row(span)).collect();
         table("name", "service (pid)", &rows, out, style)?;
-        for (rank, span) in spans.iter().take(DETAILS).enumerate() {
+        for (rank, span) in told.into_iter().enumerate() {
             details::write(rank + 1, span, out, style)?;
         }
     }
@@ -134,25 +132,21 @@ pub fn report(report: &Report, out: &mut impl io::Write, style: &Style) -> io::R
 
 fn header(report: &Report, out: &mut impl io::Write, style: &Style) -> io::Result<()> {
     let start = report.spans.iter().map(|span| span.start_unix_ns).min();
-    let end = report
-        .spans
-        .iter()
-        .map(|span| span.start_unix_ns.saturating_add(span.wall_ns))
-        .max();
+    let end = report.spans.iter().map(|span| span.start_unix_ns.saturating_add(span.wall_ns)).max();
     let by_spans = end.zip(start).map(|(end, start)| end.saturating_sub(start));
     let by_threads = report.threads.iter().map(|thread| thread.wall_ns).max();
     let wall = by_spans.max(by_threads).unwrap_or(0);
+    let mut spans = text::counted((report.spans.len() + report.nested) as u64, "span");
+    if report.nested > 0 {
+        spans = format!("{} ({spans})", text::counted(report.spans.len() as u64, "request"));
+    }
     let counts = format!(
         "{}, {}, {}",
-        text::counted(report.spans.len() as u64, "span"),
+        spans,
         text::counted(report.threads.len() as u64, "thread"),
         text::time(wall, style.unicode),
     );
-    style
-        .line()
-        .put("hotspan: ", Paint::Bold)
-        .put(&counts, Paint::Plain)
-        .end(out)?;
+    style.line().put("hotspan: ", Paint::Bold).put(&counts, Paint::Plain).end(out)?;
     style.line().end(out)
 }
 
@@ -166,11 +160,7 @@ fn row(span: &SpanDocument) -> Row<'_> {
 }
 
 fn name(span: &SpanDocument) -> &str {
-    if span.name.is_empty() {
-        "(unnamed)"
-    } else {
-        &span.name
-    }
+    if span.name.is_empty() { "(unnamed)" } else { &span.name }
 }
 
 /// Without spans: the threads, which are accounted all the same.
@@ -189,17 +179,10 @@ fn threads(report: &Report, out: &mut impl io::Write, style: &Style) -> io::Resu
         .collect();
     style
         .line()
-        .put(
-            "No program published a span; these are its threads.",
-            Paint::Plain,
-        )
+        .put("No program published a span; these are its threads.", Paint::Plain)
         .end(out)?;
     style.line().end(out)?;
-    if rows.is_empty() {
-        Ok(())
-    } else {
-        table("thread", "pid / tid", &rows, out, style)
-    }
+    if rows.is_empty() { Ok(()) } else { table("thread", "pid / tid", &rows, out, style) }
 }
 
 /// The legend, then a line per row: time, name, whose, bar.
@@ -233,8 +216,7 @@ fn table(
     head.put("where the time went", Paint::Dim).end(out)?;
     for row in rows {
         let mut line = style.line();
-        line.put_right(&text::time(row.ns, style.unicode), TIME, Paint::Bold)
-            .skip(2);
+        line.put_right(&text::time(row.ns, style.unicode), TIME, Paint::Bold).skip(2);
         line.put_left(&row.name, names, Paint::Plain).skip(2);
         if whoses > 0 {
             line.put_left(&row.whose, whoses, Paint::Dim).skip(2);
@@ -249,10 +231,8 @@ const TIME: usize = 10;
 
 /// Which glyph is which state, for the states that occur.
 fn legend(rows: &[Row<'_>], out: &mut impl io::Write, style: &Style) -> io::Result<()> {
-    let present: BTreeSet<State> = rows
-        .iter()
-        .flat_map(|row| row.states.iter().map(|(state, _)| state))
-        .collect();
+    let present: BTreeSet<State> =
+        rows.iter().flat_map(|row| row.states.iter().map(|(state, _)| state)).collect();
     let mut line = style.line();
     for state in present {
         let entry = format!(" {}", state.key());

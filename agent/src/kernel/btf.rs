@@ -160,32 +160,21 @@ impl Btf {
     pub fn field(&self, name: &str, path: &str) -> Result<Field, BtfError> {
         let missing = || BtfError::NoField(format!("{name}.{path}"));
         let mut id = *self.structs.get(name.as_bytes()).ok_or_else(missing)?;
-        let mut field = Field {
-            bit_offset: 0,
-            bits: 0,
-        };
+        let mut field = Field { bit_offset: 0, bits: 0 };
         for part in path.split('.') {
             let (found, next) = self.member(id, part.as_bytes(), 0).ok_or_else(missing)?;
-            field = Field {
-                bit_offset: field.bit_offset + found.bit_offset,
-                bits: found.bits,
-            };
+            field = Field { bit_offset: field.bit_offset + found.bit_offset, bits: found.bits };
             id = self.unwrap(next);
         }
         Ok(field)
     }
 
     fn word(&self, at: usize) -> u32 {
-        self.data
-            .get(at..at + 4)
-            .and_then(|b| b.try_into().ok())
-            .map_or(0, u32::from_ne_bytes)
+        self.data.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
     }
 
     fn kind(&self, id: usize) -> u32 {
-        self.types
-            .get(id)
-            .map_or(0, |&at| (self.word(at + 4) >> 24) & 0x1f)
+        self.types.get(id).map_or(0, |&at| (self.word(at + 4) >> 24) & 0x1f)
     }
 
     /// Follows typedefs and qualifiers to the type itself.
@@ -194,10 +183,7 @@ impl Btf {
             if !WRAPPERS.contains(&self.kind(id)) {
                 break;
             }
-            id = self
-                .types
-                .get(id)
-                .map_or(0, |&at| self.word(at + 8) as usize);
+            id = self.types.get(id).map_or(0, |&at| self.word(at + 8) as usize);
         }
         id
     }
@@ -212,16 +198,10 @@ impl Btf {
         let has_bit_fields = info >> 31 != 0;
         for i in 0..(info & 0xffff) as usize {
             let member = at + 12 + 12 * i;
-            let (name_at, type_id, raw) = (
-                self.word(member),
-                self.word(member + 4) as usize,
-                self.word(member + 8),
-            );
-            let (bit_offset, bits) = if has_bit_fields {
-                (raw & 0x00ff_ffff, raw >> 24)
-            } else {
-                (raw, 0)
-            };
+            let (name_at, type_id, raw) =
+                (self.word(member), self.word(member + 4) as usize, self.word(member + 8));
+            let (bit_offset, bits) =
+                if has_bit_fields { (raw & 0x00ff_ffff, raw >> 24) } else { (raw, 0) };
             let member_name = name_in(&self.data, self.strings, name_at);
             if member_name == name {
                 return Some((Field { bit_offset, bits }, type_id));
@@ -231,13 +211,7 @@ impl Btf {
                     self.member(self.unwrap(type_id), name, depth + 1)
             {
                 let bit_offset = bit_offset + inner.bit_offset;
-                return Some((
-                    Field {
-                        bit_offset,
-                        bits: inner.bits,
-                    },
-                    inner_type,
-                ));
+                return Some((Field { bit_offset, bits: inner.bits }, inner_type));
             }
         }
         None
@@ -268,10 +242,7 @@ mod tests {
         assert_eq!(btf.field("task_struct", "tgid").unwrap().byte(), pid + 4);
         let iowait = btf.field("task_struct", "in_iowait").unwrap();
         assert_eq!(iowait.bits, 1);
-        let nested = btf
-            .field("task_struct", "se.sum_exec_runtime")
-            .unwrap()
-            .byte();
+        let nested = btf.field("task_struct", "se.sum_exec_runtime").unwrap().byte();
         let se = btf.field("task_struct", "se").unwrap().byte();
         assert!(nested > se && nested < se + 1024);
         assert!(btf.field("task_struct", "no_such_field").is_err());

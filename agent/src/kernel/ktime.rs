@@ -16,10 +16,7 @@ pub fn unix_offset() -> i128 {
             let before = now();
             let unix = clock(libc::CLOCK_REALTIME);
             let after = now();
-            (
-                after - before,
-                i128::from(unix) - i128::from(before + (after - before) / 2),
-            )
+            (after - before, i128::from(unix) - i128::from(before + (after - before) / 2))
         })
         .min()
         .unwrap_or((0, 0));
@@ -27,10 +24,7 @@ pub fn unix_offset() -> i128 {
 }
 
 fn clock(id: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes one timespec into a local.
     unsafe { libc::clock_gettime(id, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
@@ -91,11 +85,7 @@ impl TscClock {
     }
 
     fn add(&mut self, counter: u64, at: u64) {
-        if self
-            .points
-            .back()
-            .is_some_and(|&(c, t)| counter <= c || at <= t)
-        {
+        if self.points.back().is_some_and(|&(c, t)| counter <= c || at <= t) {
             // A counter that stands still or jumps back (migration of the VM): start over.
             self.points.clear();
         }
@@ -113,10 +103,7 @@ impl TscClock {
             0 => (self.points.front()?, self.points.back()?),
             n if n < self.points.len() => (self.points.get(n - 1)?, self.points.get(n)?),
             // Past the last point: the slope of the last second or so.
-            n => (
-                self.points.get(n.saturating_sub(11))?,
-                self.points.get(n - 1)?,
-            ),
+            n => (self.points.get(n.saturating_sub(11))?, self.points.get(n - 1)?),
         };
         let run = i128::from(b.0) - i128::from(a.0);
         if run <= 0 {
@@ -141,13 +128,7 @@ mod tests {
             let counter = 1_000_000 + i * 230_000_000;
             clock.add(counter, counter * 10 / 23);
         }
-        for counter in [
-            1_000_000u64,
-            1_234_567,
-            230_999_999,
-            11_000_000_000,
-            12_000_000_000,
-        ] {
+        for counter in [1_000_000u64, 1_234_567, 230_999_999, 11_000_000_000, 12_000_000_000] {
             let got = clock.ktime(counter).unwrap();
             let want = counter * 10 / 23;
             assert!(got.abs_diff(want) <= 2, "{counter}: {got} against {want}");
@@ -174,10 +155,8 @@ mod tests {
         }
         let clock = TscClock::start();
         // A preemption between the two reads shows as a gap of milliseconds: take the best of many.
-        let error = (0..1000)
-            .map(|_| now().abs_diff(clock.ktime(counter()).unwrap()))
-            .min()
-            .unwrap();
+        let error =
+            (0..1000).map(|_| now().abs_diff(clock.ktime(counter()).unwrap())).min().unwrap();
         assert!(error < 2_000, "{error} ns off");
     }
 }

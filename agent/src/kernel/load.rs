@@ -80,11 +80,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            hz: 99,
-            ring_bytes: 1 << 20,
-            wait_scale_ns: 1_000_000,
-        }
+        Self { hz: 99, ring_bytes: 1 << 20, wait_scale_ns: 1_000_000 }
     }
 }
 
@@ -135,13 +131,7 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
     }
     let has_breadcrumb = attach_breadcrumb(&mut ebpf, &btf, &aya_btf);
     load_totals(&mut ebpf, &aya_btf)?;
-    Ok(Loaded {
-        ebpf,
-        rings,
-        clock: Clock::CpuClock,
-        has_exit_tp,
-        has_breadcrumb,
-    })
+    Ok(Loaded { ebpf, rings, clock: Clock::CpuClock, has_exit_tp, has_breadcrumb })
 }
 
 fn open(btf: &AyaBtf, offsets: &Offsets, settings: &Settings) -> Result<Ebpf, LoadError> {
@@ -284,17 +274,14 @@ pub fn attach_timer(loaded: &mut Loaded, hz: u64) -> Result<(), LoadError> {
     const NAME: &str = "timer_sample";
     let failed = |source| LoadError::Program { name: NAME, source };
     let cpus = online_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
-    let program = loaded
-        .ebpf
-        .program_mut(NAME)
-        .ok_or(LoadError::Missing(NAME))?;
+    let program = loaded.ebpf.program_mut(NAME).ok_or(LoadError::Missing(NAME))?;
     let program: &mut PerfEvent = program.try_into().map_err(failed)?;
     program.load().map_err(failed)?;
     let mut attach = |config: &PerfEventConfig| -> Result<(), ProgramError> {
         let mut links = Vec::new();
         for &cpu in &cpus {
             let scope = PerfEventScope::AllProcessesOneCpu { cpu };
-            match program.attach(config.clone(), scope, SamplePolicy::Frequency(hz), false) {
+            match program.attach(*config, scope, SamplePolicy::Frequency(hz), false) {
                 Ok(link) => links.push(link),
                 Err(error) => {
                     for link in links {

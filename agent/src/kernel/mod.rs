@@ -74,12 +74,7 @@ impl KernelSide {
         let mut loaded = load::load(config)?;
         load::attach_timer(&mut loaded, config.hz)?;
         tracing::debug!(clock = ?loaded.clock, exit_tp = loaded.has_exit_tp, "attached");
-        let mut side = Self {
-            loaded,
-            live: Live::default(),
-            undecoded: 0,
-            storage_baseline: 0,
-        };
+        let mut side = Self { loaded, live: Live::default(), undecoded: 0, storage_baseline: 0 };
         side.live.stack_generation = 1;
         side.publish_live()?;
         side.storage_baseline = side.account_existing()?;
@@ -109,20 +104,12 @@ impl KernelSide {
     }
 
     fn storage_missing(&self) -> Result<u64, KernelError> {
-        Ok(self
-            .counters()?
-            .get(&Counter::StorageMissing)
-            .copied()
-            .unwrap_or(0))
+        Ok(self.counters()?.get(&Counter::StorageMissing).copied().unwrap_or(0))
     }
 
     /// Descriptors that become readable when the programs call for the daemon.
     pub fn wake_fds(&self) -> Vec<RawFd> {
-        self.loaded
-            .rings
-            .iter()
-            .map(|ring| ring.as_raw_fd())
-            .collect()
+        self.loaded.rings.iter().map(|ring| ring.as_raw_fd()).collect()
     }
 
     /// Begins a drain round: lanes that run ahead of it call for the daemon.
@@ -134,11 +121,7 @@ impl KernelSide {
     fn publish_live(&mut self) -> Result<(), KernelError> {
         const NAME: &str = "LIVE";
         let failed = |error| KernelError::Map(NAME, error);
-        let map = self
-            .loaded
-            .ebpf
-            .map_mut(NAME)
-            .ok_or(KernelError::Missing(NAME))?;
+        let map = self.loaded.ebpf.map_mut(NAME).ok_or(KernelError::Missing(NAME))?;
         let mut map: Array<_, PodLive> = map.try_into().map_err(failed)?;
         map.set(0, PodLive(self.live), 0).map_err(failed)
     }
@@ -159,11 +142,7 @@ impl KernelSide {
     pub fn parked_exits(&mut self) -> Result<Vec<agent_ebpf::wire::Exit>, KernelError> {
         const NAME: &str = "PARKED_EXITS";
         let failed = |error| KernelError::Map(NAME, error);
-        let map = self
-            .loaded
-            .ebpf
-            .map_mut(NAME)
-            .ok_or(KernelError::Missing(NAME))?;
+        let map = self.loaded.ebpf.map_mut(NAME).ok_or(KernelError::Missing(NAME))?;
         let mut map: BpfHashMap<_, u64, PodExit> = map.try_into().map_err(failed)?;
         let parked: Vec<_> = map.iter().filter_map(Result::ok).collect();
         for (serial, _) in &parked {
@@ -176,18 +155,13 @@ impl KernelSide {
     pub fn totals(&mut self) -> Result<Vec<Snapshot>, KernelError> {
         const NAME: &str = "thread_totals";
         let failed = |error| KernelError::Program(NAME, error);
-        let program = self
-            .loaded
-            .ebpf
-            .program_mut(NAME)
-            .ok_or(KernelError::Missing(NAME))?;
+        let program = self.loaded.ebpf.program_mut(NAME).ok_or(KernelError::Missing(NAME))?;
         let program: &mut Iter = program.try_into().map_err(failed)?;
         // An iterator's file can be read once; a fresh link gives a fresh file.
         let link = program.attach().map_err(failed)?;
         let link = program.take_link(link).map_err(failed)?;
-        let mut file = link
-            .into_file()
-            .map_err(|error| KernelError::Totals(io::Error::other(error)))?;
+        let mut file =
+            link.into_file().map_err(|error| KernelError::Totals(io::Error::other(error)))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(KernelError::Totals)?;
         Ok(records::snapshots(&bytes))
@@ -200,11 +174,7 @@ impl KernelSide {
             return Ok(());
         }
         let failed = |error| KernelError::Map(NAME, error);
-        let map = self
-            .loaded
-            .ebpf
-            .map_mut(NAME)
-            .ok_or(KernelError::Missing(NAME))?;
+        let map = self.loaded.ebpf.map_mut(NAME).ok_or(KernelError::Missing(NAME))?;
         let mut map: BpfHashMap<_, u32, PodLaneRef> = map.try_into().map_err(failed)?;
         for (tid, lane) in lanes {
             map.insert(tid, PodLaneRef(*lane), 0).map_err(failed)?;
@@ -220,11 +190,7 @@ impl KernelSide {
             && let Ok(mut map) = BpfHashMap::<_, u32, u32>::try_from(map)
         {
             // A full map only means that tails are saved needlessly.
-            let _ = if attached {
-                map.insert(tgid, 1, 0)
-            } else {
-                map.remove(&tgid)
-            };
+            let _ = if attached { map.insert(tgid, 1, 0) } else { map.remove(&tgid) };
         }
     }
 
@@ -232,11 +198,7 @@ impl KernelSide {
     pub fn counters(&self) -> Result<BTreeMap<Counter, u64>, KernelError> {
         const NAME: &str = "COUNTERS";
         let failed = |error| KernelError::Map(NAME, error);
-        let map = self
-            .loaded
-            .ebpf
-            .map(NAME)
-            .ok_or(KernelError::Missing(NAME))?;
+        let map = self.loaded.ebpf.map(NAME).ok_or(KernelError::Missing(NAME))?;
         let map: PerCpuArray<_, u64> = map.try_into().map_err(failed)?;
         let mut counters = BTreeMap::new();
         for &counter in Counter::ALL {

@@ -21,10 +21,6 @@ pub struct StackDefinition {
 
 /// Anything a ring delivers.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "short-lived; boxing costs more than copying"
-)]
 pub enum Record {
     /// Timer sample.
     Sample(Sample),
@@ -120,21 +116,13 @@ fn stack(bytes: &[u8]) -> Option<StackDefinition> {
         tgid: word(bytes, 4)?,
         hash: long(8)?,
         flags: word(bytes, 20)?,
-        frames: frames
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|b| u64::from_ne_bytes(*b))
-            .collect(),
+        frames: frames.as_chunks::<8>().0.iter().map(|b| u64::from_ne_bytes(*b)).collect(),
     })
 }
 
 /// Decodes the iterator's output: whole snapshots, a cut last one is dropped.
 pub fn snapshots(bytes: &[u8]) -> Vec<Snapshot> {
-    bytes
-        .chunks_exact(size_of::<Snapshot>())
-        .filter_map(read)
-        .collect()
+    bytes.chunks_exact(size_of::<Snapshot>()).filter_map(read).collect()
 }
 
 #[cfg(test)]

@@ -105,20 +105,14 @@ impl Lanes {
             if mapping.offset.0 != 0 || !is_segment(path) {
                 continue;
             }
-            if self
-                .by_process
-                .get(&pid)
-                .is_some_and(|s| s.len() >= MAX_SEGMENTS)
-            {
+            if self.by_process.get(&pid).is_some_and(|s| s.len() >= MAX_SEGMENTS) {
                 self.refuse("segment_too_many");
                 break;
             }
             if self.by_process.get(&pid).is_some_and(|segments| {
-                segments.iter().any(|&s| {
-                    self.segments[s]
-                        .as_ref()
-                        .is_some_and(|s| s.address == mapping.start)
-                })
+                segments
+                    .iter()
+                    .any(|&s| self.segments[s].as_ref().is_some_and(|s| s.address == mapping.start))
             }) {
                 continue;
             }
@@ -156,25 +150,12 @@ impl Lanes {
                 continue;
             }
             let control = segment.control(number);
-            let slots = 1u64
-                << if control.grown_at != 0 {
-                    abi::RING_LOG2_MAX
-                } else {
-                    control.ring_log2
-                };
-            let tail = if from_birth {
-                0
-            } else {
-                control.head.saturating_sub(slots - 1)
-            };
+            let slots =
+                1u64 << if control.grown_at != 0 { abi::RING_LOG2_MAX } else { control.ring_log2 };
+            let tail = if from_birth { 0 } else { control.head.saturating_sub(slots - 1) };
             let id = LaneId(self.lanes.len());
             let place = Some((index, number));
-            self.lanes.push(Lane {
-                pid,
-                place,
-                tail,
-                events: VecDeque::new(),
-            });
+            self.lanes.push(Lane { pid, place, tail, events: VecDeque::new() });
             self.by_address.insert((pid, address), id);
         }
     }
@@ -209,12 +190,7 @@ impl Lanes {
 
     fn virtual_lane(&mut self, pid: Pid, address: Address) -> LaneId {
         *self.by_address.entry((pid, address)).or_insert_with(|| {
-            self.lanes.push(Lane {
-                pid,
-                place: None,
-                tail: 0,
-                events: VecDeque::new(),
-            });
+            self.lanes.push(Lane { pid, place: None, tail: 0, events: VecDeque::new() });
             LaneId(self.lanes.len() - 1)
         })
     }
@@ -250,11 +226,8 @@ impl Lanes {
 
     /// Drains every lane whose head moved.
     pub fn drain(&mut self) {
-        let processes: Vec<(Pid, Vec<usize>)> = self
-            .by_process
-            .iter()
-            .map(|(pid, segments)| (*pid, segments.clone()))
-            .collect();
+        let processes: Vec<(Pid, Vec<usize>)> =
+            self.by_process.iter().map(|(pid, segments)| (*pid, segments.clone())).collect();
         for (pid, segments) in processes {
             for index in segments {
                 self.extend(pid, index, true);
@@ -264,11 +237,7 @@ impl Lanes {
             self.drain_lane(id);
         }
         self.round += 1;
-        while self
-            .dying
-            .front()
-            .is_some_and(|&(round, _)| round < self.round)
-        {
+        while self.dying.front().is_some_and(|&(round, _)| round < self.round) {
             if let Some((_, index)) = self.dying.pop_front()
                 && let Some(segment) = self.segments[index].take()
             {
@@ -294,11 +263,7 @@ impl Lanes {
             lane.tail = control.head;
             return;
         }
-        let log2 = if control.grown_at != 0 {
-            abi::RING_LOG2_MAX
-        } else {
-            control.ring_log2
-        };
+        let log2 = if control.grown_at != 0 { abi::RING_LOG2_MAX } else { control.ring_log2 };
         let behind = control.head - lane.tail;
         self.captured += behind;
         let kept = behind.min((1 << log2) - 1);
@@ -352,10 +317,7 @@ impl Lanes {
         let Some(Some(segment)) = self.segments.get(index) else {
             return String::new();
         };
-        self.names
-            .entry((index, name))
-            .or_insert_with(|| segment.name(name))
-            .clone()
+        self.names.entry((index, name)).or_insert_with(|| segment.name(name)).clone()
     }
 
     /// The process image is gone (exec or exit): its addresses mean nothing any more. What was
@@ -368,10 +330,9 @@ impl Lanes {
                 if let Some(Some(segment)) = self.segments.get(index) {
                     let without = segment.threads_without_lane();
                     let refused = segment.publishes_refused();
-                    for (key, n) in [
-                        ("threads_without_lane", without),
-                        ("publishes_refused", refused),
-                    ] {
+                    for (key, n) in
+                        [("threads_without_lane", without), ("publishes_refused", refused)]
+                    {
                         if n > 0 {
                             *self.refused.entry(key).or_default() += n;
                         }
@@ -389,11 +350,7 @@ impl Lanes {
             return owners;
         };
         for entry in entries.flatten() {
-            let Some(pid) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            else {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
             let pid = Pid(pid);
@@ -462,8 +419,7 @@ impl Lanes {
 
 fn is_segment(path: &Path) -> bool {
     let name = path.as_os_str().as_encoded_bytes();
-    name.strip_prefix(b"/memfd:")
-        .is_some_and(|rest| rest == abi::SEGMENT_NAME.as_bytes())
+    name.strip_prefix(b"/memfd:").is_some_and(|rest| rest == abi::SEGMENT_NAME.as_bytes())
 }
 
 /// Threads of `pid`: id in the innermost pid namespace -> id in the initial one.
@@ -473,11 +429,7 @@ fn inner_tids(pid: Pid) -> HashMap<u32, u32> {
         return tids;
     };
     for entry in entries.flatten() {
-        let Some(tid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
+        let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
         let Ok(status) = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")) else {

@@ -145,11 +145,7 @@ impl Segment {
             return Err(Refused::Header);
         }
         let geometry = head.geometry(len)?;
-        if !is_creator(
-            pid,
-            head.u32(header::CREATOR_PID),
-            head.u64(header::CREATOR_START),
-        ) {
+        if !is_creator(pid, head.u32(header::CREATOR_PID), head.u64(header::CREATOR_START)) {
             return Err(Refused::Foreign);
         }
         let len = len as usize;
@@ -216,12 +212,8 @@ impl Segment {
 
     /// Copies one event; `None` when its slot holds another one by now.
     pub fn event(&self, number: usize, control: &Control, index: u64) -> Option<Event> {
-        let slot = abi::slot_of(
-            index,
-            control.ring_log2,
-            control.grown_at,
-            self.geometry.ring_log2_max,
-        );
+        let slot =
+            abi::slot_of(index, control.ring_log2, control.grown_at, self.geometry.ring_log2_max);
         let at = self.lane_offset(number) + abi::RING_IN_LANE + slot as usize * abi::EVENT_LEN;
         if at + abi::EVENT_LEN > self.len {
             return None;
@@ -230,13 +222,7 @@ impl Segment {
         // - `at` is inside the mapping with the whole slot (checked above) and 8-aligned, since
         //   offsets are multiples of 64 from a page;
         // - the mapping lives as long as `self`; other processes write it, hence atomics.
-        let words = unsafe {
-            &*self
-                .base
-                .as_ptr()
-                .add(at)
-                .cast::<[AtomicU64; abi::EVENT_WORDS]>()
-        };
+        let words = unsafe { &*self.base.as_ptr().add(at).cast::<[AtomicU64; abi::EVENT_WORDS]>() };
         abi::read_slot(words, index).map(|words| Event::from_words(&words))
     }
 
@@ -345,10 +331,7 @@ fn check_memory(file: &File) -> Result<(), Refused> {
         if libc::fstatfs(file.as_raw_fd(), &raw mut stat) != 0 {
             return Err(Refused::Open(io::Error::last_os_error()));
         }
-        (
-            stat.f_type,
-            libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS),
-        )
+        (stat.f_type, libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS))
     };
     if kind != TMPFS_MAGIC {
         return Err(Refused::NotMemory);
@@ -363,12 +346,10 @@ fn check_memory(file: &File) -> Result<(), Refused> {
 /// Whether `pid` itself made the segment: its innermost pid and its start time, both as the process
 /// sees them (pid and time namespaces).
 fn is_creator(pid: Pid, creator_pid: u32, creator_start: u64) -> bool {
-    let innermost = fs::read_to_string(format!("/proc/{pid}/status"))
-        .ok()
-        .and_then(|status| {
-            let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
-            line.split_whitespace().last()?.parse::<u32>().ok()
-        });
+    let innermost = fs::read_to_string(format!("/proc/{pid}/status")).ok().and_then(|status| {
+        let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
+        line.split_whitespace().last()?.parse::<u32>().ok()
+    });
     let Some(start) = start_ticks(pid, pid.0) else {
         return false;
     };
@@ -381,12 +362,7 @@ fn is_creator(pid: Pid, creator_pid: u32, creator_start: u64) -> bool {
 pub fn start_ticks(pid: Pid, tid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
     // The name in parentheses may hold anything; fields count from the last one.
-    stat.rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// What a time namespace adds to a clock of `pid`, ns (`/proc/PID/timens_offsets`).

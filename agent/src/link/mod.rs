@@ -1,6 +1,8 @@
 //! The join: kernel records and markers in, spans and threads with exact time out. Owns everything
 //! it joins; one round at a time (design 2).
 
+pub mod records;
+mod slice;
 pub mod spans;
 pub mod timeline;
 pub mod window;
@@ -15,8 +17,9 @@ use crate::{
     process::{Processes, id::Pid, maps::Address},
     profile::state::{State, StateTimes},
 };
+use records::open_part;
 use spans::{Cause, Spans};
-use timeline::{Context, Item, Timeline, Unnamed, open_part};
+use timeline::{Context, Item, Timeline, Unnamed};
 
 /// A thread's whole account.
 #[derive(Clone, Debug)]
@@ -165,10 +168,8 @@ impl Linker {
                 self.delivered.lifecycle += 1;
                 let pid = Pid(seen.tgid);
                 self.by_tid.insert(seen.tid, seen.serial);
-                let timeline = self
-                    .timelines
-                    .entry(seen.serial)
-                    .or_insert_with(|| Timeline::new(pid));
+                let timeline =
+                    self.timelines.entry(seen.serial).or_insert_with(|| Timeline::new(pid));
                 let lane = self.lanes.lane_or_virtual(pid, Address(seen.va));
                 timeline.push(Item::Lane {
                     seq: seen.seq,
@@ -255,10 +256,7 @@ impl Linker {
         for snapshot in snapshots {
             self.by_tid.insert(snapshot.tid, snapshot.serial);
             if let Some(timeline) = self.timelines.get_mut(&snapshot.serial) {
-                timeline.push(Item::Snapshot {
-                    snapshot: *snapshot,
-                    end,
-                });
+                timeline.push(Item::Snapshot { snapshot: *snapshot, end });
             }
             if end && !self.exited.contains(&snapshot.serial) {
                 let mut states = totals(&snapshot.total);
@@ -319,11 +317,7 @@ impl Linker {
         for serial in buried {
             self.timelines.remove(&serial);
         }
-        let finished = self
-            .timelines
-            .iter()
-            .filter(|(_, t)| t.finished)
-            .map(|(&serial, _)| serial);
+        let finished = self.timelines.iter().filter(|(_, t)| t.finished).map(|(&serial, _)| serial);
         self.finished = finished.collect();
     }
 
@@ -340,12 +334,7 @@ impl Linker {
                 pid: unnamed.pid,
                 span,
             };
-            self.spans
-                .get_mut(unnamed.span)
-                .causes
-                .entry(cause)
-                .or_default()
-                .add(unnamed.ns);
+            self.spans.get_mut(unnamed.span).causes.entry(cause).or_default().add(unnamed.ns);
         }
     }
 }

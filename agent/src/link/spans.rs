@@ -79,6 +79,12 @@ impl Tally {
         self.ns += ns;
         self.count += 1;
     }
+
+    /// Adds another tally.
+    pub fn merge(&mut self, other: &Self) {
+        self.ns += other.ns;
+        self.count += other.count;
+    }
 }
 
 /// One span's account.
@@ -178,10 +184,7 @@ impl Spans {
 
     /// All of them, in order of first sight.
     pub fn iter(&self) -> impl Iterator<Item = (SpanIndex, &Span)> {
-        self.table
-            .iter()
-            .enumerate()
-            .map(|(i, span)| (SpanIndex(i as u32), span))
+        self.table.iter().enumerate().map(|(i, span)| (SpanIndex(i as u32), span))
     }
 }
 
@@ -199,9 +202,64 @@ impl Span {
         }
     }
 
+    /// Adds another span's time, causes and stacks to this one's: for scopes wider than a span.
+    pub fn absorb(&mut self, other: &Self) {
+        self.active_ns += other.active_ns;
+        for (state, ns) in other.states.iter() {
+            self.states.add(state, ns);
+        }
+        for (cause, tally) in &other.causes {
+            self.causes.entry(cause.clone()).or_default().merge(tally);
+        }
+        for (key, tally) in &other.stacks {
+            self.stacks.entry(*key).or_default().merge(tally);
+        }
+        self.exact &= other.exact;
+        for (reason, n) in &other.loss {
+            *self.loss.entry(reason).or_default() += n;
+        }
+    }
+
     /// Last deactivation minus first activation.
     pub fn wall_ns(&self) -> u64 {
         self.end - self.start
+    }
+}
+
+/// Who is whose child, by the ids the publishers gave.
+#[derive(Debug, Default)]
+pub struct SpanTree(HashMap<([u8; 16], [u8; 8]), Vec<SpanIndex>>);
+
+// === impl SpanTree ===
+
+impl SpanTree {
+    /// The children of every span.
+    pub fn of(spans: &Spans) -> Self {
+        let mut children: HashMap<_, Vec<SpanIndex>> = HashMap::new();
+        for (index, span) in spans.iter() {
+            if span.parent != [0; 8] && span.parent != span.key.span_id {
+                children.entry((span.key.trace_id, span.parent)).or_default().push(index);
+            }
+        }
+        Self(children)
+    }
+
+    /// A span and all its descendants, in any process.
+    pub fn subtree(&self, index: SpanIndex, spans: &Spans) -> Vec<SpanIndex> {
+        let mut seen = std::collections::HashSet::from([index]);
+        let mut members = vec![index];
+        let mut next = 0;
+        while let Some(&member) = members.get(next) {
+            next += 1;
+            let key = spans.get(member).key;
+            for &child in self.0.get(&(key.trace_id, key.span_id)).into_iter().flatten() {
+                // Ids come from outside: a circle must not hold us.
+                if seen.insert(child) {
+                    members.push(child);
+                }
+            }
+        }
+        members
     }
 }
 

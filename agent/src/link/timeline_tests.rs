@@ -6,7 +6,11 @@ use std::collections::HashMap;
 
 use agent_ebpf::{
     account::{self, Leave},
-    wire::{self, RecordKind, Tail, record, state::STATES},
+    wire::{
+        self, RecordKind, Tail,
+        record::{self, PREEMPTED},
+        state::STATES,
+    },
 };
 use hotspan_lanes::abi::{EVENT_LEN, op, ts_kind};
 use proptest::prelude::*;
@@ -94,11 +98,7 @@ impl World {
     /// Publishes span `span` (0 clears); `lost` ones never reach a queue.
     fn publish(&mut self, span: u8, lost: bool) {
         let operation = if span == 0 { op::CLEAR } else { op::SET };
-        let kind = if self.stamped {
-            ts_kind::MONOTONIC_NS
-        } else {
-            ts_kind::NONE
-        };
+        let kind = if self.stamped { ts_kind::MONOTONIC_NS } else { ts_kind::NONE };
         if !lost {
             let mut events = [[0u8; 64]; record::TAIL_EVENTS];
             events[0] = event(self.head, self.now, kind, operation, span);
@@ -288,12 +288,7 @@ fn play(world: &mut World, acts: &[(Act, bool)], lose_intervals: bool, lose_mark
 
 fn identities(world: &World) -> Result<(), TestCaseError> {
     for (_, span) in world.spans.iter() {
-        prop_assert_eq!(
-            span.states.sum(),
-            span.active_ns,
-            "span {}",
-            span.key.span_id[0]
-        );
+        prop_assert_eq!(span.states.sum(), span.active_ns, "span {}", span.key.span_id[0]);
         let active: u64 = span.active.iter().map(|(a, b)| b - a).sum();
         prop_assert_eq!(active, span.active_ns);
     }
@@ -379,11 +374,7 @@ fn causes_name_the_waker_and_the_rival() {
     world.exit();
     world.link(u64::MAX);
     let find = |state: wire::State| {
-        world
-            .unnamed
-            .iter()
-            .find(|u| u.state == State::Kernel(state))
-            .map(|u| (u.tid, u.ns))
+        world.unnamed.iter().find(|u| u.state == State::Kernel(state)).map(|u| (u.tid, u.ns))
     };
     assert_eq!(find(wire::State::Socket), Some((6, 1_000)));
     assert_eq!(find(wire::State::ReadyWakeup), Some((5, 50)));
@@ -432,10 +423,7 @@ fn span_open_before_attach_is_charged_to_before_attach() {
             count: &mut |name, n| *counts.entry(name).or_default() += n,
         },
     );
-    timeline.push(Item::Snapshot {
-        snapshot,
-        end: true,
-    });
+    timeline.push(Item::Snapshot { snapshot, end: true });
     timeline.link(
         u64::MAX,
         &mut Context {
@@ -449,10 +437,6 @@ fn span_open_before_attach_is_charged_to_before_attach() {
     );
     let (_, span) = world.spans.iter().next().unwrap();
     assert_eq!((span.start, span.active_ns), (1_000, 5_000));
-    assert_eq!(
-        span.states
-            .get(State::Kernel(wire::State::UnknownBeforeAttach)),
-        5_000
-    );
+    assert_eq!(span.states.get(State::Kernel(wire::State::UnknownBeforeAttach)), 5_000);
     assert!(!span.exact);
 }

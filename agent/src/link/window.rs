@@ -117,36 +117,13 @@ mod tests {
 
     #[test]
     fn marker_is_held_between_checkpoints() {
-        let checkpoints = [
-            Checkpoint { at: 100, head: 5 },
-            Checkpoint { at: 200, head: 7 },
-        ];
-        assert_eq!(
-            place(5, Some(50), 0, 300, &checkpoints),
-            100,
-            "not before it was unseen"
-        );
+        let checkpoints = [Checkpoint { at: 100, head: 5 }, Checkpoint { at: 200, head: 7 }];
+        assert_eq!(place(5, Some(50), 0, 300, &checkpoints), 100, "not before it was unseen");
         assert_eq!(place(5, Some(150), 0, 300, &checkpoints), 150);
-        assert_eq!(
-            place(6, Some(250), 0, 300, &checkpoints),
-            200,
-            "not after it was seen"
-        );
-        assert_eq!(
-            place(7, Some(900), 0, 300, &checkpoints),
-            300,
-            "not outside the window"
-        );
-        assert_eq!(
-            place(4, Some(90), 95, 300, &checkpoints),
-            95,
-            "not before the one before it"
-        );
-        assert_eq!(
-            place(7, None, 0, 300, &checkpoints),
-            200,
-            "without a stamp: the lower bound"
-        );
+        assert_eq!(place(6, Some(250), 0, 300, &checkpoints), 200, "not after it was seen");
+        assert_eq!(place(7, Some(900), 0, 300, &checkpoints), 300, "not outside the window");
+        assert_eq!(place(4, Some(90), 95, 300, &checkpoints), 95, "not before the one before it");
+        assert_eq!(place(7, None, 0, 300, &checkpoints), 200, "without a stamp: the lower bound");
     }
 
     proptest! {

@@ -64,11 +64,7 @@ pub struct FileId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backing {
     /// A file; `path` without the kernel's mark of deletion.
-    File {
-        id: FileId,
-        path: Arc<Path>,
-        deleted: bool,
-    },
+    File { id: FileId, path: Arc<Path>, deleted: bool },
     /// The kernel's code for every process.
     Vdso,
     /// Anonymous memory, `[heap]`, `[stack]`, and whatever else has no file.
@@ -107,9 +103,7 @@ impl ProcessMap {
         let failed = |source| MapsError::Read { pid, source };
         let mut text = Vec::new();
         let file = File::open(format!("/proc/{pid}/maps")).map_err(failed)?;
-        file.take(MAX_BYTES)
-            .read_to_end(&mut text)
-            .map_err(failed)?;
+        file.take(MAX_BYTES).read_to_end(&mut text).map_err(failed)?;
         Ok(Self::parse(pid, &text))
     }
 
@@ -121,10 +115,7 @@ impl ProcessMap {
         let mut truncated = text.len() as u64 >= MAX_BYTES;
         // Consecutive segments of one file share one path.
         let mut last_path: Option<Arc<Path>> = None;
-        for line in text
-            .split(|&byte| byte == b'\n')
-            .filter(|line| !line.is_empty())
-        {
+        for line in text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
             if mappings.len() == MAX_LINES {
                 truncated = true;
                 break;
@@ -145,12 +136,7 @@ impl ProcessMap {
             apart
         });
         skipped += parsed - mappings.len();
-        Self {
-            pid,
-            mappings: mappings.into(),
-            skipped,
-            truncated,
-        }
+        Self { pid, mappings: mappings.into(), skipped, truncated }
     }
 
     /// Whose map it is.
@@ -160,9 +146,7 @@ impl ProcessMap {
 
     /// The mapping an address lies in.
     pub fn lookup(&self, address: Address) -> Option<&Mapping> {
-        let after = self
-            .mappings
-            .partition_point(|mapping| mapping.start <= address);
+        let after = self.mappings.partition_point(|mapping| mapping.start <= address);
         let mapping = self.mappings.get(after.checked_sub(1)?)?;
         (address < mapping.end).then_some(mapping)
     }
@@ -202,10 +186,7 @@ fn parse_line(line: &[u8], last_path: &mut Option<Arc<Path>>) -> Option<Mapping>
     let offset = number(word(&mut rest), 16)?;
     let (major, minor) = split(word(&mut rest), b':')?;
     let (major, minor) = (number(major, 16)?, number(minor, 16)?);
-    let device = Device {
-        major: major.try_into().ok()?,
-        minor: minor.try_into().ok()?,
-    };
+    let device = Device { major: major.try_into().ok()?, minor: minor.try_into().ok()? };
     let inode = number(word(&mut rest), 10)?;
     if start >= end {
         return None;
@@ -226,11 +207,7 @@ fn parse_line(line: &[u8], last_path: &mut Option<Arc<Path>>) -> Option<Mapping>
                 _ => Arc::from(path),
             };
             *last_path = Some(Arc::clone(&shared));
-            Backing::File {
-                id: FileId { device, inode },
-                path: shared,
-                deleted,
-            }
+            Backing::File { id: FileId { device, inode }, path: shared, deleted }
         }
         _ => Backing::Anonymous,
     };
@@ -246,10 +223,7 @@ fn parse_line(line: &[u8], last_path: &mut Option<Arc<Path>>) -> Option<Mapping>
 /// Takes the next space-separated word off `rest`.
 fn word<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
     let text = rest.trim_ascii_start();
-    let end = text
-        .iter()
-        .position(|&byte| byte == b' ')
-        .unwrap_or(text.len());
+    let end = text.iter().position(|&byte| byte == b' ').unwrap_or(text.len());
     let (word, after) = text.split_at(end);
     *rest = after;
     word

@@ -30,34 +30,22 @@ fn path_at(map: &ProcessMap, address: u64) -> Option<PathBuf> {
 #[test]
 fn a_line_becomes_a_mapping() {
     let map = sample();
-    assert_eq!(
-        (map.pid(), map.mappings().len(), map.skipped()),
-        (Pid(7), 7, 0)
-    );
+    assert_eq!((map.pid(), map.mappings().len(), map.skipped()), (Pid(7), 7, 0));
     let code = map.lookup(Address(0x55d0_c0a0_2010)).unwrap();
-    let device = Device {
-        major: 0xfe,
-        minor: 0,
-    };
+    let device = Device { major: 0xfe, minor: 0 };
     let expected = Mapping {
         start: Address(0x55d0_c0a0_2000),
         end: Address(0x55d0_c0a0_6000),
         offset: FileOffset(0x2000),
         executable: true,
         backing: Backing::File {
-            id: FileId {
-                device,
-                inode: 1048,
-            },
+            id: FileId { device, inode: 1048 },
             path: Path::new("/usr/bin/a b").into(),
             deleted: false,
         },
     };
     assert_eq!(*code, expected);
-    assert_eq!(
-        code.file_offset(Address(0x55d0_c0a0_2010)),
-        Some(FileOffset(0x2010))
-    );
+    assert_eq!(code.file_offset(Address(0x55d0_c0a0_2010)), Some(FileOffset(0x2010)));
     assert_eq!(code.file_offset(Address(0x55d0_c0a0_6000)), None);
     assert_eq!(code.file_offset(Address(0)), None);
 }
@@ -77,18 +65,10 @@ fn lookup_takes_start_and_leaves_end() {
 fn deleted_files_and_special_mappings_are_told_apart() {
     let map = sample();
     let deleted = map.lookup(Address(0x7f10_0000_0000)).unwrap();
-    let Backing::File { path, deleted, .. } = &deleted.backing else {
-        panic!("{deleted:?}")
-    };
+    let Backing::File { path, deleted, .. } = &deleted.backing else { panic!("{deleted:?}") };
     assert_eq!((&**path, *deleted), (Path::new("/tmp/x.so"), true));
-    assert_eq!(
-        map.lookup(Address(0x7ffc_0002_1000)).unwrap().backing,
-        Backing::Vdso
-    );
-    assert_eq!(
-        map.lookup(Address(0x7ffc_0000_0000)).unwrap().backing,
-        Backing::Anonymous
-    );
+    assert_eq!(map.lookup(Address(0x7ffc_0002_1000)).unwrap().backing, Backing::Vdso);
+    assert_eq!(map.lookup(Address(0x7ffc_0000_0000)).unwrap().backing, Backing::Anonymous);
     assert_eq!(path_at(&map, 0xffff_ffff_ff60_0000), None);
 }
 
@@ -99,10 +79,7 @@ fn a_path_cannot_forge_lines_or_kinds() {
                  5000-6000 r-xp 0 0:5 9 /memfd:[vdso] (deleted)\n";
     let map = ProcessMap::parse(Pid(1), text);
     assert_eq!(map.mappings().len(), 2);
-    assert_eq!(
-        path_at(&map, 0x1000).unwrap(),
-        Path::new("/tmp/a\n3000-4000 r-xp 0 1:2 4 /b")
-    );
+    assert_eq!(path_at(&map, 0x1000).unwrap(), Path::new("/tmp/a\n3000-4000 r-xp 0 1:2 4 /b"));
     assert_eq!(path_at(&map, 0x5000).unwrap(), Path::new("/memfd:[vdso]"));
 }
 
@@ -111,27 +88,17 @@ fn lines_that_do_not_parse_are_counted() {
     let text = b"x\n1000-1000 r-xp 0 0:0 0\n+1-2 r-xp 0 0:0 0\n\
                  1000-3000 r-xp 0 0:0 0\n2000-4000 r-xp 0 0:0 0\n";
     let map = ProcessMap::parse(Pid(1), text);
-    assert_eq!(
-        (map.mappings().len(), map.skipped(), map.is_truncated()),
-        (1, 4, false)
-    );
+    assert_eq!((map.mappings().len(), map.skipped(), map.is_truncated()), (1, 4, false));
 }
 
 #[test]
 fn too_many_lines_are_cut() {
     let mut text = String::new();
     for n in 1..=MAX_LINES + 10 {
-        text.push_str(&format!(
-            "{:x}-{:x} r-xp 0 0:0 0\n",
-            n * 4096,
-            (n + 1) * 4096
-        ));
+        text.push_str(&format!("{:x}-{:x} r-xp 0 0:0 0\n", n * 4096, (n + 1) * 4096));
     }
     let map = ProcessMap::parse(Pid(1), text.as_bytes());
-    assert_eq!(
-        (map.mappings().len(), map.is_truncated()),
-        (MAX_LINES, true)
-    );
+    assert_eq!((map.mappings().len(), map.is_truncated()), (MAX_LINES, true));
 }
 
 #[test]
@@ -142,27 +109,15 @@ fn our_own_map_holds_our_own_code() {
     assert!(mapping.executable);
     let us = std::env::current_exe().unwrap();
     assert_eq!(path_at(&map, here), Some(us.clone()));
-    let Backing::File { id, .. } = &mapping.backing else {
-        panic!("{mapping:?}")
-    };
-    assert_eq!(
-        id.inode,
-        std::os::unix::fs::MetadataExt::ino(&fs::metadata(us).unwrap())
-    );
-    assert!(
-        map.mappings()
-            .iter()
-            .any(|mapping| mapping.backing == Backing::Vdso)
-    );
+    let Backing::File { id, .. } = &mapping.backing else { panic!("{mapping:?}") };
+    assert_eq!(id.inode, std::os::unix::fs::MetadataExt::ino(&fs::metadata(us).unwrap()));
+    assert!(map.mappings().iter().any(|mapping| mapping.backing == Backing::Vdso));
 }
 
 #[test]
 fn a_missing_process_is_an_error_with_its_pid() {
     let error = ProcessMap::read(Pid(u32::MAX)).unwrap_err();
-    assert!(
-        error.to_string().contains("/proc/4294967295/maps"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("/proc/4294967295/maps"), "{error}");
 }
 
 proptest! {

@@ -68,24 +68,14 @@ impl Processes {
         }
         self.known.remove(&child);
         if let Some(process) = self.known.get(&parent).cloned() {
-            self.known.insert(
-                child,
-                Process {
-                    map: None,
-                    ..process
-                },
-            );
+            self.known.insert(child, Process { map: None, ..process });
         }
     }
 
     /// `pid` replaced its image.
     pub fn execed(&mut self, pid: Pid, comm: &[u8; 16]) {
         let process = self.known.entry(pid).or_default();
-        *process = Process {
-            comm: text(comm),
-            executable: executable(pid),
-            ..Process::default()
-        };
+        *process = Process { comm: text(comm), executable: executable(pid), ..Process::default() };
     }
 
     /// `pid` is gone.
@@ -111,9 +101,7 @@ impl Processes {
             None => true,
             Some(map) => {
                 process.rereads < MAX_REREADS
-                    && frames
-                        .iter()
-                        .any(|&frame| map.lookup(Address(frame)).is_none())
+                    && frames.iter().any(|&frame| map.lookup(Address(frame)).is_none())
             }
         };
         if stale {
@@ -158,12 +146,8 @@ fn executable(pid: Pid) -> String {
     let Ok(path) = fs::read_link(format!("/proc/{pid}/exe")) else {
         return String::new();
     };
-    let name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned());
-    name.map_or_else(String::new, |name| {
-        name.trim_end_matches(" (deleted)").to_owned()
-    })
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    name.map_or_else(String::new, |name| name.trim_end_matches(" (deleted)").to_owned())
 }
 
 fn text(comm: &[u8; 16]) -> String {

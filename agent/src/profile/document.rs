@@ -12,6 +12,9 @@ use super::state::{State, StateTimes};
 pub struct Report {
     /// Every span, in order of start.
     pub spans: Vec<SpanDocument>,
+    /// Spans that are told as part of others (summary only).
+    #[serde(skip)]
+    pub nested: usize,
     /// Every thread of the recorded processes.
     pub threads: Vec<ThreadDocument>,
     /// What was captured and not delivered, and what disturbed the account, by reason. Only
@@ -59,7 +62,7 @@ pub struct SpanDocument {
     pub active_ns: u64,
     /// Wall time in which neither it nor a descendant was active anywhere.
     pub off_thread_ns: u64,
-    /// What is summed: `span`.
+    /// What is summed: `span`, `children`.
     pub scope: &'static str,
     /// Sums exactly to `active_ns`.
     pub states: StateTimes,

@@ -2,7 +2,7 @@
 //! span spent on no thread.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -10,16 +10,17 @@ use agent_ebpf::wire::record::{STACK_CUT, STACK_EXACT_TOP};
 
 use super::{
     document::{
-        CauseDocument, Exact, FrameDocument, MethodDocument, ProcessDocument, SpanDocument,
-        StackDocument, ThreadDocument,
+        CauseDocument, Exact, FrameDocument, ProcessDocument, SpanDocument, StackDocument,
+        ThreadDocument,
     },
-    state::{State, StateTimes},
+    methods::methods,
+    state::State,
 };
 use crate::{
     kernel::StackDefinition,
     link::{
         Linker,
-        spans::{Cause, CauseKind, Span, SpanIndex, StackKey, Tally, union},
+        spans::{Cause, CauseKind, Span, SpanIndex, SpanKey, SpanTree, StackKey, Tally, union},
     },
     process::id::Pid,
     symbols::{FrameAddress, Request, Space, Symbols},
@@ -27,8 +28,15 @@ use crate::{
 
 /// Stacks told per span; the rest is summed into the methods.
 const STACKS_TOLD: usize = 50;
-/// Methods told per span.
-const METHODS_TOLD: usize = 100;
+
+/// What a document sums (design 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// The span alone.
+    Span,
+    /// With its descendants in its process.
+    Children,
+}
 
 /// Turns the join's result into documents.
 pub struct Reporter<'a> {
@@ -39,6 +47,7 @@ pub struct Reporter<'a> {
     named: HashMap<u64, Arc<[FrameDocument]>>,
     /// Last name seen of each thread.
     threads: HashMap<u32, String>,
+    tree: SpanTree,
 }
 
 // === impl Reporter ===
@@ -46,17 +55,9 @@ pub struct Reporter<'a> {
 impl<'a> Reporter<'a> {
     /// Resolves every stack the spans refer to.
     pub fn new(linker: &'a mut Linker, symbols: &Symbols, unix_offset: i128) -> Self {
-        let threads = linker
-            .threads
-            .iter()
-            .map(|t| (t.tid, t.comm.clone()))
-            .collect();
-        let mut reporter = Self {
-            linker,
-            unix_offset,
-            named: HashMap::new(),
-            threads,
-        };
+        let threads = linker.threads.iter().map(|t| (t.tid, t.comm.clone())).collect();
+        let tree = SpanTree::of(&linker.spans);
+        let mut reporter = Self { linker, unix_offset, named: HashMap::new(), threads, tree };
         reporter.resolve(symbols);
         reporter
     }
@@ -81,11 +82,7 @@ impl<'a> Reporter<'a> {
             let pid = Pid(stack.tgid);
             let user = stack.tgid != 0;
             requests.push(Request {
-                map: if user {
-                    self.linker.processes.get(pid).map.clone()
-                } else {
-                    None
-                },
+                map: if user { self.linker.processes.get(pid).map.clone() } else { None },
                 pid,
                 frames: addresses(stack),
                 space: if user { Space::User } else { Space::Kernel },
@@ -102,19 +99,35 @@ impl<'a> Reporter<'a> {
 
     /// Documents of every span of the recorded processes, in order of start.
     pub fn spans(&mut self) -> Vec<SpanDocument> {
-        let off_thread = self.off_thread();
-        let mut chosen: Vec<SpanIndex> = self
-            .linker
-            .spans
+        self.recorded().into_iter().map(|index| self.document(index, Scope::Span)).collect()
+    }
+
+    /// Documents of the spans that have no parent in their process, each with all its descendants
+    /// there: what a person calls a request. Second: how many spans are told inside others.
+    pub fn requests(&mut self) -> (Vec<SpanDocument>, usize) {
+        let all = self.recorded();
+        let keys: HashSet<SpanKey> =
+            all.iter().map(|&index| self.linker.spans.get(index).key).collect();
+        let (roots, nested): (Vec<SpanIndex>, Vec<SpanIndex>) =
+            all.into_iter().partition(|&index| {
+                let span = self.linker.spans.get(index);
+                !keys.contains(&SpanKey { span_id: span.parent, ..span.key })
+                    || span.parent == span.key.span_id
+            });
+        let documents =
+            roots.into_iter().map(|index| self.document(index, Scope::Children)).collect();
+        (documents, nested.len())
+    }
+
+    fn recorded(&self) -> Vec<SpanIndex> {
+        let spans = &self.linker.spans;
+        let mut chosen: Vec<SpanIndex> = spans
             .iter()
             .filter(|(_, span)| self.linker.processes.in_tree(span.key.pid))
             .map(|(index, _)| index)
             .collect();
-        chosen.sort_by_key(|&index| self.linker.spans.get(index).start);
+        chosen.sort_by_key(|&index| spans.get(index).start);
         chosen
-            .into_iter()
-            .map(|index| self.span(index, &off_thread))
-            .collect()
     }
 
     /// Accounts of every thread of the recorded processes.
@@ -136,15 +149,21 @@ impl<'a> Reporter<'a> {
         threads
     }
 
-    fn span(&mut self, index: SpanIndex, off_thread: &HashMap<SpanIndex, u64>) -> SpanDocument {
-        let span = self.linker.spans.get(index).clone();
+    fn document(&mut self, index: SpanIndex, scope: Scope) -> SpanDocument {
+        let off_thread_ns = self.off_thread(index);
+        let mut span = self.linker.spans.get(index).clone();
+        if scope == Scope::Children {
+            for member in self.tree.subtree(index, &self.linker.spans) {
+                let child = self.linker.spans.get(member);
+                if member != index && child.key.pid == span.key.pid {
+                    span.absorb(child);
+                }
+            }
+        }
         let process = self.linker.processes.get(span.key.pid).clone();
         let stacks = self.stacks(&span);
-        let mut loss: BTreeMap<String, u64> = span
-            .loss
-            .iter()
-            .map(|(reason, n)| ((*reason).to_owned(), *n))
-            .collect();
+        let mut loss: BTreeMap<String, u64> =
+            span.loss.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect();
         let missing = span
             .stacks
             .keys()
@@ -162,30 +181,20 @@ impl<'a> Reporter<'a> {
         SpanDocument {
             trace_id: hex(&span.key.trace_id),
             span_id: hex(&span.key.span_id),
-            parent_span_id: if span.parent == [0; 8] {
-                String::new()
-            } else {
-                hex(&span.parent)
-            },
+            parent_span_id: if span.parent == [0; 8] { String::new() } else { hex(&span.parent) },
             name: span.name.clone(),
             service: process.executable,
-            process: ProcessDocument {
-                pid: span.key.pid.0,
-                comm: process.comm,
-            },
+            process: ProcessDocument { pid: span.key.pid.0, comm: process.comm },
             start_unix_ns: u64::try_from(i128::from(span.start) + self.unix_offset).unwrap_or(0),
             wall_ns: span.wall_ns(),
             active_ns: span.active_ns,
-            off_thread_ns: off_thread.get(&index).copied().unwrap_or(0),
-            scope: "span",
+            off_thread_ns,
+            scope: scope.key(),
             states: span.states.clone(),
             causes: self.causes(&span),
             methods: methods(&stacks),
             stacks: stacks.into_iter().take(STACKS_TOLD).collect(),
-            exact: Exact {
-                states: span.exact,
-                methods: false,
-            },
+            exact: Exact { states: span.exact, methods: false },
             loss,
         }
     }
@@ -230,21 +239,15 @@ impl<'a> Reporter<'a> {
         };
         let mut frames = part(key.kernel);
         // The innermost kernel frames of a wait are our own hook and the scheduler's door.
-        let own = frames
-            .iter()
-            .position(|frame| !is_hook(&frame.name))
-            .unwrap_or(frames.len());
+        let own = frames.iter().position(|frame| !is_hook(&frame.name)).unwrap_or(frames.len());
         frames.drain(..own);
         frames.extend(part(key.user));
         frames.into()
     }
 
     fn causes(&mut self, span: &Span) -> Vec<CauseDocument> {
-        let causes: Vec<(Cause, Tally)> = span
-            .causes
-            .iter()
-            .map(|(cause, tally)| (cause.clone(), *tally))
-            .collect();
+        let causes: Vec<(Cause, Tally)> =
+            span.causes.iter().map(|(cause, tally)| (cause.clone(), *tally)).collect();
         let mut documents: Vec<CauseDocument> = causes
             .into_iter()
             .map(|(cause, tally)| {
@@ -281,79 +284,31 @@ impl<'a> Reporter<'a> {
         name
     }
 
-    /// Per span: wall time minus the time in which it or a descendant was active anywhere.
-    fn off_thread(&self) -> HashMap<SpanIndex, u64> {
+    /// Wall time of a span minus the time in which it or a descendant was active anywhere.
+    fn off_thread(&self, index: SpanIndex) -> u64 {
         let spans = &self.linker.spans;
-        let mut children: HashMap<([u8; 16], [u8; 8]), Vec<SpanIndex>> = HashMap::new();
-        for (index, span) in spans.iter() {
-            if span.parent != [0; 8] && span.parent != span.key.span_id {
-                children
-                    .entry((span.key.trace_id, span.parent))
-                    .or_default()
-                    .push(index);
-            }
-        }
-        spans
-            .iter()
-            .map(|(index, span)| {
-                let mut intervals = Vec::new();
-                let mut open = vec![index];
-                let mut seen = std::collections::HashSet::from([index]);
-                while let Some(at) = open.pop() {
-                    let member = spans.get(at);
-                    intervals.extend(
-                        member
-                            .active
-                            .iter()
-                            .map(|&(a, b)| (a.max(span.start), b.min(span.end)))
-                            .filter(|(a, b)| a < b),
-                    );
-                    let id = (member.key.trace_id, member.key.span_id);
-                    for &child in children.get(&id).into_iter().flatten() {
-                        // Ids come from outside: a circle must not hold us.
-                        if seen.insert(child) {
-                            open.push(child);
-                        }
-                    }
-                }
-                (index, span.wall_ns().saturating_sub(union(intervals)))
-            })
-            .collect()
+        let span = spans.get(index);
+        let intervals = self
+            .tree
+            .subtree(index, spans)
+            .into_iter()
+            .flat_map(|member| &spans.get(member).active)
+            .map(|&(from, to)| (from.max(span.start), to.min(span.end)))
+            .filter(|(from, to)| from < to)
+            .collect();
+        span.wall_ns().saturating_sub(union(intervals))
     }
 }
 
-/// Sums per function over stacks; a function counts once per stack however often it recurs.
-fn methods(stacks: &[StackDocument]) -> Vec<MethodDocument> {
-    let mut methods: HashMap<(&str, &str), MethodDocument> = HashMap::new();
-    for stack in stacks {
-        let mut seen = std::collections::HashSet::new();
-        for (depth, frame) in stack.frames.iter().enumerate() {
-            let key = (frame.name.as_str(), frame.file.as_str());
-            let method = methods.entry(key).or_insert_with(|| MethodDocument {
-                name: frame.name.clone(),
-                file: frame.file.clone(),
-                line: frame.line,
-                self_ns: 0,
-                total_ns: 0,
-                by_state: StateTimes::default(),
-            });
-            if depth == 0 {
-                method.self_ns += stack.ns;
-            }
-            if seen.insert(key) {
-                method.total_ns += stack.ns;
-                method.by_state.add(stack.state, stack.ns);
-            }
+// === impl Scope ===
+
+impl Scope {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Span => "span",
+            Self::Children => "children",
         }
     }
-    let mut methods: Vec<MethodDocument> = methods.into_values().collect();
-    methods.sort_by(|a, b| {
-        (b.self_ns, b.total_ns)
-            .cmp(&(a.self_ns, a.total_ns))
-            .then_with(|| a.name.cmp(&b.name))
-    });
-    methods.truncate(METHODS_TOLD);
-    methods
 }
 
 fn addresses(stack: &StackDefinition) -> Vec<FrameAddress> {
@@ -373,12 +328,7 @@ fn addresses(stack: &StackDefinition) -> Vec<FrameAddress> {
 }
 
 fn mark(name: &str) -> FrameDocument {
-    FrameDocument {
-        name: name.to_owned(),
-        file: String::new(),
-        line: 0,
-        kind: "mark",
-    }
+    FrameDocument { name: name.to_owned(), file: String::new(), line: 0, kind: "mark" }
 }
 
 /// Frames between the function that waits and our program.
@@ -407,14 +357,12 @@ fn is_hook(name: &str) -> bool {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            for digit in [byte >> 4, byte & 15] {
-                text.push(char::from_digit(u32::from(digit), 16).unwrap_or('?'));
-            }
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('?'));
+        }
+        text
+    })
 }
 
 /// Names of the system calls people meet waits in (x86-64); the number for others.
@@ -457,35 +405,6 @@ fn syscall_name(number: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn frame(name: &str) -> FrameDocument {
-        FrameDocument {
-            name: name.to_owned(),
-            file: String::new(),
-            line: 0,
-            kind: "native",
-        }
-    }
-
-    #[test]
-    fn recursion_counts_once_in_total() {
-        let stack = StackDocument {
-            frames: vec![frame("f"), frame("f"), frame("main")],
-            state: State::Kernel(agent_ebpf::wire::State::Running),
-            ns: 100,
-            count: 1,
-        };
-        let methods = methods(&[stack]);
-        assert_eq!(
-            (
-                methods[0].name.as_str(),
-                methods[0].self_ns,
-                methods[0].total_ns
-            ),
-            ("f", 100, 100)
-        );
-        assert_eq!((methods[1].self_ns, methods[1].total_ns), (0, 100));
-    }
 
     #[test]
     fn ids_are_lower_case_hex() {

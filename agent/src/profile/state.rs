@@ -18,10 +18,7 @@ impl State {
     /// Every state, in the order of the design's table.
     #[cfg(test)]
     pub fn all() -> impl Iterator<Item = Self> {
-        wire::State::ALL
-            .into_iter()
-            .map(Self::Kernel)
-            .chain([Self::ContextUnreadable])
+        wire::State::ALL.into_iter().map(Self::Kernel).chain([Self::ContextUnreadable])
     }
 
     /// The key in JSON (design 4).

@@ -12,12 +12,8 @@ use thiserror::Error;
 use crate::process::maps::FileOffset;
 
 /// Section names that refer to other files.
-const REFERENCES: [&[u8]; 4] = [
-    b".gnu_debuglink",
-    b".gnu_debugaltlink",
-    b".debug_sup",
-    b".note.gnu.debuglink",
-];
+const REFERENCES: [&[u8]; 4] =
+    [b".gnu_debuglink", b".gnu_debugaltlink", b".debug_sup", b".note.gnu.debuglink"];
 const BUILD_ID_SECTION: &[u8] = b".note.gnu.build-id";
 /// Where distributions install separate debug files.
 const DEBUG_DIRECTORY: &str = "/usr/lib/debug/.build-id";
@@ -82,10 +78,7 @@ impl Elf {
     /// Which address the code at `offset` has.
     pub(super) fn address(&self, offset: FileOffset) -> Option<ImageAddress> {
         self.code.iter().find_map(|code| {
-            let inside = offset
-                .0
-                .checked_sub(code.offset)
-                .filter(|&inside| inside < code.bytes)?;
+            let inside = offset.0.checked_sub(code.offset).filter(|&inside| inside < code.bytes)?;
             code.address.checked_add(inside).map(ImageAddress)
         })
     }
@@ -94,9 +87,7 @@ impl Elf {
     pub(super) fn debug_path(&self) -> Option<PathBuf> {
         let (first, rest) = self.build_id.as_ref()?.split_first()?;
         let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(PathBuf::from(format!(
-            "{DEBUG_DIRECTORY}/{first:02x}/{rest}.debug"
-        )))
+        Some(PathBuf::from(format!("{DEBUG_DIRECTORY}/{first:02x}/{rest}.debug")))
     }
 }
 
@@ -146,25 +137,15 @@ fn disarm_sections(file: &File, header: &[u8]) -> Result<Option<Vec<u8>>, ElfErr
         return Err(ElfError::Inconsistent);
     }
     let table = read(file, at, count * SECTION)?;
-    let names = table
-        .get(names_index * SECTION..)
-        .ok_or(ElfError::Inconsistent)?;
+    let names = table.get(names_index * SECTION..).ok_or(ElfError::Inconsistent)?;
     let names = contents(file, names, MAX_NAMES)?;
     let mut build_id = None;
     for (index, section) in table.chunks_exact(SECTION).enumerate() {
-        let name = names
-            .get(u32_at(section, 0)? as usize..)
-            .ok_or(ElfError::Inconsistent)?;
-        let end = name
-            .iter()
-            .position(|&byte| byte == 0)
-            .ok_or(ElfError::Inconsistent)?;
+        let name = names.get(u32_at(section, 0)? as usize..).ok_or(ElfError::Inconsistent)?;
+        let end = name.iter().position(|&byte| byte == 0).ok_or(ElfError::Inconsistent)?;
         let name = name.get(..end).ok_or(ElfError::Inconsistent)?;
         if REFERENCES.contains(&name) {
-            let end = names
-                .iter()
-                .position(|&byte| byte == 0)
-                .ok_or(ElfError::Inconsistent)?;
+            let end = names.iter().position(|&byte| byte == 0).ok_or(ElfError::Inconsistent)?;
             let end = u32::try_from(end).map_err(|_| ElfError::Inconsistent)?;
             file.write_all_at(&end.to_le_bytes(), at + (index * SECTION) as u64)?;
         } else if name == BUILD_ID_SECTION {
@@ -214,11 +195,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Result<u64, ElfError> {
 }
 
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], ElfError> {
-    bytes
-        .get(at..)
-        .and_then(|rest| rest.first_chunk())
-        .copied()
-        .ok_or(ElfError::Inconsistent)
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(ElfError::Inconsistent)
 }
 
 #[cfg(test)]

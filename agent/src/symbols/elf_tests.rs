@@ -27,15 +27,8 @@ fn references_to_other_files_are_taken_out_of_the_copy_only() {
     let copy = file::copy(&fs::File::open(&program).unwrap()).unwrap();
     Elf::disarm(&copy).unwrap();
     let disarmed = fs::read(file::own_path(&copy)).unwrap();
-    let differ = original
-        .iter()
-        .zip(&disarmed)
-        .filter(|(a, b)| a != b)
-        .count();
-    assert!(
-        (1..=4).contains(&differ),
-        "one section name changed, not {differ} bytes"
-    );
+    let differ = original.iter().zip(&disarmed).filter(|(a, b)| a != b).count();
+    assert!((1..=4).contains(&differ), "one section name changed, not {differ} bytes");
     assert_eq!(fs::read(&program).unwrap(), original);
     // Nothing is left to take out.
     Elf::disarm(&copy).unwrap();

@@ -64,10 +64,7 @@ pub(super) struct Version {
 impl Version {
     pub(super) fn of(file: &File) -> io::Result<Self> {
         let meta = file.metadata()?;
-        Ok(Self {
-            bytes: meta.len(),
-            modified: meta.modified().ok(),
-        })
+        Ok(Self { bytes: meta.len(), modified: meta.modified().ok() })
     }
 }
 
@@ -185,26 +182,22 @@ pub(super) fn own_path(file: &File) -> PathBuf {
 pub(super) fn copy(original: &File) -> Result<File, FileError> {
     let mut copy = nameless().map_err(FileError::Copy)?;
     // Its own offset: the original's descriptor is kept and may be copied again.
-    let mut source = File::open(own_path(original))
-        .map_err(FileError::Copy)?
-        .take(MAX_FILE_BYTES);
+    let mut source = File::open(own_path(original)).map_err(FileError::Copy)?.take(MAX_FILE_BYTES);
     io::copy(&mut source, &mut copy).map_err(FileError::Copy)?;
     Ok(copy)
 }
 
 /// An empty nameless file: on disk, whose pages the kernel can write back and drop, else in memory.
 fn nameless() -> io::Result<File> {
-    let on_disk = [PathBuf::from("/var/tmp"), env::temp_dir()]
-        .into_iter()
-        .find_map(|directory| {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .mode(0o600)
-                .custom_flags(libc::O_TMPFILE | libc::O_EXCL)
-                .open(directory)
-                .ok()
-        });
+    let on_disk = [PathBuf::from("/var/tmp"), env::temp_dir()].into_iter().find_map(|directory| {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(libc::O_TMPFILE | libc::O_EXCL)
+            .open(directory)
+            .ok()
+    });
     if let Some(file) = on_disk {
         return Ok(file);
     }

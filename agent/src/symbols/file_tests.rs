@@ -12,9 +12,7 @@ use crate::{
 fn open(path: &Path) -> Result<File, FileError> {
     let map = map_of(path);
     let mapping = map.lookup(Address(0x10000)).unwrap();
-    let Backing::File { id, path, .. } = &mapping.backing else {
-        panic!("{mapping:?}")
-    };
+    let Backing::File { id, path, .. } = &mapping.backing else { panic!("{mapping:?}") };
     open_mapped(NOBODY, mapping, *id, path)
 }
 
@@ -42,10 +40,7 @@ fn only_regular_files_are_opened() {
 fn a_huge_file_is_not_opened() {
     let directory = Directory::new("huge");
     let path = directory.path("huge");
-    File::create(&path)
-        .unwrap()
-        .set_len(MAX_FILE_BYTES + 1)
-        .unwrap();
+    File::create(&path).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
     let huge = open(&path);
     assert!(matches!(huge, Err(FileError::TooLarge(_))), "{huge:?}");
 }

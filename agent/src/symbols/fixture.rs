@@ -65,11 +65,7 @@ impl Directory {
             .args(options)
             .output()
             .expect("this test needs a C compiler: apt-get install gcc");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         program
     }
 
@@ -79,22 +75,12 @@ impl Directory {
         fs::write(&file, content).unwrap();
         let option = format!("--add-section={name}={}", file.display());
         let status = Command::new("objcopy").arg(option).arg(program).status();
-        assert!(
-            status
-                .expect("this test needs objcopy: apt-get install binutils")
-                .success()
-        );
+        assert!(status.expect("this test needs objcopy: apt-get install binutils").success());
     }
 
     pub(super) fn fifo(&self, name: &str) -> PathBuf {
         let path = self.path(name);
-        assert!(
-            Command::new("mkfifo")
-                .arg(&path)
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
         path
     }
 }
@@ -118,11 +104,7 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn start(program: &Path) -> Self {
         let mut command = Command::new(program);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
@@ -151,12 +133,7 @@ impl Running {
 /// A user request.
 pub(super) fn request(map: &Arc<ProcessMap>, frames: &[FrameAddress]) -> Request {
     let (map, pid) = (Arc::clone(map), map.pid());
-    Request {
-        map: Some(map),
-        pid,
-        frames: frames.to_vec(),
-        space: Space::User,
-    }
+    Request { map: Some(map), pid, frames: frames.to_vec(), space: Space::User }
 }
 
 /// The map of a dead process that had the whole of `path` at `0x10000`, executable.
@@ -164,10 +141,8 @@ pub(super) fn map_of(path: &Path) -> Arc<ProcessMap> {
     let meta = fs::metadata(path).unwrap();
     let (dev, inode) = (meta.dev(), meta.ino());
     let (major, minor) = (libc::major(dev), libc::minor(dev));
-    let line = format!(
-        "10000-ffffffff0000 r-xp 0 {major:x}:{minor:x} {inode} {}\n",
-        path.display()
-    );
+    let line =
+        format!("10000-ffffffff0000 r-xp 0 {major:x}:{minor:x} {inode} {}\n", path.display());
     Arc::new(ProcessMap::parse(NOBODY, line.as_bytes()))
 }
 

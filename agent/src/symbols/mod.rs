@@ -85,10 +85,7 @@ pub struct Counters {
 
 enum Job {
     Open(Arc<ProcessMap>),
-    Resolve {
-        requests: Arc<[Request]>,
-        answer: SyncSender<Vec<Vec<FrameDocument>>>,
-    },
+    Resolve { requests: Arc<[Request]>, answer: SyncSender<Vec<Vec<FrameDocument>>> },
 }
 
 /// The symbol thread, as its users see it. It ends when this is dropped.
@@ -120,14 +117,8 @@ impl Counters {
 
     /// Every counter that is not zero, by the key it has in reports.
     pub fn losses(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let Self {
-            unresolved,
-            late,
-            unanswered,
-            files_absent,
-            files_refused,
-            files_evicted,
-        } = self;
+        let Self { unresolved, late, unanswered, files_absent, files_refused, files_evicted } =
+            self;
         [
             ("symbols_unresolved", unresolved),
             ("symbols_late", late),
@@ -159,17 +150,9 @@ impl Symbols {
             // Debug information is walked recursively.
             .stack_size(16 << 20)
             .spawn(move || {
-                serve(
-                    &queue,
-                    Modules::new(bounds, Arc::clone(&worker_counters)),
-                    &worker_counters,
-                )
+                serve(&queue, Modules::new(bounds, Arc::clone(&worker_counters)), &worker_counters)
             })?;
-        Ok(Self {
-            jobs,
-            counters,
-            patience: bounds.patience,
-        })
+        Ok(Self { jobs, counters, patience: bounds.patience })
     }
 
     /// Opens the files of a process's code now, so that its addresses keep their names when it has
@@ -183,32 +166,19 @@ impl Symbols {
     pub fn resolve(&self, requests: Vec<Request>) -> Vec<Vec<FrameDocument>> {
         let requests: Arc<[Request]> = requests.into();
         let (answer, answered) = sync_channel(1);
-        let job = Job::Resolve {
-            requests: Arc::clone(&requests),
-            answer,
-        };
+        let job = Job::Resolve { requests: Arc::clone(&requests), answer };
         let sent = match self.jobs.try_send(job) {
             Ok(()) => true,
             // Only when a thread that hangs has let this many callers down.
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
         };
-        let frames = if sent {
-            answered.recv_timeout(self.patience).ok()
-        } else {
-            None
-        };
+        let frames = if sent { answered.recv_timeout(self.patience).ok() } else { None };
         frames.unwrap_or_else(|| {
-            self.counters
-                .unanswered
-                .fetch_add(requests.len() as u64, Relaxed);
+            self.counters.unanswered.fetch_add(requests.len() as u64, Relaxed);
             requests
                 .iter()
                 .map(|request| {
-                    request
-                        .frames
-                        .iter()
-                        .map(|&frame| request.placeholder(frame))
-                        .collect()
+                    request.frames.iter().map(|&frame| request.placeholder(frame)).collect()
                 })
                 .collect()
         })
@@ -269,10 +239,7 @@ impl Request {
     ) -> bool {
         let address = frame.for_lookup();
         if self.space == Space::Kernel {
-            return modules
-                .kernel(address)
-                .map(|found| frames.extend(found))
-                .is_some();
+            return modules.kernel(address).map(|found| frames.extend(found)).is_some();
         }
         let Some(mapping) = self.map.as_ref().and_then(|map| map.lookup(address)) else {
             return false;

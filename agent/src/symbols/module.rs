@@ -213,16 +213,7 @@ impl Modules {
             return false;
         };
         let (content, last_use, checked_in) = (Content::Unread, clock, batch);
-        self.known.insert(
-            id,
-            Module {
-                file,
-                version,
-                content,
-                last_use,
-                checked_in,
-            },
-        );
+        self.known.insert(id, Module { file, version, content, last_use, checked_in });
         self.keep_bounds(id);
         true
     }
@@ -272,10 +263,8 @@ impl Modules {
                 Some(oldest) => self.unread(oldest),
                 None => {
                     // One file may reach at most one bound by itself: that of names.
-                    if let Some(Content::Ready(image)) = self
-                        .known
-                        .get_mut(&current)
-                        .map(|module| &mut module.content)
+                    if let Some(Content::Ready(image)) =
+                        self.known.get_mut(&current).map(|module| &mut module.content)
                     {
                         image.names = HashMap::new();
                     }
@@ -325,34 +314,19 @@ impl Image {
         let path = file::own_path(&copy);
         let debug = elf.debug_path().filter(|path| file::is_trusted(path));
         let bytes = copy.metadata().ok()?.len();
-        Some(Self {
-            elf,
-            _copy: copy,
-            path,
-            debug,
-            bytes,
-            names: HashMap::new(),
-        })
+        Some(Self { elf, _copy: copy, path, debug, bytes, names: HashMap::new() })
     }
 }
 
 /// The frame of an address without a name: the file and the position in it.
 pub(super) fn fallback(path: &Path, offset: FileOffset) -> FrameDocument {
-    let module = path
-        .file_name()
-        .unwrap_or(path.as_os_str())
-        .to_string_lossy();
+    let module = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     unnamed(format!("{}+{:#x}", tame(&module), offset.0), "native")
 }
 
 /// A frame that has nothing but a name.
 pub(super) fn unnamed(name: String, kind: &'static str) -> FrameDocument {
-    FrameDocument {
-        name,
-        file: String::new(),
-        line: 0,
-        kind,
-    }
+    FrameDocument { name, file: String::new(), line: 0, kind }
 }
 
 #[cfg(test)]

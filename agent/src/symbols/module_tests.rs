@@ -14,9 +14,7 @@ fn modules(bounds: Bounds) -> (Modules, Arc<Counters>) {
 fn name(modules: &mut Modules, path: &Path, offset: u64) -> Option<String> {
     let map = map_of(path);
     let mapping = map.lookup(Address(0x10000)).unwrap();
-    let Backing::File { id, path, .. } = &mapping.backing else {
-        panic!("{mapping:?}")
-    };
+    let Backing::File { id, path, .. } = &mapping.backing else { panic!("{mapping:?}") };
     modules.begin_batch();
     let frames = modules.user(NOBODY, mapping, (*id, path), FileOffset(offset))?;
     frames.last().map(|frame| frame.name.clone())
@@ -37,27 +35,15 @@ fn program(directory: &Directory) -> (PathBuf, u64) {
 fn what_is_kept_stays_within_bounds() {
     let directory = Directory::new("bounds");
     let (program, plain) = program(&directory);
-    let bounds = Bounds {
-        modules: 4,
-        images: 2,
-        bytes: 1 << 20,
-        names: 8,
-        ..Bounds::default()
-    };
+    let bounds = Bounds { modules: 4, images: 2, bytes: 1 << 20, names: 8, ..Bounds::default() };
     let (mut modules, counters) = modules(bounds);
-    let copies: Vec<_> = (0..8)
-        .map(|n| directory.path(&format!("copy{n}")))
-        .collect();
+    let copies: Vec<_> = (0..8).map(|n| directory.path(&format!("copy{n}"))).collect();
     for copy in &copies {
         fs::copy(&program, copy).unwrap();
     }
     for round in 0..3 {
         for copy in &copies {
-            assert_eq!(
-                name(&mut modules, copy, plain).as_deref(),
-                Some("plain"),
-                "round {round}"
-            );
+            assert_eq!(name(&mut modules, copy, plain).as_deref(), Some("plain"), "round {round}");
             for offset in 0..6 {
                 name(&mut modules, copy, plain + offset);
             }
@@ -73,24 +59,14 @@ fn what_is_kept_stays_within_bounds() {
 fn one_file_alone_stays_within_the_bound_of_names() {
     let directory = Directory::new("names");
     let (program, plain) = program(&directory);
-    let (mut modules, _) = modules(Bounds {
-        names: 3,
-        ..Bounds::default()
-    });
+    let (mut modules, _) = modules(Bounds { names: 3, ..Bounds::default() });
     for offset in 0..8 {
         name(&mut modules, &program, plain.saturating_sub(4) + offset);
-        let held: usize = modules
-            .known
-            .values()
-            .filter_map(Module::image)
-            .map(|image| image.names.len())
-            .sum();
+        let held: usize =
+            modules.known.values().filter_map(Module::image).map(|image| image.names.len()).sum();
         assert!(held <= 3);
     }
-    assert_eq!(
-        name(&mut modules, &program, plain).as_deref(),
-        Some("plain")
-    );
+    assert_eq!(name(&mut modules, &program, plain).as_deref(), Some("plain"));
 }
 
 #[test]
@@ -98,25 +74,13 @@ fn copies_are_dropped_with_their_module() {
     let directory = Directory::new("drop");
     let (program, plain) = program(&directory);
     let (mut modules, _) = modules(Bounds::default());
-    assert_eq!(
-        name(&mut modules, &program, plain).as_deref(),
-        Some("plain")
-    );
-    let path = modules
-        .known
-        .values()
-        .find_map(Module::image)
-        .unwrap()
-        .path
-        .clone();
+    assert_eq!(name(&mut modules, &program, plain).as_deref(), Some("plain"));
+    let path = modules.known.values().find_map(Module::image).unwrap().path.clone();
     let ours = fs::read_link(&path).unwrap();
     let id = *modules.known.keys().next().unwrap();
     modules.forget(id);
     assert_ne!(fs::read_link(&path).ok(), Some(ours));
-    assert_eq!(
-        name(&mut modules, &program, plain).as_deref(),
-        Some("plain")
-    );
+    assert_eq!(name(&mut modules, &program, plain).as_deref(), Some("plain"));
 }
 
 #[test]
@@ -140,10 +104,7 @@ fn damaged_files_cost_only_themselves() {
     let directory = Directory::new("damaged");
     let (program, plain) = program(&directory);
     let good = fs::read(&program).unwrap();
-    let (mut modules, _) = modules(Bounds {
-        images: 2,
-        ..Bounds::default()
-    });
+    let (mut modules, _) = modules(Bounds { images: 2, ..Bounds::default() });
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = |below: usize| {
         random ^= random << 13;
@@ -157,22 +118,14 @@ fn damaged_files_cost_only_themselves() {
         let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
         for _ in 0..1 + next(40) {
             // Headers first, the rest (symbols, debug information, section table) after them.
-            let below = if next(4) == 0 {
-                64 + 13 * 56
-            } else {
-                good.len()
-            };
+            let below = if next(4) == 0 { 64 + 13 * 56 } else { good.len() };
             let at = next(below).max(6);
-            file.write_all_at(&[u8::try_from(next(256)).unwrap()], at as u64)
-                .unwrap();
+            file.write_all_at(&[u8::try_from(next(256)).unwrap()], at as u64).unwrap();
         }
         for offset in 0..4 {
             name(&mut modules, &path, plain + offset);
         }
         fs::remove_file(&path).unwrap();
     }
-    assert_eq!(
-        name(&mut modules, &program, plain).as_deref(),
-        Some("plain")
-    );
+    assert_eq!(name(&mut modules, &program, plain).as_deref(), Some("plain"));
 }

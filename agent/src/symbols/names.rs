@@ -51,10 +51,7 @@ impl Names {
             debug_syms: false,
             ..Kernel::default()
         };
-        Self {
-            symbolizer: symbolizer(),
-            kernel: Source::Kernel(kernel),
-        }
+        Self { symbolizer: symbolizer(), kernel: Source::Kernel(kernel) }
     }
 
     /// The kernel function at `address`.
@@ -73,10 +70,7 @@ impl Names {
     pub(super) fn image(&mut self, path: &Path, address: ImageAddress) -> Answer {
         let input = Input::VirtOffset(address.0);
         let debug = Elf::new(path);
-        let plain = Elf {
-            debug_syms: false,
-            ..debug.clone()
-        };
+        let plain = Elf { debug_syms: false, ..debug.clone() };
         let found = self.ask(&Source::Elf(debug), input, |sym| Some(user_frames(sym)));
         if found == Answer::Broken {
             return found;
@@ -152,10 +146,8 @@ fn is_longer_form(symbol: &str, short: &str) -> bool {
         && symbol.match_indices(short).any(|(at, _)| {
             let rest = symbol.get(at + short.len()..).unwrap_or_default();
             let ends = rest.is_empty() || rest.starts_with(['<', '(', '[']);
-            let (path, ends) = (
-                symbol.get(..at).unwrap_or_default(),
-                ends || rest.starts_with("::<"),
-            );
+            let (path, ends) =
+                (symbol.get(..at).unwrap_or_default(), ends || rest.starts_with("::<"));
             path.ends_with("::") && ends
         })
 }
@@ -163,9 +155,7 @@ fn is_longer_form(symbol: &str, short: &str) -> bool {
 fn frame(name: &str, code: Option<&CodeInfo<'_>>, kind: &'static str) -> FrameDocument {
     FrameDocument {
         name: tame(name),
-        file: code
-            .map(|code| tame(&code.to_path().to_string_lossy()))
-            .unwrap_or_default(),
+        file: code.map(|code| tame(&code.to_path().to_string_lossy())).unwrap_or_default(),
         line: code.and_then(|code| code.line).unwrap_or(0),
         kind,
     }
@@ -191,16 +181,10 @@ mod tests {
     fn a_symbol_lends_its_path_to_the_short_name() {
         assert!(is_longer_form("shop::cart::total", "total"));
         assert!(is_longer_form("shop::Cart::total(int)", "total"));
-        assert!(is_longer_form(
-            "core::hint::black_box::<u32>",
-            "black_box<u32>"
-        ));
+        assert!(is_longer_form("core::hint::black_box::<u32>", "black_box<u32>"));
         assert!(is_longer_form("<a::B as c::D>::run", "run"));
         assert!(is_longer_form("total::total", "total"));
-        assert!(
-            !is_longer_form("__GI_read", "read"),
-            "another symbol at the same place"
-        );
+        assert!(!is_longer_form("__GI_read", "read"), "another symbol at the same place");
         assert!(!is_longer_form("shop::totals", "total"));
         assert!(!is_longer_form("shop::total", ""));
         assert!(!is_longer_form("total", "total"));
@@ -211,15 +195,9 @@ mod tests {
         let mut names = Names::new();
         let here = a_panic_is_an_answer_and_the_next_question_is_fine as fn() as usize as u64;
         let map = ProcessMap::read(Pid(std::process::id())).unwrap();
-        let offset = map
-            .lookup(Address(here))
-            .unwrap()
-            .file_offset(Address(here))
-            .unwrap();
-        let (source, input) = (
-            Source::Elf(Elf::new("/proc/self/exe")),
-            Input::FileOffset(offset.0),
-        );
+        let offset = map.lookup(Address(here)).unwrap().file_offset(Address(here)).unwrap();
+        let (source, input) =
+            (Source::Elf(Elf::new("/proc/self/exe")), Input::FileOffset(offset.0));
         let broken = names.ask(&source, input, |_| panic!("on purpose"));
         assert_eq!(broken, Answer::Broken);
         let fine = names.ask(&source, input, |sym| Some(user_frames(sym)));
@@ -228,10 +206,7 @@ mod tests {
 
     #[test]
     fn text_is_cut_and_without_control_characters() {
-        assert_eq!(
-            tame("a\x1b[2J\n\u{202e}b\u{9b}"),
-            "a\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}"
-        );
+        assert_eq!(tame("a\x1b[2J\n\u{202e}b\u{9b}"), "a\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}");
         assert_eq!(tame(&"x".repeat(5000)).len(), MAX_TEXT);
     }
 }

@@ -17,15 +17,7 @@ fn lines(frames: &[FrameDocument]) -> Vec<String> {
     let file = |frame: &FrameDocument| frame.file.rsplit('/').next().unwrap_or_default().to_owned();
     frames
         .iter()
-        .map(|frame| {
-            format!(
-                "{} {} {}:{}",
-                frame.name,
-                frame.kind,
-                file(frame),
-                frame.line
-            )
-        })
+        .map(|frame| format!("{} {} {}:{}", frame.name, frame.kind, file(frame), frame.line))
         .collect()
 }
 
@@ -42,10 +34,7 @@ fn our_own_function_has_name_file_and_line() {
     let found = symbols().resolve(vec![request(&map, &[address])]);
     // Its first instruction may belong to the inlined `black_box` already.
     let frame = found[0].last().unwrap();
-    assert!(
-        frame.name.ends_with("symbols::tests::landmark"),
-        "{frame:?}"
-    );
+    assert!(frame.name.ends_with("symbols::tests::landmark"), "{frame:?}");
     assert!(frame.file.ends_with("symbols/tests.rs"), "{frame:?}");
     assert!((line - 1..=line).contains(&frame.line), "{frame:?}");
     assert_eq!(frame.kind, "native");
@@ -55,17 +44,11 @@ fn our_own_function_has_name_file_and_line() {
 fn inlined_frames_come_innermost_first() {
     let directory = Directory::new("inlined");
     let running = Running::start(&directory.compile("fixture", "", &[]));
-    let found = symbols().resolve(vec![request(
-        &running.map(),
-        &[running.in_inner, running.plain],
-    )]);
+    let found =
+        symbols().resolve(vec![request(&running.map(), &[running.in_inner, running.plain])]);
     assert_eq!(
         lines(&found[0]),
-        [
-            "inner inlined fixture.c:4",
-            "outer native fixture.c:10",
-            "plain native fixture.c:12",
-        ]
+        ["inner inlined fixture.c:4", "outer native fixture.c:10", "plain native fixture.c:12",]
     );
     running.end();
 }
@@ -90,10 +73,7 @@ fn without_symbols_the_module_and_offset_remain() {
     let found = symbols.resolve(vec![request(&map, &[running.plain, running.plain])]);
     let expected = format!("fixture+{offset:#x} native :0");
     assert_eq!(lines(&found[0]), [expected.clone(), expected]);
-    assert_eq!(
-        symbols.counters().losses().collect::<Vec<_>>(),
-        [("symbols_unresolved", 2)]
-    );
+    assert_eq!(symbols.counters().losses().collect::<Vec<_>>(), [("symbols_unresolved", 2)]);
     running.end();
 }
 
@@ -124,10 +104,7 @@ fn deleted_files_are_resolved_if_opened_in_time() {
     assert_eq!(prepared.resolve(vec![]), [[]; 0]);
     running.end();
     let frames = || vec![request(&map, &[plain])];
-    assert_eq!(
-        lines(&prepared.resolve(frames())[0]),
-        ["plain native fixture.c:12"]
-    );
+    assert_eq!(lines(&prepared.resolve(frames())[0]), ["plain native fixture.c:12"]);
     let late = unprepared.resolve(frames());
     assert!(late[0][0].name.starts_with("fixture+0x"), "{late:?}");
 }
@@ -175,10 +152,8 @@ fn rust_and_cpp_names_are_demangled() {
     let line = nm.lines().find(|line| line.contains("_ZN4shop")).unwrap();
     let address = u64::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap();
     // cc lays code out at equal file offsets and addresses.
-    let found = symbols().resolve(vec![request(
-        &map_of(&program),
-        &[FrameAddress::Ip(0x10000 + address)],
-    )]);
+    let found =
+        symbols().resolve(vec![request(&map_of(&program), &[FrameAddress::Ip(0x10000 + address)])]);
     assert_eq!(lines(&found[0]), ["shop::Cart::total() native :0"]);
 }
 
@@ -199,28 +174,16 @@ fn kernel_functions_are_named() {
         FrameAddress::ReturnAddress(address + 4),
         FrameAddress::Ip(0x1000),
     ];
-    let request = Request {
-        map: None,
-        pid: Pid(0),
-        frames,
-        space: Space::Kernel,
-    };
+    let request = Request { map: None, pid: Pid(0), frames, space: Space::Kernel };
     let found = symbols().resolve(vec![request]);
     let name = format!("{name} kernel :0");
-    assert_eq!(
-        lines(&found[0]),
-        [name.clone(), name, "[kernel 0x1000] kernel :0".into()]
-    );
+    assert_eq!(lines(&found[0]), [name.clone(), name, "[kernel 0x1000] kernel :0".into()]);
 }
 
 #[test]
 fn every_address_gets_a_frame() {
     let map = own_map();
-    let vdso = map
-        .mappings()
-        .iter()
-        .find(|mapping| mapping.backing == Backing::Vdso)
-        .unwrap();
+    let vdso = map.mappings().iter().find(|mapping| mapping.backing == Backing::Vdso).unwrap();
     let local = 1_u8;
     let frames = [
         FrameAddress::Ip(vdso.start.0 + 16),
@@ -235,16 +198,7 @@ fn every_address_gets_a_frame() {
     let names: Vec<_> = found[0].iter().map(|frame| frame.name.as_str()).collect();
     let stack = format!("[unresolved {:#x}]", &raw const local as u64);
     let top = "[unresolved 0xffffffffffffffff]";
-    assert_eq!(
-        names,
-        [
-            "[vdso]",
-            &stack,
-            "[unresolved 0x0]",
-            "[unresolved 0x0]",
-            top
-        ]
-    );
+    assert_eq!(names, ["[vdso]", &stack, "[unresolved 0x0]", "[unresolved 0x0]", top]);
     assert_eq!(found[1][0].name, "[unresolved 0x0]");
 }
 
@@ -256,10 +210,7 @@ fn a_fifo_in_place_of_a_file_does_not_block() {
     let found = symbols.resolve(vec![request(&map, &[FrameAddress::Ip(0x10010)])]);
     assert_eq!(found[0][0].name, "lib.so+0x10");
     let losses: Vec<_> = symbols.counters().losses().collect();
-    assert_eq!(
-        losses,
-        [("symbols_unresolved", 1), ("symbol_files_absent", 1)]
-    );
+    assert_eq!(losses, [("symbols_unresolved", 1), ("symbol_files_absent", 1)]);
 }
 
 #[test]
@@ -281,20 +232,12 @@ fn a_debug_link_to_a_fifo_is_not_followed() {
 
 /// An entry of our own map_files.
 fn map_file_of_ours() -> std::path::PathBuf {
-    fs::read_dir("/proc/self/map_files")
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path()
+    fs::read_dir("/proc/self/map_files").unwrap().next().unwrap().unwrap().path()
 }
 
 #[test]
 fn a_batch_out_of_time_keeps_its_addresses() {
-    let bounds = Bounds {
-        batch: Duration::ZERO,
-        ..Bounds::default()
-    };
+    let bounds = Bounds { batch: Duration::ZERO, ..Bounds::default() };
     let symbols = Symbols::spawn_within(bounds).unwrap();
     let map = own_map();
     let address = FrameAddress::Ip(landmark as fn() -> u32 as usize as u64);
@@ -308,10 +251,7 @@ fn a_batch_out_of_time_keeps_its_addresses() {
 fn a_caller_does_not_wait_for_ever() {
     let directory = Directory::new("patience");
     let program = directory.compile("fixture", "", &[]);
-    let bounds = Bounds {
-        patience: Duration::ZERO,
-        ..Bounds::default()
-    };
+    let bounds = Bounds { patience: Duration::ZERO, ..Bounds::default() };
     let symbols = Symbols::spawn_within(bounds).unwrap();
     let requests = || vec![request(&map_of(&program), &[FrameAddress::Ip(0x10010)]); 3];
     // The thread is not that fast, but it may be: what is certain is that there is an answer.
@@ -322,8 +262,5 @@ fn a_caller_does_not_wait_for_ever() {
         assert_eq!(symbols.resolve(requests()).len(), 3);
     }
     let unanswered = symbols.counters().unanswered.load(Relaxed);
-    assert!(
-        unanswered > 0 && unanswered.is_multiple_of(3),
-        "{unanswered}"
-    );
+    assert!(unanswered > 0 && unanswered.is_multiple_of(3), "{unanswered}");
 }

@@ -14,8 +14,7 @@ impl<'a> Checks<'a> {
         let mut edges = Vec::new();
         for (truth, thread) in self.joined_threads() {
             let Some(thread) = thread else {
-                self.problems
-                    .push(format!("thread {} is missing", truth.tid));
+                self.problems.push(format!("thread {} is missing", truth.tid));
                 continue;
             };
             let who = format!("thread {} ({})", thread.tid, thread.comm);
@@ -30,26 +29,19 @@ impl<'a> Checks<'a> {
             let off_in_function = wall.saturating_sub(truth.cpu_ns - truth.cpu_at_start_ns);
             let off_outside = (total - running).saturating_sub(off_in_function) as i64;
             self.require(edge >= -(20 * US as i64 + wall as i64 / 100_000), || {
-                format!(
-                    "{who}: lived {} ns, but its function {wall} ns",
-                    thread.wall_ns
-                )
+                format!("{who}: lived {} ns, but its function {wall} ns", thread.wall_ns)
             });
             if !truth.is_main {
-                edges.push(edge.unsigned_abs());
+                edges.push((edge - off_outside).unsigned_abs());
                 self.require(edge - off_outside <= 2 * MS as i64, || {
-                    format!(
-                        "{who}: lived {edge} ns longer than its function: {:?}",
-                        thread.states
-                    )
+                    format!("{who}: lived {edge} ns longer than its function: {:?}", thread.states)
                 });
                 // Its clock was read before its end, and its first switch-in is in no rusage.
                 let after = (edge - off_outside).max(0) as u64;
                 let least = truth.cpu_ns.saturating_sub(booked_as_cpu(&thread.states));
                 let clock = running.clamp(least, truth.cpu_ns + after);
                 if let Some(problem) = cpu_problem(running, clock, truth.switch_ins + 1) {
-                    self.problems
-                        .push(format!("{who}: {problem}; {:?}", thread.states));
+                    self.problems.push(format!("{who}: {problem}; {:?}", thread.states));
                 }
             }
         }
@@ -57,9 +49,7 @@ impl<'a> Checks<'a> {
             self.require(median <= 2 * MS, || {
                 format!("threads live {median} ns longer than their functions")
             });
-            self.figures.push(format!(
-                "threads live {median} ns longer than their functions"
-            ));
+            self.figures.push(format!("threads live {median} ns longer than their functions"));
         }
         self
     }
@@ -86,16 +76,10 @@ impl<'a> Checks<'a> {
                 format!("thread {tid}: CPU + ready {ours} ns, schedstat {kernels} ns, {states:?}")
             });
             self.require(cpu <= truth.run_ns + after + bound, || {
-                format!(
-                    "thread {}: CPU {cpu} ns, schedstat {}",
-                    thread.tid, truth.run_ns
-                )
+                format!("thread {}: CPU {cpu} ns, schedstat {}", thread.tid, truth.run_ns)
             });
             self.require(waits + bound >= truth.delay_ns, || {
-                format!(
-                    "thread {}: ready {waits} ns, schedstat {}",
-                    thread.tid, truth.delay_ns
-                )
+                format!("thread {}: ready {waits} ns, schedstat {}", thread.tid, truth.delay_ns)
             });
             run += cpu;
             run_truth += truth.run_ns;

@@ -39,24 +39,13 @@ impl<'a> Checks<'a> {
     /// Joins a recording; it must have ended well.
     pub fn new(name: impl Into<String>, recording: &'a Recording) -> Result<Self> {
         let report = recording.report()?;
-        ensure!(
-            recording.status.success(),
-            "{}:\n{}",
-            recording.status,
-            recording.stderr
-        );
+        ensure!(recording.status.success(), "{}:\n{}", recording.status, recording.stderr);
         ensure!(!recording.truths.is_empty(), "the workload wrote no truth");
         let mut documents: BTreeMap<SpanKey, &Span> = BTreeMap::new();
         let mut problems = Vec::new();
         for span in &report.spans {
-            if documents
-                .insert((span.trace_id.clone(), span.span_id.clone()), span)
-                .is_some()
-            {
-                problems.push(format!(
-                    "span {}/{} is there twice",
-                    span.trace_id, span.span_id
-                ));
+            if documents.insert((span.trace_id.clone(), span.span_id.clone()), span).is_some() {
+                problems.push(format!("span {}/{} is there twice", span.trace_id, span.span_id));
             }
         }
         let (mut pairs, mut missing) = (Vec::new(), Vec::new());
@@ -68,16 +57,7 @@ impl<'a> Checks<'a> {
         }
         let strangers = documents.into_values().collect();
         let (name, truths, figures) = (name.into(), &recording.truths[..], Vec::new());
-        Ok(Self {
-            report,
-            truths,
-            pairs,
-            strangers,
-            name,
-            missing,
-            problems,
-            figures,
-        })
+        Ok(Self { report, truths, pairs, strangers, name, missing, problems, figures })
     }
 
     /// Adds a finding of a test's own.
@@ -107,20 +87,14 @@ impl<'a> Checks<'a> {
         self.figures.push(format!("{have} spans"));
         let names: BTreeSet<_> = self.missing.iter().map(|span| span.name.clone()).collect();
         self.require(missing == 0, || {
-            format!(
-                "{missing} of {} spans are missing: {names:?}",
-                have + missing
-            )
+            format!("{missing} of {} spans are missing: {names:?}", have + missing)
         });
         self.each_span("identity", |truth, span| {
             let same = truth.name == span.name
                 && truth.pid == span.process.pid
                 && truth.parent_span_id == span.parent_span_id;
             (!same).then(|| {
-                format!(
-                    "is `{}` of {} under {}",
-                    span.name, span.process.pid, span.parent_span_id
-                )
+                format!("is `{}` of {} under {}", span.name, span.process.pid, span.parent_span_id)
             })
         })
     }
@@ -128,13 +102,8 @@ impl<'a> Checks<'a> {
     /// Every span of the report is in the truth.
     pub fn no_strangers(&mut self) -> &mut Self {
         let count = self.strangers.len();
-        let example = self
-            .strangers
-            .first()
-            .map(|s| format!("{} ({})", s.span_id, s.name));
-        self.require(count == 0, || {
-            format!("{count} spans nobody published, as {example:?}")
-        })
+        let example = self.strangers.first().map(|s| format!("{} ({})", s.span_id, s.name));
+        self.require(count == 0, || format!("{count} spans nobody published, as {example:?}"))
     }
 
     /// `sum(states) == active_ns`, exactly.
@@ -147,20 +116,14 @@ impl<'a> Checks<'a> {
 
     /// |active - truth| <= 20 us at the median over the spans.
     pub fn active_time(&mut self) -> &mut Self {
-        let mut errors: Vec<u64> = self
-            .closed()
-            .map(|(truth, span)| span.active_ns.abs_diff(truth.wall_ns))
-            .collect();
+        let mut errors: Vec<u64> =
+            self.closed().map(|(truth, span)| span.active_ns.abs_diff(truth.wall_ns)).collect();
         let Some(median) = median(&mut errors) else {
             return self;
         };
         let worst = errors.last().copied().unwrap_or(0);
-        self.figures.push(format!(
-            "active off by {median} ns (median), {worst} ns (worst)"
-        ));
-        self.require(median <= 20 * US, || {
-            format!("active_ns is off by {median} ns at the median")
-        })
+        self.figures.push(format!("active off by {median} ns (median), {worst} ns (worst)"));
+        self.require(median <= 20 * US, || format!("active_ns is off by {median} ns at the median"))
     }
 
     /// `running` against the thread CPU clock: max(1 %, 60 us) + 40 us per switch-in.
@@ -170,8 +133,7 @@ impl<'a> Checks<'a> {
             .map(|(truth, span)| get(&span.states, "running").abs_diff(truth.cpu_ns))
             .max();
         if let Some(worst) = worst {
-            self.figures
-                .push(format!("running off by {worst} ns (worst)"));
+            self.figures.push(format!("running off by {worst} ns (worst)"));
         }
         self.each_span("running == CPU clock", |truth, span| {
             if truth.open || truth.cold {
@@ -199,9 +161,7 @@ impl<'a> Checks<'a> {
         for ((name, state), states) in by_name {
             let (right, all) = (get(&states, &state), blocked(&states));
             let percent = right as f64 * 100.0 / all.max(1) as f64;
-            self.figures.push(format!(
-                "`{name}`: {percent:.2} % of its blocked time is {state}"
-            ));
+            self.figures.push(format!("`{name}`: {percent:.2} % of its blocked time is {state}"));
             self.require(all > 0 && right as f64 >= 0.98 * all as f64, || {
                 format!("`{name}`: only {percent:.2} % of the blocked time is {state}: {states:?}")
             });
@@ -223,11 +183,7 @@ impl<'a> Checks<'a> {
             if truth.waker_tid == 0 || truth.intended_state != state {
                 continue;
             }
-            for cause in span
-                .causes
-                .iter()
-                .filter(|c| c.state == state && c.kind == "waker")
-            {
+            for cause in span.causes.iter().filter(|c| c.state == state && c.kind == "waker") {
                 all += cause.ns;
                 if cause.tid == truth.waker_tid && cause.span_id == truth.waker_span_id {
                     named += cause.ns;
@@ -235,9 +191,7 @@ impl<'a> Checks<'a> {
             }
         }
         let percent = named as f64 * 100.0 / all.max(1) as f64;
-        self.figures.push(format!(
-            "{percent:.2} % of {state} has its waker and the waker's span"
-        ));
+        self.figures.push(format!("{percent:.2} % of {state} has its waker and the waker's span"));
         let waited: u64 = self
             .pairs
             .iter()
@@ -257,25 +211,14 @@ impl<'a> Checks<'a> {
             let _ = write!(text, "; loss {:?}", self.report.loss);
         }
         println!("{text}");
-        let shown = self
-            .problems
-            .iter()
-            .take(12)
-            .map(|problem| format!("\n- {problem}"));
+        let shown = self.problems.iter().take(12).map(|problem| format!("\n- {problem}"));
         let problems = self.problems.len();
-        assert!(
-            problems == 0,
-            "{problems} problems\n{text}{}",
-            shown.collect::<String>()
-        );
+        assert!(problems == 0, "{problems} problems\n{text}{}", shown.collect::<String>());
     }
 
     /// Spans whose truth is exact: their thread had a lane before and outlived them.
     fn closed(&self) -> impl Iterator<Item = (&SpanTruth, &'a Span)> {
-        let exact = self
-            .pairs
-            .iter()
-            .filter(|(truth, _)| !truth.open && !truth.cold);
+        let exact = self.pairs.iter().filter(|(truth, _)| !truth.open && !truth.cold);
         exact.map(|(truth, span)| (truth, *span))
     }
 
@@ -285,18 +228,12 @@ impl<'a> Checks<'a> {
         problem: impl Fn(&SpanTruth, &Span) -> Option<String>,
     ) -> &mut Self {
         let mut found = self.pairs.iter().filter_map(|(truth, span)| {
-            Some(format!(
-                "`{}` {}: {}",
-                truth.name,
-                truth.span_id,
-                problem(truth, span)?
-            ))
+            Some(format!("`{}` {}: {}", truth.name, truth.span_id, problem(truth, span)?))
         });
         if let Some(first) = found.next() {
             let more = found.count();
             let all = self.pairs.len();
-            self.problems
-                .push(format!("{what}: {first} ({} of {all} spans)", more + 1));
+            self.problems.push(format!("{what}: {first} ({} of {all} spans)", more + 1));
         }
         self
     }
@@ -307,16 +244,10 @@ fn example_of_other_cause(pairs: &[(SpanTruth, &Span)], state: &str) -> String {
     let example = pairs.iter().find(|(truth, span)| {
         truth.intended_state == state
             && truth.waker_tid != 0
-            && !span
-                .causes
-                .iter()
-                .any(|cause| cause.span_id == truth.waker_span_id)
+            && !span.causes.iter().any(|cause| cause.span_id == truth.waker_span_id)
     });
     example.map_or_else(String::new, |(truth, span)| {
-        format!(
-            "expected {} in {}, got {:?}",
-            truth.waker_tid, truth.waker_span_id, span.causes
-        )
+        format!("expected {} in {}, got {:?}", truth.waker_tid, truth.waker_span_id, span.causes)
     })
 }
 
@@ -332,10 +263,7 @@ pub fn conservation_problems(report: &Report) -> Vec<String> {
         let lost: u64 = kept.lost.values().sum();
         let found = kept.delivered + kept.in_flight + kept.spooled + lost;
         if kept.captured != found {
-            problems.push(format!(
-                "{kind}: captured {} != {found}: {kept:?}",
-                kept.captured
-            ));
+            problems.push(format!("{kind}: captured {} != {found}: {kept:?}", kept.captured));
         }
     }
     problems

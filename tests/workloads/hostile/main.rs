@@ -39,9 +39,7 @@ fn run() -> Result<u8> {
     let lied = lie(case.to_str().unwrap_or_default(), &mut child);
     let status = child.wait()?;
     lied?;
-    Ok(status
-        .code()
-        .map_or(3, |code| u8::try_from(code).unwrap_or(3)))
+    Ok(status.code().map_or(3, |code| u8::try_from(code).unwrap_or(3)))
 }
 
 fn lie(case: &str, child: &mut Child) -> Result<()> {
@@ -123,9 +121,7 @@ fn wrong_sizes(child: &mut Child) -> Result<()> {
     inner.seal()?;
     inner.breadcrumb();
     segments.push(inner);
-    while_it_runs(child, |turn| {
-        segments.iter().for_each(|segment| segment.set(turn))
-    })
+    while_it_runs(child, |turn| segments.iter().for_each(|segment| segment.set(turn)))
 }
 
 /// Not sealed, and cut to nothing and back while somebody may have it mapped.
@@ -187,13 +183,9 @@ fn lying_owner(child: &mut Child) -> Result<()> {
     let segment = Segment::plausible()?;
     segment.seal()?;
     while_it_runs(child, |turn| {
-        let tasks = fs::read_dir(format!("/proc/{victim}/task"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let threads: Vec<u32> = tasks
-            .filter_map(|task| task.file_name().to_str()?.parse().ok())
-            .collect();
+        let tasks = fs::read_dir(format!("/proc/{victim}/task")).into_iter().flatten().flatten();
+        let threads: Vec<u32> =
+            tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
         let index = usize::try_from(turn).unwrap_or(0);
         let Some(tid) = threads.get(index % threads.len().max(1)) else {
             return;
@@ -221,10 +213,7 @@ fn wild_head(child: &mut Child) -> Result<()> {
             _ => return,
         };
         segment.u64(abi::LANE_OFF + lane::HEAD, head);
-        segment.u64(
-            abi::LANE_OFF + lane::GROWN_AT,
-            if turn % 12 < 6 { 0 } else { head / 2 },
-        );
+        segment.u64(abi::LANE_OFF + lane::GROWN_AT, if turn % 12 < 6 { 0 } else { head / 2 });
     })
 }
 

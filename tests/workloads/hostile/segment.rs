@@ -29,10 +29,7 @@ pub(crate) fn own_tid() -> u32 {
 fn own_start() -> u64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    rest.split_whitespace()
-        .nth(19)
-        .and_then(|field| field.parse().ok())
-        .unwrap_or(0)
+    rest.split_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
 }
 
 impl Segment {
@@ -49,15 +46,8 @@ impl Segment {
         ensure!(sized == 0, "ftruncate: {}", std::io::Error::last_os_error());
         // SAFETY: a null address lets the kernel choose, so no existing mapping is touched.
         let base = unsafe { libc::mmap(ptr::null_mut(), len, access, shared, fd, 0) };
-        ensure!(
-            base != libc::MAP_FAILED,
-            "mmap: {}",
-            std::io::Error::last_os_error()
-        );
-        let segment = Self {
-            base: base.cast(),
-            fd,
-        };
+        ensure!(base != libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
+        let segment = Self { base: base.cast(), fd };
         segment.bytes(header::MAGIC, &abi::SEGMENT_MAGIC);
         segment.u16(header::ABI_MAJOR, abi::ABI_MAJOR);
         segment.u32(header::HEADER_LEN, abi::HEADER_LEN);
@@ -77,14 +67,8 @@ impl Segment {
         segment.u32(abi::LANE_OFF + lane::MAGIC, abi::LANE_MAGIC);
         segment.u32(abi::LANE_OFF + lane::GENERATION, 1);
         segment.u32(abi::LANE_OFF + lane::OWNER_TID, own_tid());
-        segment.u16(
-            abi::LANE_OFF + lane::RING_LOG2,
-            abi::RING_LOG2_DEFAULT as u16,
-        );
-        segment.u64(
-            abi::LANE_OFF + lane::RING_OFF,
-            (abi::LANE_OFF + abi::RING_IN_LANE) as u64,
-        );
+        segment.u16(abi::LANE_OFF + lane::RING_LOG2, abi::RING_LOG2_DEFAULT as u16);
+        segment.u64(abi::LANE_OFF + lane::RING_OFF, (abi::LANE_OFF + abi::RING_IN_LANE) as u64);
         segment.u32(header::STATE, abi::state::READY);
         Ok(segment)
     }
@@ -94,11 +78,7 @@ impl Segment {
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         // SAFETY: plain integers; the descriptor is open.
         let sealed = unsafe { libc::fcntl(self.fd, libc::F_ADD_SEALS, seals) };
-        ensure!(
-            sealed == 0,
-            "F_ADD_SEALS: {}",
-            std::io::Error::last_os_error()
-        );
+        ensure!(sealed == 0, "F_ADD_SEALS: {}", std::io::Error::last_os_error());
         Ok(())
     }
 
@@ -132,11 +112,7 @@ impl Segment {
         self.u64(at + event::SPAN_ID, turn | 1);
         self.u64(at + event::LOCAL_ROOT_SPAN_ID, 0);
         self.u64(at + event::PARENT_SPAN_ID, 0);
-        let op = if turn % 8 == 7 {
-            abi::op::CLEAR
-        } else {
-            abi::op::SET
-        };
+        let op = if turn % 8 == 7 { abi::op::CLEAR } else { abi::op::SET };
         self.u64(at + event::OP, u64::from(op) | u64::from(name) << 32);
         self.u64(at + event::SEQ, head.wrapping_add(1));
         self.u64(abi::LANE_OFF + lane::HEAD, head.wrapping_add(1));
@@ -154,8 +130,7 @@ impl Segment {
     }
 
     pub(crate) fn u64(&self, offset: usize, value: u64) {
-        self.word(offset)
-            .store(value, std::sync::atomic::Ordering::Release);
+        self.word(offset).store(value, std::sync::atomic::Ordering::Release);
     }
 
     pub(crate) fn u32(&self, offset: usize, value: u32) {

@@ -44,16 +44,10 @@ pub(crate) struct Server {
 impl Shop {
     /// Orders go to a file that has no name any more, so nothing stays behind.
     pub(crate) fn open(pricing: SocketAddr) -> Result<Self> {
-        let folder = std::env::current_exe()?
-            .parent()
-            .context("a program has a folder")?
-            .to_owned();
+        let folder =
+            std::env::current_exe()?.parent().context("a program has a folder")?.to_owned();
         let orders = nameless_file(&folder).or_else(|_| nameless_file(&std::env::temp_dir()))?;
-        Ok(Self {
-            inventory: Mutex::new(1000),
-            orders: Mutex::new(orders),
-            pricing,
-        })
+        Ok(Self { inventory: Mutex::new(1000), orders: Mutex::new(orders), pricing })
     }
 
     fn handle(&self, path: &str) -> Result<String> {
@@ -151,12 +145,7 @@ pub(crate) fn serve(shop: Shop, workers: usize) -> Result<Server> {
             })
         })
         .collect::<Result<_>>()?;
-    Ok(Server {
-        address,
-        stopping,
-        acceptor,
-        workers,
-    })
+    Ok(Server { address, stopping, acceptor, workers })
 }
 
 /// The request's span begins here; until a worker takes it, it is active on no thread: queued.
@@ -180,10 +169,7 @@ impl Server {
         // Brings the acceptor out of its wait.
         drop(TcpStream::connect(self.address)?);
         for thread in std::iter::once(self.acceptor).chain(self.workers) {
-            thread
-                .join()
-                .ok()
-                .context("a thread of the shop panicked")?;
+            thread.join().ok().context("a thread of the shop panicked")?;
         }
         Ok(())
     }

@@ -34,11 +34,7 @@ impl Request {
         for line in lines {
             let line = line?;
             if line.is_empty() {
-                return Ok(Self {
-                    path,
-                    remote,
-                    stream,
-                });
+                return Ok(Self { path, remote, stream });
             }
             if let Some(value) = line.strip_prefix("traceparent: ") {
                 remote = parse_traceparent(value);
@@ -50,8 +46,7 @@ impl Request {
     pub(crate) fn answer(mut self, status: u16, body: &str) -> Result<()> {
         let len = body.len();
         let head = format!("HTTP/1.1 {status} -\r\nContent-Length: {len}\r\nConnection: close");
-        self.stream
-            .write_all(format!("{head}\r\n\r\n{body}").as_bytes())?;
+        self.stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes())?;
         Ok(())
     }
 }
@@ -61,20 +56,12 @@ pub(crate) fn get(address: SocketAddr, path: &str, traceparent: Option<&str>) ->
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
-    let context = traceparent
-        .map(|it| format!("traceparent: {it}\r\n"))
-        .unwrap_or_default();
+    let context = traceparent.map(|it| format!("traceparent: {it}\r\n")).unwrap_or_default();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{context}\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.take(1 << 20).read_to_string(&mut answer)?;
-    ensure!(
-        answer.starts_with("HTTP/1.1 200"),
-        "{path}: {}",
-        answer.lines().next().unwrap_or("")
-    );
-    let (_, body) = answer
-        .split_once("\r\n\r\n")
-        .context("an answer without a body")?;
+    ensure!(answer.starts_with("HTTP/1.1 200"), "{path}: {}", answer.lines().next().unwrap_or(""));
+    let (_, body) = answer.split_once("\r\n\r\n").context("an answer without a body")?;
     Ok(body.to_owned())
 }

@@ -44,17 +44,15 @@ pub(crate) fn run(address: SocketAddr, time: Duration, rate: u64) -> Result<Serv
     let customers: Vec<_> = (0..CUSTOMERS)
         .map(|number| {
             let (queue, served, failed) = (queue.clone(), served.clone(), failed.clone());
-            thread::Builder::new()
-                .name(format!("customer-{number}"))
-                .spawn(move || {
-                    while let Some(path) = queue.pop() {
-                        let begin = Instant::now();
-                        match http::get(address, path, None) {
-                            Ok(_) => lock(&served).entry(path).or_default().push(begin.elapsed()),
-                            Err(error) => lock(&failed).push(error),
-                        }
+            thread::Builder::new().name(format!("customer-{number}")).spawn(move || {
+                while let Some(path) = queue.pop() {
+                    let begin = Instant::now();
+                    match http::get(address, path, None) {
+                        Ok(_) => lock(&served).entry(path).or_default().push(begin.elapsed()),
+                        Err(error) => lock(&failed).push(error),
                     }
-                })
+                }
+            })
         })
         .collect::<Result<_, _>>()?;
     let begin = Instant::now();
@@ -73,10 +71,7 @@ pub(crate) fn run(address: SocketAddr, time: Duration, rate: u64) -> Result<Serv
     }
     let served = std::mem::take(&mut *lock(&served));
     let answers: usize = served.values().map(Vec::len).sum();
-    ensure!(
-        answers as u64 == count,
-        "{answers} answers to {count} requests"
-    );
+    ensure!(answers as u64 == count, "{answers} answers to {count} requests");
     Ok(Served(served))
 }
 

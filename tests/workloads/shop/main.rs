@@ -56,11 +56,7 @@ fn run() -> Result<()> {
     let noise = neighbours::Neighbour::noise()?;
     let shop = handlers::Shop::open(pricing.address()?)?;
     let server = handlers::serve(shop, 4)?;
-    let served = load::run(
-        server.address,
-        Duration::from_secs(options.seconds),
-        options.rate,
-    )?;
+    let served = load::run(server.address, Duration::from_secs(options.seconds), options.rate)?;
     server.stop()?;
     noise.stop()?;
     pricing.stop()?;
@@ -69,14 +65,9 @@ fn run() -> Result<()> {
 }
 
 fn parse(arguments: &[String]) -> Result<Options> {
-    let mut options = Options {
-        seconds: 5,
-        rate: 60,
-    };
+    let mut options = Options { seconds: 5, rate: 60 };
     for pair in arguments.chunks(2) {
-        let [name, value] = pair else {
-            bail!("{} needs a value", pair[0])
-        };
+        let [name, value] = pair else { bail!("{} needs a value", pair[0]) };
         let value: u64 = value.parse().with_context(|| format!("{name} {value}"))?;
         match name.as_str() {
             "--seconds" => options.seconds = value.clamp(1, 600),

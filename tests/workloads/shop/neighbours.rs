@@ -50,9 +50,7 @@ impl Neighbour {
     pub(crate) fn address(&mut self) -> Result<SocketAddr> {
         let mut line = String::new();
         self.said.read_line(&mut line)?;
-        line.trim()
-            .parse()
-            .with_context(|| format!("pricing said `{line}`"))
+        line.trim().parse().with_context(|| format!("pricing said `{line}`"))
     }
 
     pub(crate) fn stop(mut self) -> Result<()> {

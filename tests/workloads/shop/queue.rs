@@ -21,14 +21,8 @@ struct State<T> {
 
 impl<T> Queue<T> {
     pub(crate) fn new() -> Self {
-        let state = State {
-            waiting: VecDeque::new(),
-            closed: false,
-        };
-        Self {
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-        }
+        let state = State { waiting: VecDeque::new(), closed: false };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
     pub(crate) fn push(&self, item: T) {
@@ -46,10 +40,7 @@ impl<T> Queue<T> {
             if state.closed {
                 return None;
             }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 

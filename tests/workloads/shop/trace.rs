@@ -64,20 +64,13 @@ pub(crate) fn step<T>(operation: &str, work: impl FnOnce() -> T) -> T {
 /// The header for a request made in the active span.
 pub(crate) fn traceparent() -> Option<String> {
     let span = ACTIVE.get()?;
-    Some(format!(
-        "00-{}-{}-01",
-        hex(&span.trace_id),
-        hex(&span.span_id)
-    ))
+    Some(format!("00-{}-{}-01", hex(&span.trace_id), hex(&span.span_id)))
 }
 
 pub(crate) fn parse_traceparent(header: &str) -> Option<Remote> {
     let mut fields = header.trim().split('-');
     let (_version, trace, span) = (fields.next()?, fields.next()?, fields.next()?);
-    Some(Remote {
-        trace_id: unhex(trace)?,
-        span_id: unhex(span)?,
-    })
+    Some(Remote { trace_id: unhex(trace)?, span_id: unhex(span)? })
 }
 
 /// Publishing may be off (a limit, `HOTSPAN_DISABLE`): the shop works all the same.
@@ -90,15 +83,9 @@ fn activate(span: Option<Span>) {
 
 fn fresh_id() -> u64 {
     static COUNT: AtomicU64 = AtomicU64::new(1);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_nanos() as u64);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
     let mut x = now ^ u64::from(std::process::id()) << 40;
-    x = x.wrapping_add(
-        COUNT
-            .fetch_add(1, Ordering::Relaxed)
-            .wrapping_mul(0x9E37_79B9_7F4A_7C15),
-    );
+    x = x.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
     (x ^ x >> 31) | 1

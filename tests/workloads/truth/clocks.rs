@@ -22,24 +22,14 @@ impl Clocks {
         let before = now_ns();
         let cpu = thread_cpu_ns();
         let at = now_ns();
-        Self {
-            at,
-            cpu,
-            slack: at - before,
-            switches,
-        }
+        Self { at, cpu, slack: at - before, switches }
     }
 
     pub(crate) fn after() -> Self {
         let at = now_ns();
         let cpu = thread_cpu_ns();
         let slack = now_ns() - at;
-        Self {
-            at,
-            cpu,
-            slack,
-            switches: thread_switches(),
-        }
+        Self { at, cpu, slack, switches: thread_switches() }
     }
 }
 
@@ -49,17 +39,12 @@ pub(crate) fn schedstat() -> (u64, u64) {
     // Brings the account up to date.
     thread_cpu_ns();
     let text = file.and_then(std::io::read_to_string).unwrap_or_default();
-    let mut numbers = text
-        .split_whitespace()
-        .map(|word| word.parse().unwrap_or(0));
+    let mut numbers = text.split_whitespace().map(|word| word.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is writable; both clocks used here always exist.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64

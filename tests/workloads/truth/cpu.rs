@@ -101,16 +101,13 @@ pub(crate) fn storm() -> Result<()> {
 pub(crate) fn migrate() -> Result<()> {
     join(start(|| {
         for turn in 0..WAITS {
-            Span::new("migrate", "sleep")
-                .waiting(3 * MS)
-                .waiting(3 * MS)
-                .around(|| {
-                    for part in 0..2 {
-                        pin_to((turn + part) % 2);
-                        burn_ns(2 * MS);
-                        sleep_ns(3 * MS);
-                    }
-                });
+            Span::new("migrate", "sleep").waiting(3 * MS).waiting(3 * MS).around(|| {
+                for part in 0..2 {
+                    pin_to((turn + part) % 2);
+                    burn_ns(2 * MS);
+                    sleep_ns(3 * MS);
+                }
+            });
         }
     }))
 }

@@ -79,11 +79,7 @@ fn wait_for(pid: libc::pid_t) -> Result<()> {
     let mut status = 0;
     // SAFETY: `status` is writable and the child is ours.
     let reaped = unsafe { libc::waitpid(pid, &raw mut status, 0) };
-    ensure!(
-        reaped == pid,
-        "waitpid: {}",
-        std::io::Error::last_os_error()
-    );
+    ensure!(reaped == pid, "waitpid: {}", std::io::Error::last_os_error());
     Ok(())
 }
 

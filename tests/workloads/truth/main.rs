@@ -89,11 +89,7 @@ fn run() -> Result<()> {
 
 fn parse() -> Result<Options> {
     let mut arguments = std::env::args_os().skip(1);
-    let scenario = arguments
-        .next()
-        .context("no scenario")?
-        .to_string_lossy()
-        .into_owned();
+    let scenario = arguments.next().context("no scenario")?.to_string_lossy().into_owned();
     let mut options = Options {
         scenario,
         truth: PathBuf::new(),

@@ -217,10 +217,7 @@ pub(crate) fn start<F: FnOnce() + Send + 'static>(work: F) -> JoinHandle<()> {
 }
 
 pub(crate) fn join(thread: JoinHandle<()>) -> Result<()> {
-    thread
-        .join()
-        .ok()
-        .context("a thread of the workload panicked")
+    thread.join().ok().context("a thread of the workload panicked")
 }
 
 pub(crate) fn begin_main_thread() {
@@ -248,9 +245,7 @@ pub(crate) fn fork() -> Result<libc::pid_t> {
 /// The main process writes FILE, every other one FILE.PID, so that none waits for another. An exec
 /// chain writes one per program.
 pub(crate) fn write_truth() -> Result<()> {
-    let begun = MAIN
-        .take()
-        .context("only the main thread writes the truth")?;
+    let begun = MAIN.take().context("only the main thread writes the truth")?;
     let main_thread = end_thread(begun);
     let mut threads = std::mem::take(&mut *lock(&THREADS));
     threads.push(main_thread);
@@ -258,32 +253,17 @@ pub(crate) fn write_truth() -> Result<()> {
     let pid = std::process::id();
     let mut path = options().truth.clone();
     if IS_CHILD.load(Ordering::Relaxed) != 0 || scenario.starts_with("exec_") {
-        let name = path
-            .file_name()
-            .context("--truth names a file")?
-            .to_string_lossy();
+        let name = path.file_name().context("--truth names a file")?.to_string_lossy();
         path.set_file_name(format!("{name}.{pid}{scenario}"));
     }
     let spans = std::mem::take(&mut *lock(&SPANS));
-    Truth {
-        scenario,
-        language: "rust".to_owned(),
-        pid,
-        spans,
-        threads,
-    }
-    .write(&path)
+    Truth { scenario, language: "rust".to_owned(), pid, spans, threads }.write(&path)
 }
 
 /// Reads time and account again if the thread lost its CPU between the two.
 fn begin_thread(is_main: bool) -> ThreadTruth {
     let (pid, tid) = (std::process::id(), gettid());
-    let mut truth = ThreadTruth {
-        pid,
-        tid,
-        is_main,
-        ..ThreadTruth::default()
-    };
+    let mut truth = ThreadTruth { pid, tid, is_main, ..ThreadTruth::default() };
     for _ in 0..8 {
         let before = thread_switches();
         truth.delay_at_start_ns = schedstat().1;
@@ -313,9 +293,7 @@ fn end_thread(mut truth: ThreadTruth) -> ThreadTruth {
 fn fresh_id() -> u64 {
     let count = IDS.fetch_add(1, Ordering::Relaxed);
     let mut x = u64::from(std::process::id()) << 32 | u64::from(count);
-    x = x
-        .wrapping_add(now_ns() << 12)
-        .wrapping_add(0x9E37_79B9_7F4A_7C15);
+    x = x.wrapping_add(now_ns() << 12).wrapping_add(0x9E37_79B9_7F4A_7C15);
     x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
     (x ^ x >> 31) | 1

@@ -41,13 +41,7 @@ where
     K: FnMut() + Send + 'static,
 {
     fn run(self) -> Result<()> {
-        let Self {
-            name,
-            state,
-            waker_in_span,
-            mut wait,
-            mut wake,
-        } = self;
+        let Self { name, state, waker_in_span, mut wait, mut wake } = self;
         let waker_tid = Arc::new(AtomicU32::new(0));
         let (entering, enters) = mpsc::channel::<Option<Span>>();
         let waker = start({
@@ -100,28 +94,14 @@ pub(crate) fn pipe() -> Result<()> {
     let (mut reader, mut writer) = std::io::pipe()?;
     let wait = move |_| read_byte(&mut reader);
     let wake = move || write_byte(&mut writer);
-    Handoff {
-        name: "pipe read",
-        state: "notify",
-        waker_in_span: false,
-        wait,
-        wake,
-    }
-    .run()
+    Handoff { name: "pipe read", state: "notify", waker_in_span: false, wait, wake }.run()
 }
 
 pub(crate) fn unix_socket() -> Result<()> {
     let (mut reader, mut writer) = UnixStream::pair()?;
     let wait = move |_| read_byte(&mut reader);
     let wake = move || write_byte(&mut writer);
-    Handoff {
-        name: "unix socket read",
-        state: "socket",
-        waker_in_span: false,
-        wait,
-        wake,
-    }
-    .run()
+    Handoff { name: "unix socket read", state: "socket", waker_in_span: false, wait, wake }.run()
 }
 
 pub(crate) fn tcp_socket() -> Result<()> {
@@ -131,14 +111,7 @@ pub(crate) fn tcp_socket() -> Result<()> {
     client.set_nodelay(true)?;
     let wait = move |_| read_byte(&mut served);
     let wake = move || write_byte(&mut client);
-    Handoff {
-        name: "tcp socket read",
-        state: "socket",
-        waker_in_span: false,
-        wait,
-        wake,
-    }
-    .run()
+    Handoff { name: "tcp socket read", state: "socket", waker_in_span: false, wait, wake }.run()
 }
 
 /// poll(2) and epoll_wait(2) in turn.
@@ -146,29 +119,18 @@ pub(crate) fn poll() -> Result<()> {
     let (mut reader, mut writer) = std::io::pipe()?;
     // SAFETY: plain integers.
     let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-    ensure!(
-        epoll >= 0,
-        "epoll_create1: {}",
-        std::io::Error::last_os_error()
-    );
+    ensure!(epoll >= 0, "epoll_create1: {}", std::io::Error::last_os_error());
     // SAFETY: the descriptor was just opened and belongs to nobody else.
     let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
     let fd = reader.as_raw_fd();
-    let mut event = libc::epoll_event {
-        events: libc::EPOLLIN as u32,
-        u64: 0,
-    };
+    let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
     let (operation, set) = (libc::EPOLL_CTL_ADD, epoll.as_raw_fd());
     // SAFETY: both descriptors are open and `event` is valid.
     let added = unsafe { libc::epoll_ctl(set, operation, fd, &raw mut event) };
     ensure!(added == 0, "epoll_ctl: {}", std::io::Error::last_os_error());
     let wait = move |turn: u64| {
         let ready = if turn.is_multiple_of(2) {
-            let mut watched = libc::pollfd {
-                fd,
-                events: libc::POLLIN,
-                revents: 0,
-            };
+            let mut watched = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
             // SAFETY: `watched` is one valid pollfd.
             unsafe { libc::poll(&raw mut watched, 1, 1000) }
         } else {
@@ -180,14 +142,7 @@ pub(crate) fn poll() -> Result<()> {
         read_byte(&mut reader);
     };
     let wake = move || write_byte(&mut writer);
-    Handoff {
-        name: "poll",
-        state: "poll",
-        waker_in_span: false,
-        wait,
-        wake,
-    }
-    .run()
+    Handoff { name: "poll", state: "poll", waker_in_span: false, wait, wake }.run()
 }
 
 fn by_condvar(name: &'static str, waker_in_span: bool) -> Result<()> {
@@ -209,14 +164,7 @@ fn by_condvar(name: &'static str, waker_in_span: bool) -> Result<()> {
         *lock(mutex) = true;
         condvar.notify_one();
     };
-    Handoff {
-        name,
-        state: "notify",
-        waker_in_span,
-        wait,
-        wake,
-    }
-    .run()
+    Handoff { name, state: "notify", waker_in_span, wait, wake }.run()
 }
 
 pub(crate) fn condvar() -> Result<()> {
@@ -275,9 +223,7 @@ pub(crate) fn sleep() -> Result<()> {
     join(start(|| {
         for turn in 0..WAITS {
             let ns = length_of_wait(turn);
-            Span::new("sleep", "sleep")
-                .waiting(ns)
-                .around(|| sleep_ns(ns));
+            Span::new("sleep", "sleep").waiting(ns).around(|| sleep_ns(ns));
         }
     }))
 }

@@ -90,16 +90,12 @@ impl Host {
         let status = read("/proc/self/status").unwrap_or_default();
         let kernel = read("/proc/sys/kernel/osrelease").unwrap_or_default();
         Self {
-            user: field(&status, "Uid:", 1)
-                .and_then(|id| id.parse().ok())
-                .unwrap_or(u32::MAX),
+            user: field(&status, "Uid:", 1).and_then(|id| id.parse().ok()).unwrap_or(u32::MAX),
             capabilities: field(&status, "CapEff:", 0)
                 .and_then(|set| u64::from_str_radix(set, 16).ok())
                 .unwrap_or(0),
             btf: read_btf(),
-            pid_namespace: fs::metadata("/proc/self/ns/pid")
-                .ok()
-                .map(|meta| meta.ino()),
+            pid_namespace: fs::metadata("/proc/self/ns/pid").ok().map(|meta| meta.ino()),
             lockdown: read("/sys/kernel/security/lockdown").and_then(|text| selected(&text)),
             cycles: open_cycles(),
             irq_time: read_configuration(&kernel).map(|text| has_irq_time(&text)),
@@ -131,9 +127,7 @@ impl Host {
 
 /// A small text file, trimmed.
 fn read(path: &str) -> Option<String> {
-    fs::read_to_string(path)
-        .ok()
-        .map(|text| text.trim().to_owned())
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
 /// A column of the line of `/proc/PID/status` that starts with `name`.
@@ -150,16 +144,10 @@ fn selected(modes: &str) -> Option<String> {
 
 fn read_btf() -> Option<Btf> {
     let mut blob = Vec::new();
-    File::open("/sys/kernel/btf/vmlinux")
-        .ok()?
-        .take(64 << 20)
-        .read_to_end(&mut blob)
-        .ok()?;
+    File::open("/sys/kernel/btf/vmlinux").ok()?.take(64 << 20).read_to_end(&mut blob).ok()?;
     // Names are NUL-terminated strings in one section; nothing else spells this.
     const SCHED_EXIT: &[u8] = b"\0btf_trace_sched_exit_tp\0";
-    let sched_exit = blob
-        .windows(SCHED_EXIT.len())
-        .any(|window| window == SCHED_EXIT);
+    let sched_exit = blob.windows(SCHED_EXIT.len()).any(|window| window == SCHED_EXIT);
     (blob.len() > 24).then_some(Btf { sched_exit })
 }
 
@@ -169,29 +157,20 @@ fn read_configuration(kernel: &str) -> Option<String> {
         .or_else(|| read(&format!("/lib/modules/{kernel}/config")));
     config.or_else(|| {
         let output = Command::new("zcat").arg("/proc/config.gz").output().ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     })
 }
 
 fn has_irq_time(configuration: &str) -> bool {
-    configuration
-        .lines()
-        .any(|line| line == "CONFIG_IRQ_TIME_ACCOUNTING=y")
+    configuration.lines().any(|line| line == "CONFIG_IRQ_TIME_ACCOUNTING=y")
 }
 
 /// Kernel addresses are all zero for who may not know them.
 fn read_kallsyms() -> Option<bool> {
-    let mut lines = BufReader::new(File::open("/proc/kallsyms").ok()?)
-        .lines()
-        .take(64);
+    let mut lines = BufReader::new(File::open("/proc/kallsyms").ok()?).lines().take(64);
     Some(lines.any(|line| {
         line.is_ok_and(|line| {
-            line.split(' ')
-                .next()
-                .is_some_and(|word| !word.trim_matches('0').is_empty())
+            line.split(' ').next().is_some_and(|word| !word.trim_matches('0').is_empty())
         })
     }))
 }
@@ -200,22 +179,12 @@ fn read_kallsyms() -> Option<bool> {
 /// processes may be shielded: one that can be reached settles it.
 fn read_map_files() -> Option<bool> {
     let reachable = |process: &Path| {
-        let entries = fs::read_dir(process.join("map_files"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        entries
-            .take(1)
-            .any(|entry| fs::metadata(entry.path()).is_ok())
+        let entries = fs::read_dir(process.join("map_files")).into_iter().flatten().flatten();
+        entries.take(1).any(|entry| fs::metadata(entry.path()).is_ok())
     };
     let own = format!("/proc/{}", process::id());
-    let processes = fs::read_dir("/proc")
-        .ok()?
-        .flatten()
-        .map(|entry| entry.path());
-    let mut others = processes
-        .filter(|path| path.as_os_str() != own.as_str())
-        .take(4096);
+    let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
+    let mut others = processes.filter(|path| path.as_os_str() != own.as_str()).take(4096);
     Some(others.any(|process| reachable(&process)) || reachable(Path::new(&own)))
 }
 
@@ -265,10 +234,7 @@ mod tests {
 
     #[test]
     fn texts_of_the_kernel_are_understood() {
-        assert_eq!(
-            selected("none [integrity] confidentiality").as_deref(),
-            Some("integrity")
-        );
+        assert_eq!(selected("none [integrity] confidentiality").as_deref(), Some("integrity"));
         assert_eq!(selected("none"), None);
         let status = "Name:\tx\nUid:\t1000\t7\t1000\t1000\nCapEff:\t000001ffffffffff\n";
         assert_eq!(field(status, "Uid:", 1), Some("7"));

@@ -21,9 +21,7 @@ fn good() -> Host {
 
 /// The checks that are not fine.
 fn complaints(host: &Host) -> Vec<(&'static str, Status)> {
-    let complaints = checks(host)
-        .into_iter()
-        .filter(|check| check.status != Status::Ok);
+    let complaints = checks(host).into_iter().filter(|check| check.status != Status::Ok);
     complaints.map(|check| (check.id, check.status)).collect()
 }
 
@@ -32,9 +30,7 @@ fn with(change: impl FnOnce(&mut Host)) -> (&'static str, Status, Option<String>
     let mut host = good();
     change(&mut host);
     let complaints = complaints(&host);
-    let [(id, status)] = complaints.as_slice() else {
-        panic!("{complaints:?}")
-    };
+    let [(id, status)] = complaints.as_slice() else { panic!("{complaints:?}") };
     (id, *status, refusal(&host))
 }
 
@@ -58,11 +54,7 @@ fn each_fatal_defect_refuses_with_cause_and_remedy() {
             "kernel",
             "Linux 5.15.0-91-generic is older than 6.1: upgrade",
         ),
-        (
-            with(|host| host.kernel = "6.0.19".into()),
-            "kernel",
-            "Linux 6.0.19 is older than 6.1",
-        ),
+        (with(|host| host.kernel = "6.0.19".into()), "kernel", "Linux 6.0.19 is older than 6.1"),
         (
             with(|host| host.pid_namespace = Some(4_026_532_201)),
             "pid-namespace",
@@ -82,38 +74,20 @@ fn each_fatal_defect_refuses_with_cause_and_remedy() {
     for ((id, status, refusal), expected, text) in cases {
         assert_eq!((id, status), (expected, Status::Fail));
         let refusal = refusal.unwrap();
-        assert!(
-            refusal.starts_with(text) && !refusal.contains('\n'),
-            "{refusal}"
-        );
+        assert!(refusal.starts_with(text) && !refusal.contains('\n'), "{refusal}");
     }
 }
 
 #[test]
 fn without_btf_nothing_is_recorded() {
-    let host = Host {
-        btf: None,
-        ..good()
-    };
-    assert_eq!(
-        complaints(&host),
-        [("btf", Status::Fail), ("sched-exit", Status::Warn)]
-    );
-    assert!(
-        refusal(&host)
-            .unwrap()
-            .starts_with("no BTF at /sys/kernel/btf/vmlinux: use a kernel")
-    );
+    let host = Host { btf: None, ..good() };
+    assert_eq!(complaints(&host), [("btf", Status::Fail), ("sched-exit", Status::Warn)]);
+    assert!(refusal(&host).unwrap().starts_with("no BTF at /sys/kernel/btf/vmlinux: use a kernel"));
 }
 
 #[test]
 fn an_ordinary_user_is_told_about_root_first() {
-    let host = Host {
-        user: 1000,
-        capabilities: 0,
-        kernel: "5.4.0".into(),
-        ..good()
-    };
+    let host = Host { user: 1000, capabilities: 0, kernel: "5.4.0".into(), ..good() };
     assert_eq!(
         refusal(&host).unwrap(),
         "user 1000 lacks CAP_BPF and CAP_PERFMON: run hotspan as root (sudo), or give it these \
@@ -125,32 +99,14 @@ fn an_ordinary_user_is_told_about_root_first() {
 fn each_lesser_defect_warns_and_records() {
     let without = |capability: Capability| !capability.bit();
     let cases = [
-        (
-            with(|host| host.capabilities = without(Capability::SysPtrace)),
-            "processes",
-        ),
-        (
-            with(|host| host.capabilities = without(Capability::DacReadSearch)),
-            "processes",
-        ),
-        (
-            with(|host| host.capabilities = without(Capability::SysNice)),
-            "priority",
-        ),
-        (
-            with(|host| host.btf = Some(Btf { sched_exit: false })),
-            "sched-exit",
-        ),
-        (
-            with(|host| host.cycles = Err(io::ErrorKind::NotFound.into())),
-            "cycles",
-        ),
+        (with(|host| host.capabilities = without(Capability::SysPtrace)), "processes"),
+        (with(|host| host.capabilities = without(Capability::DacReadSearch)), "processes"),
+        (with(|host| host.capabilities = without(Capability::SysNice)), "priority"),
+        (with(|host| host.btf = Some(Btf { sched_exit: false })), "sched-exit"),
+        (with(|host| host.cycles = Err(io::ErrorKind::NotFound.into())), "cycles"),
         (with(|host| host.irq_time = Some(false)), "irq-time"),
         (with(|host| host.irq_time = None), "irq-time"),
-        (
-            with(|host| host.clocksource = Some("hpet".into())),
-            "clocksource",
-        ),
+        (with(|host| host.clocksource = Some("hpet".into())), "clocksource"),
         (with(|host| host.clocksource = None), "clocksource"),
         (with(|host| host.kallsyms = false), "kallsyms"),
         (with(|host| host.map_files = false), "map-files"),
@@ -177,38 +133,22 @@ fn every_complaint_says_what_it_costs_and_what_helps() {
     };
     for check in checks(&bad) {
         assert_ne!(check.status, Status::Ok, "{}", check.id);
-        assert!(
-            !check.cost.is_empty() && !check.remedy.is_empty(),
-            "{}",
-            check.id
-        );
+        assert!(!check.cost.is_empty() && !check.remedy.is_empty(), "{}", check.id);
     }
 }
 
 #[test]
 fn text_is_aligned_and_within_the_width() {
-    let host = Host {
-        irq_time: None,
-        capabilities: 0,
-        ..good()
-    };
+    let host = Host { irq_time: None, capabilities: 0, ..good() };
     for (width, unicode) in [(40, false), (80, true), (200, true)] {
-        let style = Style {
-            width,
-            colour: false,
-            unicode,
-            top: 0,
-        };
+        let style = Style { width, colour: false, unicode, top: 0 };
         let checks = checks(&host);
         let mut out = Vec::new();
         print(&Verdict { checks, ok: false }, &mut out, &style).unwrap();
         let text = String::from_utf8(out).unwrap();
         // The longest word in the deepest column is never broken.
         let room = usize::from(width).max(53);
-        assert!(
-            text.lines().all(|line| line.chars().count() <= room),
-            "{text}"
-        );
+        assert!(text.lines().all(|line| line.chars().count() <= room), "{text}");
         assert!(text.contains("! irq-time       whether"), "{text}");
         assert_eq!(text.is_ascii(), !unicode, "{text}");
         assert!(text.ends_with("\nRecording is not possible.\n"), "{text}");
@@ -217,10 +157,7 @@ fn text_is_aligned_and_within_the_width() {
 
 #[test]
 fn json_has_its_keys() {
-    let verdict = Verdict {
-        checks: vec![cycles(&good())],
-        ok: true,
-    };
+    let verdict = Verdict { checks: vec![cycles(&good())], ok: true };
     let expected = serde_json::json!({
         "checks": [{
             "id": "cycles",

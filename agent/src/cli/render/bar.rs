@@ -102,11 +102,7 @@ mod tests {
         for (state, ns) in State::all().zip([48, 34, 18]) {
             times.add(state, ns);
         }
-        let cells: Vec<_> = Bar::new(&times, 10)
-            .cells()
-            .iter()
-            .map(|&(_, cells)| cells)
-            .collect();
+        let cells: Vec<_> = Bar::new(&times, 10).cells().iter().map(|&(_, cells)| cells).collect();
         assert_eq!(cells, [5, 3, 2]);
     }
 

@@ -35,11 +35,7 @@ pub(super) fn write(
         line.skip(1);
     }
     // `hotspan span` takes the span's half alone as well.
-    let id = if id.len() + 3 > style.columns() {
-        &span.span_id
-    } else {
-        &id
-    };
+    let id = if id.len() + 3 > style.columns() { &span.span_id } else { &id };
     line.skip(2).put(id, Paint::Dim).end(out)?;
 
     let mut states: Vec<_> = span.states.iter().collect();
@@ -47,14 +43,8 @@ pub(super) fn write(
     for &(state, ns) in states.iter().take(STATES) {
         let share = format!("{:>5}", text::percent(ns, span.active_ns));
         let mut line = style.line();
-        line.put_right(&time(ns), TIME, Paint::Plain)
-            .skip(2)
-            .put(&share, Paint::Dim)
-            .skip(2);
-        line.put_glyph(state)
-            .skip(1)
-            .put(state.key(), Paint::Of(state))
-            .end(out)?;
+        line.put_right(&time(ns), TIME, Paint::Plain).skip(2).put(&share, Paint::Dim).skip(2);
+        line.put_glyph(state).skip(1).put(state.key(), Paint::Of(state)).end(out)?;
         causes(state, span, out, style)?;
     }
     if let Some(rest) = states.get(STATES..).filter(|rest| !rest.is_empty()) {
@@ -66,16 +56,12 @@ pub(super) fn write(
     }
     if span.off_thread_ns > 0 {
         let mut line = style.line();
-        line.put_right(&time(span.off_thread_ns), TIME, Paint::Plain)
-            .skip(11);
-        line.put("on no thread (queued or awaiting)", Paint::Plain)
-            .end(out)?;
+        line.put_right(&time(span.off_thread_ns), TIME, Paint::Plain).skip(11);
+        line.put("on no thread (queued or awaiting)", Paint::Plain).end(out)?;
     }
     if !span.exact.states {
         let mut line = style.line();
-        line.skip(TIME + 2)
-            .put("partly before hotspan was attached", Paint::Dim)
-            .end(out)?;
+        line.skip(TIME + 2).put("partly before hotspan was attached", Paint::Dim).end(out)?;
     }
     methods(span, out, style)?;
     style.line().end(out)
@@ -88,34 +74,20 @@ fn causes(
     out: &mut impl io::Write,
     style: &Style,
 ) -> io::Result<()> {
-    let mut causes: Vec<_> = span
-        .causes
-        .iter()
-        .filter(|cause| cause.state == state)
-        .collect();
+    let mut causes: Vec<_> = span.causes.iter().filter(|cause| cause.state == state).collect();
     causes.sort_by_key(|cause| std::cmp::Reverse(cause.ns));
     let more = causes.len().saturating_sub(CAUSES);
     for cause in causes.iter().take(CAUSES) {
         let mut line = style.line();
-        line.skip(TIME + 4)
-            .put(&text::time(cause.ns, style.unicode), Paint::Plain);
+        line.skip(TIME + 4).put(&text::time(cause.ns, style.unicode), Paint::Plain);
         if cause.count > 1 {
             let times = if style.unicode { '×' } else { 'x' };
-            line.put(
-                &format!(" ({}{times})", text::grouped(cause.count)),
-                Paint::Dim,
-            );
+            line.put(&format!(" ({}{times})", text::grouped(cause.count)), Paint::Dim);
         }
-        line.put(", ", Paint::Plain)
-            .put(&sentence(cause, span), Paint::Plain)
-            .end(out)?;
+        line.put(", ", Paint::Plain).put(&sentence(cause, span), Paint::Plain).end(out)?;
     }
     if more > 0 {
-        style
-            .line()
-            .skip(TIME + 4)
-            .put(&format!("and {more} more"), Paint::Dim)
-            .end(out)?;
+        style.line().skip(TIME + 4).put(&format!("and {more} more"), Paint::Dim).end(out)?;
     }
     Ok(())
 }
@@ -153,32 +125,19 @@ fn methods(span: &SpanDocument, out: &mut impl io::Write, style: &Style) -> io::
     let mut methods: Vec<_> = span.methods.iter().collect();
     methods.sort_by_key(|method| std::cmp::Reverse((method.self_ns, method.total_ns)));
     let mut head = style.line();
-    head.put_right("self", TIME, Paint::Dim)
-        .put_right("total", TIME, Paint::Dim)
-        .skip(2);
+    head.put_right("self", TIME, Paint::Dim).put_right("total", TIME, Paint::Dim).skip(2);
     head.put("method (sampled)", Paint::Dim).end(out)?;
     for method in methods.into_iter().take(METHODS) {
         let time = |ns| text::time(ns, style.unicode);
         let mut line = style.line();
         line.put_right(&time(method.self_ns), TIME, Paint::Plain);
-        line.put_right(&time(method.total_ns), TIME, Paint::Plain)
-            .skip(2);
-        let file = method
-            .file
-            .rsplit('/')
-            .next()
-            .filter(|file| !file.is_empty());
-        let place = file
-            .map(|file| format!("  {file}:{}", method.line))
-            .unwrap_or_default();
+        line.put_right(&time(method.total_ns), TIME, Paint::Plain).skip(2);
+        let file = method.file.rsplit('/').next().filter(|file| !file.is_empty());
+        let place = file.map(|file| format!("  {file}:{}", method.line)).unwrap_or_default();
         // A long name is cut before its place is: the place still says which function it is.
-        let room = style
-            .columns()
-            .saturating_sub(line.used() + text::columns(&place));
+        let room = style.columns().saturating_sub(line.used() + text::columns(&place));
         let name = text::columns(&method.name).min(room);
-        line.put_left(&method.name, name, Paint::Plain)
-            .put(&place, Paint::Dim)
-            .end(out)?;
+        line.put_left(&method.name, name, Paint::Plain).put(&place, Paint::Dim).end(out)?;
     }
     Ok(())
 }

@@ -12,28 +12,14 @@ use crate::profile::document::{Conservation, Report};
 pub(super) fn write(report: &Report, out: &mut impl io::Write, style: &Style) -> io::Result<()> {
     if report.loss.is_empty() {
         let (mark, text) = (if style.unicode { "✓ " } else { "" }, "nothing lost");
-        style
-            .line()
-            .put(mark, Paint::Good)
-            .put(text, Paint::Good)
-            .end(out)?;
+        style.line().put(mark, Paint::Good).put(text, Paint::Good).end(out)?;
     } else {
-        style
-            .line()
-            .put("What is missing or was disturbed", Paint::Warning)
-            .end(out)?;
-        let widest = report
-            .loss
-            .keys()
-            .map(|reason| text::columns(reason))
-            .max()
-            .unwrap_or(0);
+        style.line().put("What is missing or was disturbed", Paint::Warning).end(out)?;
+        let widest = report.loss.keys().map(|reason| text::columns(reason)).max().unwrap_or(0);
         for (reason, &count) in &report.loss {
             let mut line = style.line();
-            line.put_right(&text::grouped(count), super::TIME, Paint::Bold)
-                .skip(2);
-            line.put_left(reason, widest.min(style.columns() / 3), Paint::Plain)
-                .skip(2);
+            line.put_right(&text::grouped(count), super::TIME, Paint::Bold).skip(2);
+            line.put_left(reason, widest.min(style.columns() / 3), Paint::Plain).skip(2);
             if style.columns() < super::WITH_SERVICE {
                 line.end(out)?;
                 line = style.line();
@@ -56,16 +42,8 @@ pub(super) fn write(report: &Report, out: &mut impl io::Write, style: &Style) ->
 
 /// Captured minus what became of it, if that is not nothing.
 fn imbalance(conservation: &Conservation) -> Option<i128> {
-    let Conservation {
-        captured,
-        delivered,
-        in_flight,
-        spooled,
-        lost,
-    } = conservation;
-    let known = [delivered, in_flight, spooled]
-        .into_iter()
-        .chain(lost.values());
+    let Conservation { captured, delivered, in_flight, spooled, lost } = conservation;
+    let known = [delivered, in_flight, spooled].into_iter().chain(lost.values());
     let known: i128 = known.map(|&count| i128::from(count)).sum();
     Some(i128::from(*captured) - known).filter(|&difference| difference != 0)
 }
@@ -126,11 +104,7 @@ mod tests {
 
     #[test]
     fn an_account_that_does_not_add_up_is_seen() {
-        let mut conservation = Conservation {
-            captured: 10,
-            delivered: 7,
-            ..Default::default()
-        };
+        let mut conservation = Conservation { captured: 10, delivered: 7, ..Default::default() };
         assert_eq!(imbalance(&conservation), Some(3));
         conservation.lost = BTreeMap::from([("samples_ring_full".into(), 3)]);
         assert_eq!(imbalance(&conservation), None);

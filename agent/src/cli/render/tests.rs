@@ -10,12 +10,7 @@ use crate::profile::document::{
     CauseDocument, Conservation, Exact, MethodDocument, ProcessDocument, ThreadDocument,
 };
 
-const PLAIN: Style = Style {
-    width: 80,
-    colour: false,
-    unicode: true,
-    top: 10,
-};
+const PLAIN: Style = Style { width: 80, colour: false, unicode: true, top: 10 };
 
 fn times(states: &[(Kernel, u64)]) -> StateTimes {
     let mut times = StateTimes::default();
@@ -32,10 +27,7 @@ fn span(name: &str, states: StateTimes) -> SpanDocument {
         parent_span_id: String::new(),
         name: name.into(),
         service: "shop".into(),
-        process: ProcessDocument {
-            pid: 812,
-            comm: "shop".into(),
-        },
+        process: ProcessDocument { pid: 812, comm: "shop".into() },
         start_unix_ns: 1_000,
         wall_ns: states.sum(),
         active_ns: states.sum(),
@@ -45,10 +37,7 @@ fn span(name: &str, states: StateTimes) -> SpanDocument {
         causes: Vec::new(),
         methods: Vec::new(),
         stacks: Vec::new(),
-        exact: Exact {
-            states: true,
-            methods: false,
-        },
+        exact: Exact { states: true, methods: false },
         loss: BTreeMap::new(),
     }
 }
@@ -90,21 +79,16 @@ fn sample() -> Report {
         total_ns: 9_500_000,
         by_state: times(&[(Kernel::Running, 9_500_000)]),
     }];
-    let home = span(
-        "GET /",
-        times(&[(Kernel::Running, 900_000), (Kernel::Disk, 300_000)]),
-    );
+    let home = span("GET /", times(&[(Kernel::Running, 900_000), (Kernel::Disk, 300_000)]));
     let thread = ThreadDocument {
         pid: 812,
         tid: 813,
         comm: "worker-1".into(),
         wall_ns: 5_000_000_000,
-        states: times(&[
-            (Kernel::Sleep, 4_000_000_000),
-            (Kernel::Running, 1_000_000_000),
-        ]),
+        states: times(&[(Kernel::Sleep, 4_000_000_000), (Kernel::Running, 1_000_000_000)]),
     };
     Report {
+        nested: 0,
         spans: vec![home, checkout],
         threads: vec![thread],
         loss: BTreeMap::new(),
@@ -151,10 +135,7 @@ hotspan: 2 spans, 1 thread, 5.00 s
 
 #[test]
 fn without_spans_the_threads_are_shown() {
-    let report = Report {
-        spans: Vec::new(),
-        ..sample()
-    };
+    let report = Report { nested: 0, spans: Vec::new(), ..sample() };
     let text = rendered(&report, &PLAIN);
     assert!(text.contains("No program published a span"), "{text}");
     assert!(text.contains("5.00 s  worker-1  812 / 813"), "{text}");
@@ -164,48 +145,22 @@ fn without_spans_the_threads_are_shown() {
 fn losses_are_told_with_their_meaning() {
     let mut report = sample();
     report.loss = BTreeMap::from([("stacks_cut".into(), 1_234)]);
-    let conservation = Conservation {
-        captured: 10,
-        delivered: 9,
-        ..Default::default()
-    };
+    let conservation = Conservation { captured: 10, delivered: 9, ..Default::default() };
     report.conservation = BTreeMap::from([("samples", conservation)]);
     let text = rendered(&report, &PLAIN);
     assert!(!text.contains("nothing lost"), "{text}");
-    assert!(
-        text.contains("1,234  stacks_cut  stacks deeper than 127 frames"),
-        "{text}"
-    );
-    assert!(
-        text.contains("samples: 10 captured, 1 of them unaccounted for"),
-        "{text}"
-    );
+    assert!(text.contains("1,234  stacks_cut  stacks deeper than 127 frames"), "{text}");
+    assert!(text.contains("samples: 10 captured, 1 of them unaccounted for"), "{text}");
 }
 
 #[test]
 fn ascii_and_colour_only_where_they_belong() {
-    let ascii = rendered(
-        &sample(),
-        &Style {
-            unicode: false,
-            ..PLAIN
-        },
-    );
+    let ascii = rendered(&sample(), &Style { unicode: false, ..PLAIN });
     assert!(ascii.is_ascii(), "{ascii}");
     assert!(!ascii.contains('\x1b'));
-    let coloured = rendered(
-        &sample(),
-        &Style {
-            colour: true,
-            ..PLAIN
-        },
-    );
+    let coloured = rendered(&sample(), &Style { colour: true, ..PLAIN });
     assert!(coloured.contains("\x1b[31m▌▌"), "{coloured}");
-    assert_eq!(
-        uncoloured(&coloured),
-        rendered(&sample(), &PLAIN),
-        "colour adds nothing else"
-    );
+    assert_eq!(uncoloured(&coloured), rendered(&sample(), &PLAIN), "colour adds nothing else");
 }
 
 #[test]
@@ -218,26 +173,12 @@ fn the_environment_decides_on_colour_and_glyphs() {
     };
     let utf8 = ("LANG", "de_DE.UTF-8");
     let default = style(true, &[utf8]);
-    assert_eq!(
-        default,
-        Style {
-            width: 100,
-            colour: true,
-            unicode: true,
-            top: 5
-        }
-    );
+    assert_eq!(default, Style { width: 100, colour: true, unicode: true, top: 5 });
     assert!(!style(false, &[utf8]).colour, "not a terminal");
     assert!(!style(true, &[utf8, ("NO_COLOR", "1")]).colour);
-    assert!(
-        style(true, &[utf8, ("NO_COLOR", "")]).colour,
-        "empty means unset"
-    );
+    assert!(style(true, &[utf8, ("NO_COLOR", "")]).colour, "empty means unset");
     assert!(!style(true, &[utf8, ("TERM", "dumb")]).colour);
-    assert!(
-        !style(true, &[utf8, ("LC_ALL", "C")]).unicode,
-        "LC_ALL wins"
-    );
+    assert!(!style(true, &[utf8, ("LC_ALL", "C")]).unicode, "LC_ALL wins");
     assert!(!style(true, &[]).unicode);
     assert_eq!(style(true, &[("COLUMNS", "77")]).width, 77);
 }
@@ -246,9 +187,7 @@ fn the_environment_decides_on_colour_and_glyphs() {
 fn uncoloured(text: &str) -> String {
     let mut parts = text.split("\x1b[");
     let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |text, part| {
-        text + part.split_once('m').map_or("", |(_, rest)| rest)
-    })
+    parts.fold(first, |text, part| text + part.split_once('m').map_or("", |(_, rest)| rest))
 }
 
 proptest! {

@@ -31,14 +31,7 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn new(width: usize, colour: bool, unicode: bool) -> Self {
-        Self {
-            text: String::new(),
-            used: 0,
-            width,
-            colour,
-            unicode,
-            full: false,
-        }
+        Self { text: String::new(), used: 0, width, colour, unicode, full: false }
     }
 
     /// Columns used so far.
@@ -72,18 +65,12 @@ impl Line {
 
     /// Adds blanks.
     pub(super) fn skip(&mut self, columns: usize) -> &mut Self {
-        self.put(
-            &" ".repeat(columns.min(self.width - self.used)),
-            Paint::Plain,
-        )
+        self.put(&" ".repeat(columns.min(self.width - self.used)), Paint::Plain)
     }
 
     /// Adds the glyph of a state.
     pub(super) fn put_glyph(&mut self, state: State) -> &mut Self {
-        self.put(
-            glyph_of(state, self.unicode).encode_utf8(&mut [0; 4]),
-            Paint::Of(state),
-        )
+        self.put(glyph_of(state, self.unicode).encode_utf8(&mut [0; 4]), Paint::Of(state))
     }
 
     /// Adds a bar, which the caller made to fit.
@@ -118,11 +105,7 @@ impl Line {
     /// As much of `text` as fits into `room`, its columns, and whether that is not all.
     fn fit(&self, text: &str, room: usize) -> (String, usize, bool) {
         let shown = |c| {
-            if self.unicode || c == ' ' {
-                shown(c)
-            } else {
-                shown_in_ascii(c)
-            }
+            if self.unicode || c == ' ' { shown(c) } else { shown_in_ascii(c) }
         };
         let total: usize = text.chars().map(shown).map(columns_of).sum();
         if total <= room {
@@ -198,9 +181,7 @@ pub(super) fn time(ns: u64, unicode: bool) -> String {
     ];
     for (index, &(unit, size)) in UNITS.iter().enumerate() {
         // What is no longer less than the next unit, after rounding.
-        let next = UNITS
-            .get(index + 1)
-            .map_or(u64::MAX, |&(_, next)| next / size);
+        let next = UNITS.get(index + 1).map_or(u64::MAX, |&(_, next)| next / size);
         let unit = if unit == "us" && unicode { "µs" } else { unit };
         if size == 1 {
             if ns < next {
@@ -225,9 +206,7 @@ pub(super) fn time(ns: u64, unicode: bool) -> String {
 
 /// A share in percent.
 pub(super) fn percent(part: u64, whole: u64) -> String {
-    let permille = (u128::from(part) * 1000)
-        .checked_div(whole.into())
-        .unwrap_or(0);
+    let permille = (u128::from(part) * 1000).checked_div(whole.into()).unwrap_or(0);
     match permille {
         0 if part > 0 => "<0.1%".into(),
         1000.. => format!("{}%", permille / 10),
@@ -250,11 +229,7 @@ pub(super) fn grouped(number: u64) -> String {
 
 /// "1 span", "2,000 spans".
 pub(super) fn counted(number: u64, noun: &str) -> String {
-    format!(
-        "{} {noun}{}",
-        grouped(number),
-        if number == 1 { "" } else { "s" }
-    )
+    format!("{} {noun}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -332,13 +307,9 @@ mod tests {
     #[test]
     fn hostile_text_cannot_move_the_cursor() {
         let hostile = |line: &mut Line| {
-            line.put_left("a\x1b[2J\r\nb\u{202e}é", 20, Paint::Plain)
-                .put("|", Paint::Plain);
+            line.put_left("a\x1b[2J\r\nb\u{202e}é", 20, Paint::Plain).put("|", Paint::Plain);
         };
-        assert_eq!(
-            line(40, true, hostile),
-            "a\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}é          |\n"
-        );
+        assert_eq!(line(40, true, hostile), "a\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}é          |\n");
         assert_eq!(line(40, false, hostile), "a?[2J??b??          |\n");
     }
 }

@@ -36,11 +36,7 @@ fn main() -> ExitCode {
 /// Nanoseconds of a changing SET and of a SET and CLEAR pair, measured in a fresh process.
 fn under_clock(clock: &str) -> Option<(f64, f64)> {
     let this = std::env::current_exe().ok()?;
-    let output = Command::new(this)
-        .arg("measure")
-        .env("HOTSPAN_TS", clock)
-        .output()
-        .ok()?;
+    let output = Command::new(this).arg("measure").env("HOTSPAN_TS", clock).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     let (set, pair) = text.trim().split_once(' ')?;
     let (set, pair): (f64, f64) = (set.parse().ok()?, pair.parse().ok()?);
@@ -49,33 +45,19 @@ fn under_clock(clock: &str) -> Option<(f64, f64)> {
 
 fn best(batch: fn() -> f64) -> f64 {
     // A batch that was not published counts as not a number, and spoils the result.
-    (0..BATCHES)
-        .map(|_| batch())
-        .fold(f64::INFINITY, |best, cost| {
-            if cost.is_nan() || best.is_nan() {
-                f64::NAN
-            } else {
-                best.min(cost)
-            }
-        })
+    (0..BATCHES).map(|_| batch()).fold(f64::INFINITY, |best, cost| {
+        if cost.is_nan() || best.is_nan() { f64::NAN } else { best.min(cost) }
+    })
 }
 
 /// Every SET differs from the one before, so none is skipped.
 fn sets() -> f64 {
-    let spans = [1_u8, 2].map(|id| Span {
-        trace_id: [9; 16],
-        span_id: [id; 8],
-        ..Span::default()
-    });
+    let spans = [1_u8, 2].map(|id| Span { trace_id: [9; 16], span_id: [id; 8], ..Span::default() });
     timed(|round| span_set(black_box(&spans[round as usize & 1])).is_ok())
 }
 
 fn pairs() -> f64 {
-    let span = Span {
-        trace_id: [9; 16],
-        span_id: [3; 8],
-        ..Span::default()
-    };
+    let span = Span { trace_id: [9; 16], span_id: [3; 8], ..Span::default() };
     timed(|_| {
         let published = span_set(black_box(&span)).is_ok();
         span_clear();
@@ -88,9 +70,5 @@ fn timed(mut publish: impl FnMut(u32) -> bool) -> f64 {
     let begin = Instant::now();
     let all = (0..BATCH).fold(true, |all, round| publish(round) & all);
     let nanos = begin.elapsed().as_nanos() as f64;
-    if all {
-        nanos / f64::from(BATCH)
-    } else {
-        f64::NAN
-    }
+    if all { nanos / f64::from(BATCH) } else { f64::NAN }
 }

@@ -35,17 +35,11 @@ pub(crate) fn switched_off() -> bool {
 pub(crate) fn config() -> Config {
     let packed = PACKED.load(Ordering::Relaxed);
     if packed != 0 {
-        return Config {
-            ring_log2: packed >> 8,
-            clock: Clock::from_code(packed as u8),
-        };
+        return Config { ring_log2: packed >> 8, clock: Clock::from_code(packed as u8) };
     }
     let config = Config::from_environment();
     // Racing readers store the same value, unless the environment changes under them.
-    PACKED.store(
-        config.ring_log2 << 8 | config.clock as u32,
-        Ordering::Relaxed,
-    );
+    PACKED.store(config.ring_log2 << 8 | config.clock as u32, Ordering::Relaxed);
     config
 }
 
@@ -171,9 +165,7 @@ fn cpu_has(flags: [&[u8]; 2]) -> bool {
         window.copy_within(512.., 0);
         let got = file.read(&mut window[OVERLAP..]);
         for (found, flag) in found.iter_mut().zip(flags) {
-            *found |= window[..OVERLAP + got]
-                .windows(flag.len())
-                .any(|text| text == flag);
+            *found |= window[..OVERLAP + got].windows(flag.len()).any(|text| text == flag);
         }
         if found == [true; 2] {
             return true;
@@ -202,9 +194,7 @@ fn decimal(digits: &[u8]) -> Option<u32> {
         return None;
     }
     digits.iter().try_fold(0_u32, |value, digit| {
-        digit
-            .is_ascii_digit()
-            .then(|| value * 10 + u32::from(digit - b'0'))
+        digit.is_ascii_digit().then(|| value * 10 + u32::from(digit - b'0'))
     })
 }
 

@@ -45,12 +45,8 @@ impl Event {
 
     /// Owner tid and generation of a LANE_BEGIN or LANE_END.
     pub fn owner(&self) -> Option<(u32, u32)> {
-        let [tid, generation] = [&self.trace_id[..4], &self.trace_id[4..8]].map(|bytes| {
-            bytes
-                .iter()
-                .rev()
-                .fold(0, |value, byte| value << 8 | u32::from(*byte))
-        });
+        let [tid, generation] = [&self.trace_id[..4], &self.trace_id[4..8]]
+            .map(|bytes| bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)));
         matches!(self.op, op::LANE_BEGIN | op::LANE_END).then_some((tid, generation))
     }
 }
@@ -76,18 +72,9 @@ mod tests {
         let words = [8, 99, 1, 2, 3, 4, small_fields(op::SET, 7, 1, 0xABCD), 5];
         let event = Event::from_words(&words);
         assert_eq!((event.index, event.ts, event.op), (7, 99, op::SET));
-        assert_eq!(
-            (event.trace_flags, event.ts_kind, event.name_id),
-            (7, 1, 0xABCD)
-        );
-        assert_eq!(
-            (event.trace_id[0], event.trace_id[8], event.span_id[0]),
-            (1, 2, 3)
-        );
-        assert_eq!(
-            (event.local_root_span_id[0], event.parent_span_id[0]),
-            (4, 5)
-        );
+        assert_eq!((event.trace_flags, event.ts_kind, event.name_id), (7, 1, 0xABCD));
+        assert_eq!((event.trace_id[0], event.trace_id[8], event.span_id[0]), (1, 2, 3));
+        assert_eq!((event.local_root_span_id[0], event.parent_span_id[0]), (4, 5));
         assert_eq!(event.owner(), None);
     }
 

@@ -141,11 +141,7 @@ unsafe extern "C" fn serve_set(
         name: NameId(name),
         trace_flags,
     };
-    if publish::set(&span, ts).is_ok() {
-        0
-    } else {
-        -1
-    }
+    if publish::set(&span, ts).is_ok() { 0 } else { -1 }
 }
 
 unsafe extern "C" fn serve_clear() {

@@ -51,10 +51,7 @@ pub(crate) fn thread_is_alive(tid: u32) -> bool {
 }
 
 pub(crate) fn monotonic_ns() -> u64 {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid, writable timespec; the clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
@@ -62,21 +59,10 @@ pub(crate) fn monotonic_ns() -> u64 {
 
 /// The soft limit of a resource, `None` if it is unlimited.
 pub(crate) fn soft_limit(resource: libc::__rlimit_resource_t) -> Option<u64> {
-    let mut limit = libc::rlimit64 {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid and writable; a null new limit changes nothing.
     let done = unsafe {
-        call(
-            libc::SYS_prlimit64,
-            [
-                0,
-                resource as usize,
-                0,
-                (&raw mut limit).expose_provenance(),
-            ],
-        )
+        call(libc::SYS_prlimit64, [0, resource as usize, 0, (&raw mut limit).expose_provenance()])
     };
     (done == 0 && limit.rlim_cur != libc::RLIM64_INFINITY).then_some(limit.rlim_cur)
 }
@@ -90,12 +76,7 @@ pub(crate) fn memfd_create(name: &CStr, flags: u32) -> Option<Fd> {
 pub(crate) fn open_read(path: &CStr) -> Option<Fd> {
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
     // SAFETY: `path` is NUL-terminated.
-    let fd = unsafe {
-        call(
-            libc::SYS_openat,
-            [CURRENT_DIRECTORY, address(path), flags as usize],
-        )
-    };
+    let fd = unsafe { call(libc::SYS_openat, [CURRENT_DIRECTORY, address(path), flags as usize]) };
     (fd >= 0).then_some(Fd(fd as i32))
 }
 
@@ -103,10 +84,7 @@ pub(crate) fn read_link<'a>(path: &CStr, buffer: &'a mut [u8]) -> &'a [u8] {
     // SAFETY: `path` is NUL-terminated and the kernel writes at most `buffer.len()` bytes.
     let len = unsafe {
         let text = buffer.as_mut_ptr().expose_provenance();
-        call(
-            libc::SYS_readlinkat,
-            [CURRENT_DIRECTORY, address(path), text, buffer.len()],
-        )
+        call(libc::SYS_readlinkat, [CURRENT_DIRECTORY, address(path), text, buffer.len()])
     };
     &buffer[..usize::try_from(len).unwrap_or(0)]
 }
@@ -121,10 +99,7 @@ pub(crate) fn random(buffer: &mut [u8]) {
     // SAFETY: the kernel writes at most `buffer.len()` bytes; without entropy it writes none.
     unsafe {
         let bytes = buffer.as_mut_ptr().expose_provenance();
-        call(
-            libc::SYS_getrandom,
-            [bytes, buffer.len(), libc::GRND_NONBLOCK as usize],
-        )
+        call(libc::SYS_getrandom, [bytes, buffer.len(), libc::GRND_NONBLOCK as usize])
     };
 }
 
@@ -136,12 +111,8 @@ pub(crate) fn map(len: usize, file: Option<&Fd>) -> Option<*mut u8> {
     };
     let access = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a null address lets the kernel choose, so no existing mapping is touched.
-    let address = unsafe {
-        call(
-            libc::SYS_mmap,
-            [0, len, access as usize, flags as usize, fd as usize],
-        )
-    };
+    let address =
+        unsafe { call(libc::SYS_mmap, [0, len, access as usize, flags as usize, fd as usize]) };
     (address != -1).then_some(core::ptr::with_exposed_provenance_mut(address as usize))
 }
 
@@ -156,12 +127,7 @@ pub(crate) unsafe fn unmap(address: *mut u8, len: usize) {
 /// The advice must not take away memory somebody still uses.
 pub(crate) unsafe fn advise(address: *mut u8, len: usize, advice: i32) -> bool {
     // SAFETY: per the contract of this function.
-    (unsafe {
-        call(
-            libc::SYS_madvise,
-            [address.expose_provenance(), len, advice as usize],
-        )
-    }) == 0
+    (unsafe { call(libc::SYS_madvise, [address.expose_provenance(), len, advice as usize]) }) == 0
 }
 
 /// Tells whoever watches `prctl` where this thread's lane is. No kernel knows the option, so the call
@@ -171,13 +137,7 @@ pub(crate) fn leave_breadcrumb(lane: *const u8, name: &CStr) {
     unsafe {
         call(
             libc::SYS_prctl,
-            [
-                crate::abi::BREADCRUMB_OPTION as usize,
-                lane.expose_provenance(),
-                0,
-                0,
-                address(name),
-            ],
+            [crate::abi::BREADCRUMB_OPTION as usize, lane.expose_provenance(), 0, 0, address(name)],
         )
     };
 }
@@ -226,10 +186,7 @@ impl Fd {
     pub(crate) fn add_seals(&self, seals: i32) -> bool {
         // SAFETY: plain integers; the descriptor is open.
         (unsafe {
-            call(
-                libc::SYS_fcntl,
-                [self.number(), libc::F_ADD_SEALS as usize, seals as usize],
-            )
+            call(libc::SYS_fcntl, [self.number(), libc::F_ADD_SEALS as usize, seals as usize])
         }) == 0
     }
 

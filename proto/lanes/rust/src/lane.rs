@@ -69,8 +69,7 @@ pub(crate) fn release(thread: &ThreadState, lane: &LaneControl) {
     thread.detach();
     lane.owner_tid.store(0, Ordering::Relaxed);
     // Pairs with the acquire of the next claim: it goes on from this head and this ring.
-    lane.generation
-        .store(generation.wrapping_add(1), Ordering::Release);
+    lane.generation.store(generation.wrapping_add(1), Ordering::Release);
 }
 
 fn claim(page: &ProcessPage) -> Option<Claim> {
@@ -112,9 +111,7 @@ fn claim_free(segment: Segment) -> Option<Claim> {
 /// looks like an orphan to another.
 fn claim_orphan(page: &ProcessPage) -> Option<Claim> {
     let reclaiming = &page.reclaiming;
-    reclaiming
-        .compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed)
-        .ok()?;
+    reclaiming.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).ok()?;
     let lanes = (0..SEGMENTS_MAX)
         .map_while(|ordinal| page.segment(ordinal))
         .flat_map(|segment| (0..LANE_CAP).map(move |number| (segment, number)));
@@ -128,8 +125,7 @@ fn claim_orphan(page: &ProcessPage) -> Option<Claim> {
         }
         let next = owned.wrapping_add(2);
         let exchanged =
-            lane.generation
-                .compare_exchange(owned, next, Ordering::AcqRel, Ordering::Relaxed);
+            lane.generation.compare_exchange(owned, next, Ordering::AcqRel, Ordering::Relaxed);
         if exchanged.is_ok() {
             // At once, so that the next reclaimer does not see the dead owner again.
             lane.owner_tid.store(0, Ordering::Relaxed);
@@ -145,8 +141,7 @@ fn claim_orphan(page: &ProcessPage) -> Option<Claim> {
 fn open(claim: Claim, tid: u32, thread: &ThreadState) {
     let lane = claim.lane;
     lane.magic.store(LANE_MAGIC, Ordering::Relaxed);
-    lane.ring_log2
-        .store(config().ring_log2 as u16, Ordering::Relaxed);
+    lane.ring_log2.store(config().ring_log2 as u16, Ordering::Relaxed);
     lane.kind.store(lane_kind::THREAD, Ordering::Relaxed);
     lane.flags.store(0, Ordering::Relaxed);
     lane.ring_off.store(claim.ring_off, Ordering::Relaxed);
@@ -157,8 +152,7 @@ fn open(claim: Claim, tid: u32, thread: &ThreadState) {
         let ended = claim.generation.wrapping_sub(2);
         thread.append(ownership(op::LANE_END, claim.orphan_of, ended), 0);
     }
-    lane.first_index
-        .store(lane.head.load(Ordering::Relaxed), Ordering::Relaxed);
+    lane.first_index.store(lane.head.load(Ordering::Relaxed), Ordering::Relaxed);
     let name = kernel::thread_name();
     for (word, bytes) in lane.thread_name.iter().zip(name.as_chunks().0) {
         word.store(u64::from_le_bytes(*bytes), Ordering::Relaxed);
@@ -196,10 +190,7 @@ unsafe extern "C" fn at_thread_exit(_: *mut core::ffi::c_void) {
 
 impl Claim {
     fn new(segment: Segment, number: usize, generation: u32, orphan_of: u32) -> Self {
-        segment
-            .header()
-            .lanes_high_water
-            .fetch_max(number as u32 + 1, Ordering::Release);
+        segment.header().lanes_high_water.fetch_max(number as u32 + 1, Ordering::Release);
         let ring_off = LANE_OFF + number * LANE_STRIDE + RING_IN_LANE;
         Self {
             lane: segment.lane(number),

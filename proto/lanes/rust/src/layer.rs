@@ -49,9 +49,7 @@ impl LaneLayer {
     pub fn identified_by(
         identify: impl Fn(&Extensions<'_>) -> Option<Span> + Send + Sync + 'static,
     ) -> Self {
-        Self {
-            identify: Some(Box::new(identify)),
-        }
+        Self { identify: Some(Box::new(identify)) }
     }
 
     fn publish<'a, S: LookupSpan<'a>>(&self, span: &SpanRef<'a, S>) {
@@ -59,10 +57,7 @@ impl LaneLayer {
         let Some(Made(made)) = extensions.get::<Made>() else {
             return;
         };
-        let found = self
-            .identify
-            .as_ref()
-            .and_then(|identify| identify(&extensions));
+        let found = self.identify.as_ref().and_then(|identify| identify(&extensions));
         let mut ids = found.unwrap_or(*made);
         if ids.name.0 == 0 {
             ids.name = made.name;
@@ -74,9 +69,7 @@ impl LaneLayer {
 
 impl fmt::Debug for LaneLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LaneLayer")
-            .field("identified", &self.identify.is_some())
-            .finish()
+        f.debug_struct("LaneLayer").field("identified", &self.identify.is_some()).finish()
     }
 }
 
@@ -110,10 +103,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LaneLayer {
 fn child_of(parent: Option<Span>) -> Span {
     let span_id = random_id();
     let (trace_id, local_root) = match parent {
-        Some(parent) => (
-            parent.trace_id,
-            parent.local_root_span_id.unwrap_or(parent.span_id),
-        ),
+        Some(parent) => (parent.trace_id, parent.local_root_span_id.unwrap_or(parent.span_id)),
         None => {
             let mut trace_id = [0; 16];
             trace_id[..8].copy_from_slice(&random_id());

@@ -139,9 +139,7 @@ pub fn span_clear() {
 
 /// What this process could not publish, and why.
 pub fn stats() -> Stats {
-    joint::elsewhere()
-        .map_or_else(RawStats::of_this_copy, joint::Publisher::forward_stats)
-        .into()
+    joint::elsewhere().map_or_else(RawStats::of_this_copy, joint::Publisher::forward_stats).into()
 }
 
 // === impl Disabled ===

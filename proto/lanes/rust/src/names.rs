@@ -86,13 +86,9 @@ fn to_words(name: &[u8]) -> NameWords {
 /// FNV-1a over the words that hold something.
 fn hash(words: &NameWords) -> usize {
     let used = 1 + (words[0] as u8 as usize) / 8;
-    let mixed = words[..used]
-        .iter()
-        .fold(0xCBF2_9CE4_8422_2325_u64, |hash, word| {
-            (hash ^ word)
-                .wrapping_mul(0x0000_0100_0000_01B3)
-                .rotate_left(29)
-        });
+    let mixed = words[..used].iter().fold(0xCBF2_9CE4_8422_2325_u64, |hash, word| {
+        (hash ^ word).wrapping_mul(0x0000_0100_0000_01B3).rotate_left(29)
+    });
     mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(20) as usize % INDEX_COUNT
 }
 
@@ -139,10 +135,7 @@ impl NameTable {
             }
             let number = cell.unwrap_or_default();
             let order = &self.order[count as usize];
-            if order
-                .compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst)
-                .is_ok()
-            {
+            if order.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
                 self.catch_up();
                 return Some(count + 1);
             }
@@ -248,12 +241,8 @@ mod tests {
     fn the_table_ends_at_its_capacity() {
         let table = table();
         let names = if cfg!(miri) { 40 } else { NAME_CAP };
-        table
-            .count
-            .store((NAME_CAP - names) as u32, Ordering::Relaxed);
-        table
-            .indexed
-            .store((NAME_CAP - names) as u32, Ordering::Relaxed);
+        table.count.store((NAME_CAP - names) as u32, Ordering::Relaxed);
+        table.indexed.store((NAME_CAP - names) as u32, Ordering::Relaxed);
         for number in 0..names {
             let id = table.intern(format!("name {number}").as_bytes());
             assert_eq!(id, Some((NAME_CAP - names + number + 1) as u32));
@@ -268,9 +257,7 @@ mod tests {
         let names = if cfg!(miri) { 6 } else { 500 };
         let ids = |table: &NameTable, turn: usize| -> Vec<(usize, u32)> {
             let order = (0..names).map(|number| (number + turn * names / 4) % names);
-            order
-                .map(|n| (n, table.intern(format!("{n}").as_bytes()).unwrap()))
-                .collect()
+            order.map(|n| (n, table.intern(format!("{n}").as_bytes()).unwrap())).collect()
         };
         let mut all: Vec<Vec<(usize, u32)>> = std::thread::scope(|scope| {
             let turns: Vec<_> = (0..4)
@@ -281,10 +268,7 @@ mod tests {
                     })
                 })
                 .collect();
-            turns
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .collect()
+            turns.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         all.iter_mut().for_each(|ids| ids.sort_unstable());
         assert!(all.iter().all(|ids| *ids == all[0]));

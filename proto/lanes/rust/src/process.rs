@@ -80,9 +80,7 @@ pub(crate) fn ready() -> Result<&'static ProcessPage, Reason> {
     page.segment_or_new(0).map_err(disable)?;
     if page.live.load(Ordering::Acquire) == 0 {
         let number = INCARNATIONS.fetch_add(1, Ordering::Relaxed) + 1;
-        let _ = page
-            .live
-            .compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire);
+        let _ = page.live.compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire);
     }
     Ok(page)
 }
@@ -98,12 +96,7 @@ fn make_page() -> Option<&'static ProcessPage> {
     // SAFETY: the page is ours and empty; wiping it in children loses nothing.
     let made = unsafe { kernel::advise(fresh, PAGE, libc::MADV_WIPEONFORK) }
         && PAGE_OF_PROCESS
-            .compare_exchange(
-                ptr::null_mut(),
-                fresh.cast(),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            )
+            .compare_exchange(ptr::null_mut(), fresh.cast(), Ordering::AcqRel, Ordering::Acquire)
             .is_ok();
     if !made {
         // SAFETY: the page was not published.
@@ -115,9 +108,7 @@ fn make_page() -> Option<&'static ProcessPage> {
 /// Calls for every segment this incarnation has.
 pub(crate) fn for_each_segment(visit: impl Fn(Segment)) {
     if let Some(page) = page() {
-        (0..SEGMENTS_MAX)
-            .map_while(|ordinal| page.segment(ordinal))
-            .for_each(visit);
+        (0..SEGMENTS_MAX).map_while(|ordinal| page.segment(ordinal)).for_each(visit);
     }
 }
 

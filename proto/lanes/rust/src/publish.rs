@@ -40,11 +40,7 @@ pub(crate) fn set(span: &Span, caller_ts: u64) -> Result<(), Disabled> {
 #[inline(never)]
 fn set_slowly(span: &Span, caller_ts: u64) -> Result<(), Disabled> {
     THREAD.with(|thread| {
-        let standing = if thread.is_live() {
-            Standing::Attached
-        } else {
-            thread.settle()
-        };
+        let standing = if thread.is_live() { Standing::Attached } else { thread.settle() };
         if let Standing::Attached = standing {
             let words = words_of(span);
             if !thread.is_current(&words) {

@@ -97,11 +97,7 @@ pub fn read_slot<W: Word, const N: usize>(slot: &[W; N], index: u64) -> Option<[
 /// The slot an event lives in. Events from `grown_at` on (if it is not 0) use the larger ring.
 #[inline]
 pub const fn slot_of(index: u64, ring_log2: u32, grown_at: u64, ring_log2_max: u32) -> u64 {
-    let log2 = if grown_at != 0 && index >= grown_at {
-        ring_log2_max
-    } else {
-        ring_log2
-    };
+    let log2 = if grown_at != 0 && index >= grown_at { ring_log2_max } else { ring_log2 };
     index & ((1 << log2) - 1)
 }
 
@@ -161,10 +157,7 @@ mod model {
         loom::model(move || {
             let word = || ModelWord::new(0);
             let slot = || [word(), word(), word(), word()];
-            let ring = Arc::new(Ring {
-                head: word(),
-                slots: [slot(), slot()],
-            });
+            let ring = Arc::new(Ring { head: word(), slots: [slot(), slot()] });
             let writer = loom::thread::spawn({
                 let ring = ring.clone();
                 move || {
@@ -249,18 +242,12 @@ mod tests {
             for index in 0..rounds {
                 if let Some(words) = read_slot(&slot, index) {
                     accepted += 1;
-                    assert!(
-                        words[1..].iter().all(|word| *word == index),
-                        "{index}: {words:?}"
-                    );
+                    assert!(words[1..].iter().all(|word| *word == index), "{index}: {words:?}");
                 }
             }
         }
         writer.join().unwrap();
-        assert_eq!(
-            read_slot(&slot, rounds - 1).map(|words| words[7]),
-            Some(rounds - 1)
-        );
+        assert_eq!(read_slot(&slot, rounds - 1).map(|words| words[7]), Some(rounds - 1));
         assert!(accepted > 0 || cfg!(miri));
     }
 
@@ -272,10 +259,7 @@ mod tests {
                 let at = growth_index(index, log2, 13);
                 assert!(at >= index && at - index < 2 * small);
                 let place = at & (large - 1);
-                assert!(
-                    (small..=large - small).contains(&place),
-                    "{log2} {index} {at}"
-                );
+                assert!((small..=large - small).contains(&place), "{log2} {index} {at}");
             }
         }
         assert_eq!(growth_index(1024, 10, 13), 1024);

@@ -47,10 +47,7 @@ impl Segment {
         }
         // SAFETY: the mapping starts with a page for the header, and no reference to it exists.
         unsafe { ptr::write(base.cast::<SegmentHeader>(), fresh_header(ordinal)) };
-        segment
-            .header()
-            .state
-            .store(state::READY, Ordering::Release);
+        segment.header().state.store(state::READY, Ordering::Release);
         Ok(segment)
     }
 
@@ -95,11 +92,7 @@ fn fresh_header(ordinal: usize) -> SegmentHeader {
     let config = config();
     let mut instance_id = [0; 16];
     kernel::random(&mut instance_id);
-    let calibration_counter = if config.clock == Clock::Counter {
-        counter()
-    } else {
-        0
-    };
+    let calibration_counter = if config.clock == Clock::Counter { counter() } else { 0 };
     let zero = || AtomicU64::new(0);
     SegmentHeader {
         magic: SEGMENT_MAGIC,
@@ -177,20 +170,14 @@ fn start_of_this_process() -> u64 {
 fn start_field(stat: &[u8]) -> Option<u64> {
     let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;
     // What follows is field 3.
-    stat[end_of_name + 1..]
-        .trim_ascii()
-        .split(|byte| *byte == b' ')
-        .nth(19)
-        .and_then(first_number)
+    stat[end_of_name + 1..].trim_ascii().split(|byte| *byte == b' ').nth(19).and_then(first_number)
 }
 
 /// The inode in `pid:[4026531836]`.
 fn pid_namespace() -> u64 {
     let mut text = [0; 32];
     let link = kernel::read_link(c"/proc/self/ns/pid", &mut text);
-    link.strip_prefix(b"pid:[")
-        .and_then(first_number)
-        .unwrap_or(0)
+    link.strip_prefix(b"pid:[").and_then(first_number).unwrap_or(0)
 }
 
 fn first_number(text: &[u8]) -> Option<u64> {
@@ -198,9 +185,9 @@ fn first_number(text: &[u8]) -> Option<u64> {
     if digits == 0 {
         return None;
     }
-    text[..digits].iter().try_fold(0_u64, |value, digit| {
-        value.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
-    })
+    text[..digits]
+        .iter()
+        .try_fold(0_u64, |value, digit| value.checked_mul(10)?.checked_add(u64::from(digit - b'0')))
 }
 
 #[cfg(test)]

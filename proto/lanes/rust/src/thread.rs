@@ -259,8 +259,7 @@ impl ThreadState {
                 lane.lap_warnings.fetch_add(1, Ordering::Relaxed);
             }
             if took < GROW_LAP_NS && log2 < RING_LOG2_MAX && self.grow_at.get() == 0 {
-                self.grow_at
-                    .set(growth_index(index + 1, log2, RING_LOG2_MAX));
+                self.grow_at.set(growth_index(index + 1, log2, RING_LOG2_MAX));
             }
         }
         let next_lap = (index + 1).next_multiple_of(lap);

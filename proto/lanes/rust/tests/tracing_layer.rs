@@ -36,11 +36,7 @@ where
 fn entering_and_leaving_publishes_what_is_current() {
     let layer = LaneLayer::identified_by(|extensions| {
         extensions.get::<Foreign>()?;
-        Some(Span {
-            trace_id: [7; 16],
-            span_id: [8; 8],
-            ..Span::default()
-        })
+        Some(Span { trace_id: [7; 16], span_id: [8; 8], ..Span::default() })
     });
     let subscriber = tracing_subscriber::registry().with(Marks).with(layer);
     tracing::subscriber::with_default(subscriber, || {

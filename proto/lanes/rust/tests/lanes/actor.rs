@@ -45,20 +45,9 @@ pub fn compile(output: &str, arguments: &[&str]) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(output);
     // Tests of several binaries may compile at once: each makes its own and renames it.
     let fresh = target.with_extension(std::process::id().to_string());
-    let compiler = if arguments.contains(&"-std=c++17") {
-        "c++"
-    } else {
-        "cc"
-    };
+    let compiler = if arguments.contains(&"-std=c++17") { "c++" } else { "cc" };
     let status = Command::new(compiler)
-        .args([
-            "-O2",
-            "-Wall",
-            "-Wextra",
-            "-Wpedantic",
-            "-Werror",
-            "-pthread",
-        ])
+        .args(["-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-pthread"])
         .arg("-I")
         .arg(root.join("../c"))
         .arg("-o")
@@ -75,10 +64,7 @@ pub fn compile(output: &str, arguments: &[&str]) -> PathBuf {
 pub fn actor_library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
-        compile(
-            "actor.so",
-            &["-std=gnu11", "-fPIC", "-shared", "tests/lanes/actor.c"],
-        )
+        compile("actor.so", &["-std=gnu11", "-fPIC", "-shared", "tests/lanes/actor.c"])
     })
 }
 
@@ -87,19 +73,10 @@ pub fn be_the_actor() {
     let setting = |name: &str| std::env::var(name).unwrap_or_default();
     let verb = CString::new(setting("ACTOR_VERB")).unwrap();
     let library = CString::new(setting("ACTOR_LIBRARY")).unwrap();
-    let table = Lanes {
-        name,
-        set,
-        clear,
-        refused,
-    };
+    let table = Lanes { name, set, clear, refused };
     let via = setting("ACTOR_VIA");
     if via == "RustThenC" {
-        hotspan_lanes::span_set(&Span {
-            span_id: [9; 8],
-            ..Span::default()
-        })
-        .unwrap();
+        hotspan_lanes::span_set(&Span { span_id: [9; 8], ..Span::default() }).unwrap();
         assert_eq!(hotspan_lanes::name("from Rust"), NameId(1));
     }
     // SAFETY: the library was compiled from `actor.c`, whose types are repeated here.
@@ -114,16 +91,9 @@ pub fn be_the_actor() {
             let first = std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(first);
             assert_eq!((first(), hotspan_lanes::name("from Rust")), (0, NameId(2)));
         }
-        let given = if via == "Rust" || via == "CThenRust" {
-            &raw const table
-        } else {
-            std::ptr::null()
-        };
-        actor(
-            verb.as_ptr(),
-            setting("ACTOR_AMOUNT").parse().unwrap_or(0),
-            given,
-        )
+        let given =
+            if via == "Rust" || via == "CThenRust" { &raw const table } else { std::ptr::null() };
+        actor(verb.as_ptr(), setting("ACTOR_AMOUNT").parse().unwrap_or(0), given)
     };
     std::process::exit(status);
 }
@@ -148,19 +118,8 @@ extern "C" fn set(
     let optional = |id: *const u8| unsafe { id.cast::<[u8; 8]>().as_ref() }.copied();
     let (parent_span_id, local_root_span_id) = (optional(parent), optional(root));
     let name = NameId(name);
-    let span = Span {
-        trace_id,
-        span_id,
-        parent_span_id,
-        local_root_span_id,
-        name,
-        trace_flags,
-    };
-    if hotspan_lanes::span_set(&span).is_ok() {
-        0
-    } else {
-        -1
-    }
+    let span = Span { trace_id, span_id, parent_span_id, local_root_span_id, name, trace_flags };
+    if hotspan_lanes::span_set(&span).is_ok() { 0 } else { -1 }
 }
 
 extern "C" fn clear() {
@@ -174,13 +133,7 @@ extern "C" fn refused() -> u64 {
 impl Actor {
     pub fn start(via: Via, verb: &str, amount: u64, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "actor_process",
-                "--ignored",
-                "--nocapture",
-                "--test-threads=1",
-            ])
+            .args(["--exact", "actor_process", "--ignored", "--nocapture", "--test-threads=1"])
             .env("ACTOR_VERB", verb)
             .env("ACTOR_AMOUNT", amount.to_string())
             .env("ACTOR_VIA", format!("{via:?}"))
@@ -191,11 +144,7 @@ impl Actor {
             .spawn()
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        Self {
-            child,
-            output,
-            said: Vec::new(),
-        }
+        Self { child, output, said: Vec::new() }
     }
 
     /// Starts it and waits until it has done its work.
@@ -276,13 +225,7 @@ pub fn number_of(event: &Event) -> u64 {
     trace_id[8..].copy_from_slice(&(!number).to_le_bytes());
     assert_eq!(event.trace_id, trace_id);
     assert_eq!(event.parent_span_id, number.wrapping_mul(3).to_le_bytes());
-    assert_eq!(
-        event.local_root_span_id,
-        number.wrapping_mul(5).to_le_bytes()
-    );
-    assert_eq!(
-        (event.name_id, event.trace_flags),
-        ((number % 1000) as u32, number as u8)
-    );
+    assert_eq!(event.local_root_span_id, number.wrapping_mul(5).to_le_bytes());
+    assert_eq!((event.name_id, event.trace_flags), ((number % 1000) as u32, number as u8));
     number
 }

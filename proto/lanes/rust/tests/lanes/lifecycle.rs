@@ -68,20 +68,13 @@ fn a_killed_process_leaves_a_clean_prefix() {
             let drained = segments[0].drain(lane, 0);
             // Everything up to head but what was overwritten, and at most the one event that was
             // being written when the process died, which took the oldest one's slot.
-            assert!(
-                drained.events.len() >= 8191,
-                "{via:?} {}",
-                drained.events.len()
-            );
+            assert!(drained.events.len() >= 8191, "{via:?} {}", drained.events.len());
             let first = drained.events[0].index;
             for (event, index) in drained.events.iter().zip(first..) {
                 assert_eq!(event.index, index);
                 assert_eq!(number_of(event), index);
             }
-            assert_eq!(
-                drained.events.last().map(|event| event.index),
-                Some(head - 1)
-            );
+            assert_eq!(drained.events.last().map(|event| event.index), Some(head - 1));
         }
     }
 }
@@ -130,12 +123,7 @@ fn limits_and_refusals_disable_and_harm_nobody() {
         // Room for the program as it is and 40 MiB more: a segment would fit, but hog it.
         let free = Actor::ready(via, "spans", 0, &[]);
         let status = std::fs::read_to_string(format!("/proc/{}/statm", free.pid())).unwrap();
-        let pages: u64 = status
-            .split_ascii_whitespace()
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let pages: u64 = status.split_ascii_whitespace().next().unwrap().parse().unwrap();
         let limit = pages * 4096 + (8 << 20);
         let actor = Actor::ready(via, "limit-address-space", limit, &[]);
         assert!(segments_of(actor.pid()).is_empty(), "{via:?} address space");
@@ -150,41 +138,19 @@ fn limits_and_refusals_disable_and_harm_nobody() {
 
 #[test]
 fn the_symbols_are_dynamic() {
-    let listed = Command::new("nm")
-        .arg("-D")
-        .arg(actor_library())
-        .output()
-        .unwrap();
+    let listed = Command::new("nm").arg("-D").arg(actor_library()).output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
     let kind = |symbol: &str| {
-        let line = listed
-            .lines()
-            .find(|line| line.ends_with(symbol))
-            .unwrap_or_default();
-        line.split_ascii_whitespace()
-            .nth(1)
-            .unwrap_or("absent")
-            .to_owned()
+        let line = listed.lines().find(|line| line.ends_with(symbol)).unwrap_or_default();
+        line.split_ascii_whitespace().nth(1).unwrap_or("absent").to_owned()
     };
     assert_eq!(kind(" otel_thread_ctx_v1"), "W", "weak");
     assert_eq!(kind(" hotspan_lanes_v1"), "u", "unique");
-    let symbols = Command::new("readelf")
-        .args(["-W", "--dyn-syms"])
-        .arg(actor_library())
-        .output();
+    let symbols = Command::new("readelf").args(["-W", "--dyn-syms"]).arg(actor_library()).output();
     let symbols = String::from_utf8(symbols.unwrap().stdout).unwrap();
-    let record = symbols
-        .lines()
-        .find(|line| line.ends_with(" otel_thread_ctx_v1"))
-        .unwrap();
-    assert!(
-        record.contains(" TLS ") && record.contains(" DEFAULT "),
-        "{record}"
-    );
-    assert!(
-        !listed.contains(" hotspan__"),
-        "everything else is private: {listed}"
-    );
+    let record = symbols.lines().find(|line| line.ends_with(" otel_thread_ctx_v1")).unwrap();
+    assert!(record.contains(" TLS ") && record.contains(" DEFAULT "), "{record}");
+    assert!(!listed.contains(" hotspan__"), "everything else is private: {listed}");
 }
 
 #[test]
@@ -196,13 +162,7 @@ fn the_header_compiles_as_c11_and_cpp17_in_several_units() {
         &["-x", "c", "-std=c11", "-flto"],
         &["-x", "c", "-std=c11", "-static"],
         &["-x", "c", "-std=c11", "-fno-pie", "-no-pie"],
-        &[
-            "-x",
-            "c",
-            "-std=c11",
-            "-fvisibility=hidden",
-            "-fsanitize=undefined",
-        ],
+        &["-x", "c", "-std=c11", "-fvisibility=hidden", "-fsanitize=undefined"],
     ];
     for flavour in flavours {
         let mut arguments = flavour.to_vec();

@@ -20,27 +20,15 @@ fn spans_names_and_skipped_repeats() {
         let segments = segments_of(actor.pid());
         assert_eq!(segments.len(), 1);
         let (segment, header) = (&segments[0], segments[0].header());
-        assert_eq!(
-            (header.ordinal, header.ts_kind, header.creator_pid),
-            (0, kind, actor.pid())
-        );
+        assert_eq!((header.ordinal, header.ts_kind, header.creator_pid), (0, kind, actor.pid()));
         assert_eq!(header.names_refused.load(Ordering::Relaxed), 1, "{via:?}");
         assert_eq!(segment.names(), ["GET /cart", "POST /pay", "added later"]);
 
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", actor.pid())).unwrap();
-        let start = stat
-            .rsplit(')')
-            .next()
-            .unwrap()
-            .split_ascii_whitespace()
-            .nth(19)
-            .unwrap();
+        let start = stat.rsplit(')').next().unwrap().split_ascii_whitespace().nth(19).unwrap();
         assert_eq!(header.creator_start.to_string(), start);
         let namespace = std::fs::read_link(format!("/proc/{}/ns/pid", actor.pid())).unwrap();
-        assert_eq!(
-            namespace.to_str().unwrap(),
-            format!("pid:[{}]", header.pidns_ino)
-        );
+        assert_eq!(namespace.to_str().unwrap(), format!("pid:[{}]", header.pidns_ino));
         assert_ne!(header.instance_id, [0; 16]);
 
         let lane = segment.lanes().next().unwrap();
@@ -52,14 +40,7 @@ fn spans_names_and_skipped_repeats() {
         assert_eq!(begin, Some((lane.owner_tid.load(Ordering::Relaxed), 1)));
         let story: Vec<_> = events
             .iter()
-            .map(|event| {
-                (
-                    event.op,
-                    event.span_id[0],
-                    event.parent_span_id[0],
-                    event.name_id,
-                )
-            })
+            .map(|event| (event.op, event.span_id[0], event.parent_span_id[0], event.name_id))
             .collect();
         let expected = [
             (op::LANE_BEGIN, 0, 0, 0),
@@ -71,10 +52,7 @@ fn spans_names_and_skipped_repeats() {
         ];
         assert_eq!(story, expected, "{via:?}");
         assert_eq!(events[1].trace_id[..2], [0xAA, 1]);
-        assert_eq!(
-            (events[1].local_root_span_id[0], events[1].trace_flags),
-            (1, 1)
-        );
+        assert_eq!((events[1].local_root_span_id[0], events[1].trace_flags), (1, 1));
         assert!(events.iter().all(|event| event.ts_kind == kind));
         if kind != ts_kind::NONE {
             assert!(events.is_sorted_by_key(|event| event.ts) && events[0].ts > 0);
@@ -102,12 +80,7 @@ fn a_slow_lap_overwrites_and_does_not_grow() {
         drop(actor);
 
         // A lap of 1,024 takes 160 ms.
-        let actor = Actor::ready(
-            via,
-            "slow-events",
-            1024 * 2 + 100,
-            &[("HOTSPAN_TS", "none")],
-        );
+        let actor = Actor::ready(via, "slow-events", 1024 * 2 + 100, &[("HOTSPAN_TS", "none")]);
         let segment = &segments_of(actor.pid())[0];
         let lane = segment.lanes().next().unwrap();
         assert_eq!(lane.grown_at.load(Ordering::Relaxed), 0);
@@ -156,13 +129,7 @@ fn short_threads_reuse_lanes_and_end_them() {
         let segments = segments_of(actor.pid());
         assert_eq!(segments.len(), 1);
         let segment = &segments[0];
-        assert_eq!(
-            segment
-                .header()
-                .threads_without_lane
-                .load(Ordering::Relaxed),
-            0
-        );
+        assert_eq!(segment.header().threads_without_lane.load(Ordering::Relaxed), 0);
         let mut seen = BTreeSet::new();
         let mut lives = 0;
         for lane in segment.lanes() {
@@ -172,16 +139,9 @@ fn short_threads_reuse_lanes_and_end_them() {
             assert_eq!(lane.record.valid_flags_size.load(Ordering::Relaxed), 0);
             let drained = segment.drain(lane, 0);
             lives += generation / 2;
-            assert_eq!(
-                drained.events.len() as u64 + drained.lost,
-                u64::from(generation / 2) * 3
-            );
+            assert_eq!(drained.events.len() as u64 + drained.lost, u64::from(generation / 2) * 3);
             // The ring still tells whole lives: BEGIN, SET, END, with the generation growing.
-            let first_begin = drained
-                .events
-                .iter()
-                .position(|e| e.op == op::LANE_BEGIN)
-                .unwrap();
+            let first_begin = drained.events.iter().position(|e| e.op == op::LANE_BEGIN).unwrap();
             let whole = &drained.events[first_begin..];
             let mut last = 0;
             for life in whole.chunks_exact(3) {
@@ -231,29 +191,15 @@ fn lanes_of_threads_that_died_silently_are_taken_back() {
         let segments = segments_of(actor.pid());
         assert_eq!(segments.len(), 1, "{via:?}");
         let segment = &segments[0];
-        let taken: Vec<_> = segment
-            .lanes()
-            .filter(|lane| lane.generation.load(Ordering::Relaxed) != 1)
-            .collect();
+        let taken: Vec<_> =
+            segment.lanes().filter(|lane| lane.generation.load(Ordering::Relaxed) != 1).collect();
         assert_eq!(taken.len(), 1);
         let lane = taken[0];
         assert_eq!(lane.generation.load(Ordering::Relaxed), 3);
-        assert_eq!(
-            lane.owner_tid.load(Ordering::Relaxed),
-            actor.pid_of_actor_thread()
-        );
+        assert_eq!(lane.owner_tid.load(Ordering::Relaxed), actor.pid_of_actor_thread());
         let events = segment.drain(lane, 0).events;
         let ops: Vec<u8> = events.iter().map(|event| event.op).collect();
-        assert_eq!(
-            ops,
-            [
-                op::LANE_BEGIN,
-                op::SET,
-                op::LANE_END,
-                op::LANE_BEGIN,
-                op::SET
-            ]
-        );
+        assert_eq!(ops, [op::LANE_BEGIN, op::SET, op::LANE_END, op::LANE_BEGIN, op::SET]);
         assert_eq!(events[0].owner(), events[2].owner());
         assert_eq!(lane.first_index.load(Ordering::Relaxed), 3);
         assert_eq!(number_of(&events[4]), 65);
@@ -281,12 +227,7 @@ fn handlers_that_interrupt_publishing_are_refused_and_nothing_tears() {
         assert!(drained.events.len() >= 1024, "{via:?}");
         assert_eq!(drained.events[0].index, drained.lost);
         let sets: Vec<&Event> = drained.events.iter().filter(|e| e.op == op::SET).collect();
-        assert!(
-            drained
-                .events
-                .iter()
-                .all(|e| e.op == op::SET || e.op == op::CLEAR)
-        );
+        assert!(drained.events.iter().all(|e| e.op == op::SET || e.op == op::CLEAR));
         let mut newest = 0;
         for event in &sets[..sets.len() - 1] {
             let number = number_of(event);
@@ -320,25 +261,16 @@ fn the_first_publish_may_come_from_a_handler() {
 
 #[test]
 fn two_publishers_in_one_process_are_one() {
-    let cases: [(Via, &[&str]); 2] = [
-        (Via::RustThenC, &["from Rust"]),
-        (Via::CThenRust, &["from C", "from Rust"]),
-    ];
+    let cases: [(Via, &[&str]); 2] =
+        [(Via::RustThenC, &["from Rust"]), (Via::CThenRust, &["from C", "from Rust"])];
     for (via, names) in cases {
         let actor = Actor::ready(via, "standing-threads", 70, &[]);
         let segments = segments_of(actor.pid());
         let ordinals: Vec<u64> = segments.iter().map(|one| one.header().ordinal).collect();
-        assert_eq!(
-            ordinals,
-            [0, 1],
-            "{via:?}: one series of two, not two of one or two"
-        );
+        assert_eq!(ordinals, [0, 1], "{via:?}: one series of two, not two of one or two");
         assert_eq!(segments[0].names(), names);
         let lanes: usize = segments.iter().map(|segment| segment.lanes().count()).sum();
-        assert_eq!(
-            lanes, 71,
-            "the first publisher's thread and those of the second"
-        );
+        assert_eq!(lanes, 71, "the first publisher's thread and those of the second");
         actor.finish();
     }
 }

@@ -33,10 +33,7 @@ pub fn segments_of(pid: u32) -> Vec<Segment> {
             assert_eq!(line.split_ascii_whitespace().nth(1), Some("rw-s"), "{line}");
             let range = line.split_ascii_whitespace().next().unwrap();
             // The kernel names these links without leading zeros.
-            let ends: Vec<&str> = range
-                .split('-')
-                .map(|end| end.trim_start_matches('0'))
-                .collect();
+            let ends: Vec<&str> = range.split('-').map(|end| end.trim_start_matches('0')).collect();
             Segment::map(&format!("/proc/{pid}/map_files/{}", ends.join("-")))
         })
         .collect();
@@ -54,37 +51,18 @@ impl Segment {
             let seals = libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS);
             assert_eq!(seals & 0x17, 0x17, "SEAL, SHRINK, GROW and FUTURE_WRITE");
             let (read, shared) = (libc::PROT_READ, libc::MAP_SHARED);
-            libc::mmap(
-                ptr::null_mut(),
-                SEGMENT_LEN,
-                read,
-                shared,
-                file.as_raw_fd(),
-                0,
-            )
+            libc::mmap(ptr::null_mut(), SEGMENT_LEN, read, shared, file.as_raw_fd(), 0)
         };
         assert_ne!(base, libc::MAP_FAILED);
         let segment = Self { base: base.cast() };
         let header = segment.header();
         assert_eq!(header.magic, SEGMENT_MAGIC);
-        assert_eq!(
-            (header.abi_major, header.abi_minor, header.header_len),
-            (1, 0, 256)
-        );
+        assert_eq!((header.abi_major, header.abi_minor, header.header_len), (1, 0, 256));
         assert_eq!(header.seg_len, SEGMENT_LEN as u64);
-        assert_eq!(
-            (header.lane_off, header.lane_stride, header.lane_cap),
-            (528_384, 528_384, 64)
-        );
-        assert_eq!(
-            (header.event_len, header.ring_log2_max, header.flags),
-            (64, 13, 0)
-        );
+        assert_eq!((header.lane_off, header.lane_stride, header.lane_cap), (528_384, 528_384, 64));
+        assert_eq!((header.event_len, header.ring_log2_max, header.flags), (64, 13, 0));
         assert_eq!(header.state.load(Ordering::Acquire), abi::state::READY);
-        assert_eq!(
-            (header.name_off, header.name_cap, header.name_stride),
-            (4096, 4096, 128)
-        );
+        assert_eq!((header.name_off, header.name_cap, header.name_stride), (4096, 4096, 128));
         segment
     }
 
@@ -96,12 +74,7 @@ impl Segment {
     pub fn lane(&self, number: usize) -> &LaneControl {
         assert!(number < abi::LANE_CAP);
         // SAFETY: the lane lies inside the mapping.
-        unsafe {
-            &*self
-                .base
-                .add(abi::LANE_OFF + number * abi::LANE_STRIDE)
-                .cast()
-        }
+        unsafe { &*self.base.add(abi::LANE_OFF + number * abi::LANE_STRIDE).cast() }
     }
 
     /// Lanes that were ever used.
@@ -129,16 +102,13 @@ impl Segment {
     pub fn drain(&self, lane: &LaneControl, tail: u64) -> Drained {
         let head = lane.head.load(Ordering::Acquire);
         let grown_at = lane.grown_at.load(Ordering::Acquire);
-        let ring = self
-            .base
-            .wrapping_add(lane.ring_off.load(Ordering::Relaxed) as usize);
+        let ring = self.base.wrapping_add(lane.ring_off.load(Ordering::Relaxed) as usize);
         let log2 = u32::from(lane.ring_log2.load(Ordering::Relaxed));
         let mut drained = Drained::default();
         for index in tail..head {
             let slot = slot_of(index, log2, grown_at, abi::RING_LOG2_MAX) as usize;
-            let slot = ring
-                .cast::<[std::sync::atomic::AtomicU64; EVENT_WORDS]>()
-                .wrapping_add(slot);
+            let slot =
+                ring.cast::<[std::sync::atomic::AtomicU64; EVENT_WORDS]>().wrapping_add(slot);
             // SAFETY: the mask of `slot_of` keeps the slot inside the lane.
             match read_slot(unsafe { &*slot }, index) {
                 Some(words) => drained.events.push(Event::from_words(&words)),

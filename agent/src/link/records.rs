@@ -1,0 +1,62 @@
+//! What a kernel record says of a stretch of time, as a composition.
+
+use agent_ebpf::wire::{
+    self, Interval, Snapshot, State as K,
+    record::{CUT, PREEMPTED},
+    state::STATES,
+    thread,
+};
+
+use super::window::Composition;
+use crate::profile::state::State;
+
+/// The state behind an index of a record; unresolved for one this build does not know.
+pub fn kernel_state(index: u8) -> State {
+    State::Kernel(K::from_index(index).unwrap_or(K::UnknownUnresolvedWait))
+}
+/// Blocked and ready part of an interval.
+pub fn wait_of(interval: &Interval) -> Composition {
+    let mut wait = Composition::default();
+    if interval.flags & CUT != 0 {
+        return wait;
+    }
+    let blocked = interval.wake_at.saturating_sub(interval.out_at);
+    let ready = interval.in_at.saturating_sub(interval.wake_at.max(interval.out_at));
+    if interval.flags & PREEMPTED == 0 {
+        wait.add(kernel_state(interval.state), blocked);
+    }
+    wait.add(kernel_state(interval.ready), ready);
+    wait
+}
+/// What a snapshot's open phase consists of.
+pub fn open_part(snapshot: &Snapshot) -> Composition {
+    let len = snapshot.at.saturating_sub(snapshot.since);
+    let is = |phase: wire::Phase| snapshot.phase == phase as u32;
+    if is(wire::Phase::Running) {
+        Composition::of(State::Kernel(K::Running), len)
+    } else if is(wire::Phase::BeforeAttach) {
+        Composition::of(State::Kernel(K::UnknownBeforeAttach), len)
+    } else if is(wire::Phase::Off) {
+        let wake = if snapshot.flags & thread::PREEMPTED != 0 {
+            snapshot.since
+        } else if snapshot.flags & thread::WAKE_SET != 0 {
+            snapshot.wake.clamp(snapshot.since, snapshot.at.max(snapshot.since))
+        } else {
+            snapshot.at.max(snapshot.since)
+        };
+        let mut open = Composition::default();
+        open.add(kernel_state(snapshot.state), wake - snapshot.since);
+        open.add(kernel_state(snapshot.ready), (snapshot.since + len) - wake);
+        open
+    } else {
+        Composition::default()
+    }
+}
+/// What was added to the totals since `before`.
+pub fn difference(now: &[u64; STATES], before: &[u64; STATES]) -> [u64; STATES] {
+    let mut difference = [0; STATES];
+    for (i, slot) in difference.iter_mut().enumerate() {
+        *slot = now[i].saturating_sub(before[i]);
+    }
+    difference
+}

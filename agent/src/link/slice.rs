@@ -1,0 +1,272 @@
+//! The inner half of a thread's timeline: one slice, cut by the markers published in it.
+
+use agent_ebpf::wire::{State as K, state::STATES};
+use hotspan_lanes::abi::{Event, op, ts_kind};
+
+use super::{
+    spans::{SpanIndex, SpanKey, StackKey},
+    timeline::{Active, Context, HISTORY, Timeline, Turn},
+    window::{Composition, place},
+};
+use crate::{kernel::ktime::TscClock, profile::state::State};
+
+impl Timeline {
+    /// Links the slice from the present position to `end`: its markers cut it, its composition is
+    /// shared among the pieces. `lost` records lie in it: then its parts are only known to belong
+    /// to one span when no marker falls into it.
+    pub(super) fn slice(
+        &mut self,
+        end: u64,
+        head: Option<u64>,
+        totals: &[u64; STATES],
+        lost: u64,
+        unreadable: bool,
+        context: &mut Context<'_>,
+    ) {
+        let Some(position) = self.position else {
+            return;
+        };
+        let end = end.max(position.at);
+        let mut composition = Composition::default();
+        for state in K::ALL {
+            composition.add(State::Kernel(state), totals[state.index()]);
+        }
+        let len = end - position.at;
+        if lost > 0 {
+            (context.count)("intervals_bridged", lost);
+            if head.is_none_or(|head| head != self.next) {
+                composition = Composition::of(State::Kernel(K::UnknownEventsLost), len);
+            }
+        }
+        settle(&mut composition, len, context);
+        if unreadable {
+            composition = Composition::of(State::ContextUnreadable, len);
+        }
+        let turns = std::mem::take(&mut self.turns);
+        let mut start = position.at;
+        for turn in turns {
+            let at = match turn {
+                Turn::Clear { at } | Turn::Bind { at, .. } => at.clamp(start, end),
+            };
+            let until = match turn {
+                // All the old lane ever published lies before its end.
+                Turn::Clear { .. } => head.filter(|_| self.lane.is_some()),
+                Turn::Bind { .. } => None,
+            };
+            let part = composition.share(len, start - position.at, at - position.at);
+            self.window(start, at, until, &part, context);
+            start = at;
+            match turn {
+                Turn::Clear { .. } => {
+                    self.deactivate(at, context);
+                    self.lane = None;
+                }
+                Turn::Bind { lane, first_index, .. } => {
+                    self.deactivate(at, context);
+                    self.bind(lane, first_index);
+                }
+            }
+        }
+        let rest = composition.share(len, start - position.at, len);
+        self.window(start, end, head, &rest, context);
+        self.checkpoints.clear();
+        self.samples.clear();
+    }
+
+    /// Applies the markers below `head` (all drained ones stamped before `end` when it is unknown)
+    /// to `[start, end]`.
+    fn window(
+        &mut self,
+        start: u64,
+        end: u64,
+        head: Option<u64>,
+        composition: &Composition,
+        context: &mut Context<'_>,
+    ) {
+        let len = end - start;
+        let mut cursor = start;
+        let events: Vec<Event> = match self.lane {
+            Some(lane) => context
+                .lanes
+                .events(lane)
+                .iter()
+                .filter(|event| event.index >= self.next)
+                .take_while(|event| match head {
+                    Some(head) => event.index < head,
+                    None => stamp(event, context.clock).is_none_or(|at| at <= end),
+                })
+                .copied()
+                .collect(),
+            None => Vec::new(),
+        };
+        for event in &events {
+            if event.index > self.next {
+                cursor = self.skip(event.index, start, cursor, end, len, composition, context);
+            }
+            let stamp = stamp(event, context.clock);
+            if stamp.is_none()
+                && let Some(active) = self.active
+            {
+                context.spans.get_mut(active.span).exact = false;
+            }
+            let at = place(event.index, stamp, cursor, end, &self.checkpoints);
+            self.piece(start, cursor, at, len, composition, context);
+            cursor = at;
+            self.credit_samples(event.index, context);
+            self.turn_to(event, at, context);
+            self.next = event.index + 1;
+            if event.op == op::LANE_END {
+                // What follows in this lane is another thread's.
+                self.lane = None;
+                break;
+            }
+        }
+        if let (Some(head), Some(_)) = (head, self.lane)
+            && head > self.next
+        {
+            cursor = self.skip(head, start, cursor, end, len, composition, context);
+        }
+        self.piece(start, cursor, end, len, composition, context);
+        self.credit_samples(u64::MAX, context);
+    }
+
+    /// Markers up to `index` are lost: the span is known no further than the last moment at which
+    /// none of them was published.
+    #[expect(clippy::too_many_arguments, reason = "one step of `window`, on its variables")]
+    fn skip(
+        &mut self,
+        index: u64,
+        start: u64,
+        cursor: u64,
+        end: u64,
+        len: u64,
+        composition: &Composition,
+        context: &mut Context<'_>,
+    ) -> u64 {
+        let known = place(self.next, None, cursor, end, &self.checkpoints);
+        self.piece(start, cursor, known, len, composition, context);
+        if let Some(active) = self.active {
+            let span = context.spans.get_mut(active.span);
+            *span.loss.entry("markers_lost").or_default() += index - self.next;
+        }
+        self.credit_samples(self.next, context);
+        self.deactivate(known, context);
+        self.next = index;
+        (context.count)("markers_skipped", 1);
+        known
+    }
+
+    /// Charges `[from, to]` of the window to the active span.
+    fn piece(
+        &mut self,
+        start: u64,
+        from: u64,
+        to: u64,
+        len: u64,
+        composition: &Composition,
+        context: &mut Context<'_>,
+    ) {
+        let Some(active) = self.active else { return };
+        let span = context.spans.get_mut(active.span);
+        for (state, ns) in composition.share(len, from - start, to - start).iter() {
+            span.states.add(state, ns);
+            span.exact &= !state.is_unknown();
+        }
+    }
+
+    /// Gives the samples that had seen at most `head` markers to the active span.
+    fn credit_samples(&mut self, head: u64, context: &mut Context<'_>) {
+        let seen = self.samples.iter().take_while(|s| s.head <= head).count();
+        for sample in self.samples.drain(..seen) {
+            let Some(active) = self.active else { continue };
+            if sample.user_stack | sample.kernel_stack == 0 {
+                continue;
+            }
+            let key = StackKey {
+                state: State::Kernel(K::Running),
+                user: sample.user_stack,
+                kernel: sample.kernel_stack,
+            };
+            let span = context.spans.get_mut(active.span);
+            span.stacks.entry(key).or_default().add(context.sample_ns);
+        }
+    }
+
+    /// The marker's effect at `at`.
+    fn turn_to(&mut self, event: &Event, at: u64, context: &mut Context<'_>) {
+        let span = match event.op {
+            op::SET => {
+                let key = self.key(event);
+                match self.active {
+                    Some(active) if context.spans.get(active.span).key == key => Some(active.span),
+                    _ => {
+                        self.deactivate(at, context);
+                        self.activate(event, at, context)
+                    }
+                }
+            }
+            op::CLEAR | op::LANE_BEGIN | op::LANE_END => {
+                self.deactivate(at, context);
+                None
+            }
+            // A newer minor version's operation: it changes nothing we know of.
+            _ => self.active.map(|active| active.span),
+        };
+        self.remember(event.index, span);
+    }
+
+    pub(super) fn remember(&mut self, index: u64, span: Option<SpanIndex>) {
+        if self.history.len() >= HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back((index, span));
+    }
+
+    fn key(&self, event: &Event) -> SpanKey {
+        SpanKey { trace_id: event.trace_id, span_id: event.span_id, pid: self.pid }
+    }
+
+    pub(super) fn activate(
+        &mut self,
+        event: &Event,
+        at: u64,
+        context: &mut Context<'_>,
+    ) -> Option<SpanIndex> {
+        let lanes = &mut *context.lanes;
+        let lane = self.lane;
+        let make = || {
+            let name = lane.map_or_else(String::new, |lane| lanes.name(lane, event.name_id));
+            (name, event.parent_span_id)
+        };
+        let span = context.spans.find_or_insert(self.key(event), make, at)?;
+        self.active = Some(Active { span, since: at });
+        Some(span)
+    }
+
+    pub(super) fn deactivate(&mut self, at: u64, context: &mut Context<'_>) {
+        if let Some(active) = self.active.take() {
+            context.spans.get_mut(active.span).deactivate(active.since, at.max(active.since));
+        }
+    }
+}
+
+/// A marker's stamp as ktime.
+pub(super) fn stamp(event: &Event, clock: &TscClock) -> Option<u64> {
+    match event.ts_kind {
+        ts_kind::X86_TSC => clock.ktime(event.ts),
+        ts_kind::MONOTONIC_NS => Some(event.ts),
+        _ => None,
+    }
+}
+/// Makes a composition fit its window. They differ only when the clock stepped back or a counter
+/// and a stamp come from different events; the rest is unknown, never invented.
+fn settle(composition: &mut Composition, len: u64, context: &mut Context<'_>) {
+    let sum = composition.sum();
+    if sum < len {
+        (context.count)("time_unexplained_ns", len - sum);
+        composition.add(State::Kernel(K::UnknownEventsLost), len - sum);
+    } else if sum > len {
+        (context.count)("time_overlapping_ns", sum - len);
+        *composition = composition.share(sum, 0, len);
+    }
+}
