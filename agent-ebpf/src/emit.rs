@@ -4,6 +4,7 @@
 use agent_ebpf::wire::Counter;
 use aya_ebpf::helpers::generated::{
     bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_ringbuf_output, bpf_ringbuf_query,
+    bpf_ringbuf_reserve, bpf_ringbuf_submit,
 };
 
 use crate::{
@@ -21,8 +22,10 @@ const WAKE_EVERY_NS: u64 = 1_000_000;
 pub enum Urgency {
     /// At its next round.
     Timer,
-    /// At once.
+    /// At once, but not more than once a millisecond.
     Now,
+    /// At once, whatever came before: for what is rare and does not wait.
+    Always,
 }
 
 /// Sends the first `len` bytes of `record`. Returns whether there was room; else counts `full`.
@@ -31,25 +34,60 @@ pub enum Urgency {
 /// `record` must point to at least `len` readable bytes the verifier knows.
 #[inline(always)]
 pub unsafe fn send(record: *const u8, len: usize, urgency: Urgency, full: Counter) -> bool {
-    // SAFETY: the helper has no preconditions.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    let Some(ring) = RINGS.get(cpu) else {
+    let Some(ring) = own_ring() else {
         count(full);
         return false;
     };
-    let ring = core::ptr::from_ref(ring).cast_mut().cast();
-    let half = injected!(SETTINGS.ring_bytes) / 2;
+    let flags = wakeup(ring, urgency);
     // SAFETY: `ring` is a ring map from the outer map; `record` holds `len` bytes by contract.
-    let failed = unsafe {
-        let unread = bpf_ringbuf_query(ring, AVAIL_DATA);
-        let wanted = urgency == Urgency::Now || unread > half;
-        let flags = if wanted && may_wake() { FORCE_WAKEUP } else { NO_WAKEUP };
-        bpf_ringbuf_output(ring, record.cast_mut().cast(), len as u64, flags)
-    };
+    let failed =
+        unsafe { bpf_ringbuf_output(ring.cast(), record.cast_mut().cast(), len as u64, flags) };
     if failed != 0 {
         count(full);
     }
     failed == 0
+}
+
+/// Sends a record that `fill` writes straight into the ring. Returns whether there was room.
+#[inline(always)]
+pub fn place<T: 'static>(urgency: Urgency, full: Counter, fill: impl FnOnce(&mut T)) -> bool {
+    let Some(ring) = own_ring() else {
+        count(full);
+        return false;
+    };
+    let flags = wakeup(ring, urgency);
+    // SAFETY: `ring` is a ring map from the outer map; the reservation is submitted below on the
+    // only path it exists on, and `fill` writes every field of the plain record.
+    unsafe {
+        let place = bpf_ringbuf_reserve(ring.cast(), size_of::<T>() as u64, 0).cast::<T>();
+        if place.is_null() {
+            count(full);
+            return false;
+        }
+        fill(&mut *place);
+        bpf_ringbuf_submit(place.cast(), flags);
+    }
+    true
+}
+
+/// This CPU's ring.
+#[inline(always)]
+fn own_ring() -> Option<*mut u8> {
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    RINGS.get(cpu).map(|ring| core::ptr::from_ref(ring).cast_mut().cast())
+}
+
+/// How the daemon is to be told of a record.
+#[inline(always)]
+fn wakeup(ring: *mut u8, urgency: Urgency) -> u64 {
+    if urgency == Urgency::Always {
+        return FORCE_WAKEUP;
+    }
+    // SAFETY: `ring` is a ring map.
+    let unread = unsafe { bpf_ringbuf_query(ring.cast(), AVAIL_DATA) };
+    let wanted = urgency == Urgency::Now || unread > injected!(SETTINGS.ring_bytes) / 2;
+    if wanted && may_wake() { FORCE_WAKEUP } else { NO_WAKEUP }
 }
 
 /// Takes the right to wake the daemon, at most once a millisecond per CPU.

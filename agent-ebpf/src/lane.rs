@@ -65,8 +65,38 @@ pub fn refresh(thread: &mut Thread, task: Task, live: &Live) {
     thread.flags |= LANE_KNOWN;
 }
 
-/// Reads `head` of the current thread's lane into `thread.head`. Only in the thread's own context:
-/// the memory of another thread's process is not there.
+/// What a look at a lane found.
+enum Look {
+    /// Its head.
+    Head(u64),
+    /// Released by its owner and another thread's by now.
+    Passed,
+    /// Not readable at this moment.
+    Absent,
+    /// Not the lane it was.
+    Other,
+}
+
+/// Reads the lane of the current thread. Only in the thread's own context: the memory of another
+/// thread's process is not there.
+#[inline(always)]
+fn look(va: u64, generation: u32, owner: u32) -> Look {
+    let Some(line) = read_user::<Line>(va) else {
+        return Look::Absent;
+    };
+    let magic = u32_at(&line, lane_line::MAGIC_AT) == lane_line::MAGIC;
+    let passed = u32_at(&line, lane_line::GENERATION_AT).wrapping_sub(generation);
+    if magic && passed > 1 && passed < 1 << 31 {
+        return Look::Passed;
+    }
+    // Released but not yet taken (`passed` is 1, the owner gone): `head` is still its last.
+    if !magic || passed > 1 || (passed == 0 && u32_at(&line, lane_line::OWNER_AT) != owner) {
+        return Look::Other;
+    }
+    Look::Head(u64_at(&line, lane_line::HEAD_AT))
+}
+
+/// Reads `head` of the current thread's lane into `thread.head`.
 #[inline(always)]
 pub fn read_head(thread: &mut Thread, task: Task) {
     if thread.flags & HEAD_FINAL != 0 {
@@ -76,27 +106,31 @@ pub fn read_head(thread: &mut Thread, task: Task) {
     if !task.has_mm() {
         return;
     }
-    let Some(line) = read_user::<Line>(thread.lane_va) else {
-        thread.flags |= UNREADABLE;
-        return;
-    };
-    let generation = u32_at(&line, lane_line::GENERATION_AT);
-    let magic = u32_at(&line, lane_line::MAGIC_AT) == lane_line::MAGIC;
-    let passed = generation.wrapping_sub(thread.lane_gen);
-    if magic && passed > 1 && passed < 1 << 31 {
-        // Released, and another thread's by now: what this one published ends with its LANE_END.
-        thread.flags &= !(LANE_KNOWN | UNREADABLE);
-        return;
+    match look(thread.lane_va, thread.lane_gen, thread.lane_owner) {
+        Look::Head(head) => {
+            thread.head = head;
+            thread.flags = (thread.flags | HEAD_KNOWN) & !UNREADABLE;
+        }
+        // What this thread published ends with its LANE_END.
+        Look::Passed => thread.flags &= !(LANE_KNOWN | UNREADABLE),
+        Look::Absent => thread.flags |= UNREADABLE,
+        Look::Other => {
+            count(Counter::LaneMismatch);
+            thread.flags = (thread.flags | UNREADABLE) & !LANE_KNOWN;
+        }
     }
-    // Released but not yet taken (`passed` is 1, the owner gone): `head` is still its last.
-    let owner = u32_at(&line, lane_line::OWNER_AT);
-    if !magic || passed > 1 || (passed == 0 && owner != thread.lane_owner) {
-        count(Counter::LaneMismatch);
-        thread.flags = (thread.flags | UNREADABLE) & !LANE_KNOWN;
-        return;
+}
+
+/// The head of the current thread's lane plus one, for whoever it wakes; 0 without a readable lane.
+#[inline(always)]
+pub fn head_plus_one(thread: &Thread, task: Task) -> u64 {
+    if !task.has_mm() {
+        return 0;
     }
-    thread.head = u64_at(&line, lane_line::HEAD_AT);
-    thread.flags = (thread.flags | HEAD_KNOWN) & !UNREADABLE;
+    match look(thread.lane_va, thread.lane_gen, thread.lane_owner) {
+        Look::Head(head) => head.wrapping_add(1),
+        _ => 0,
+    }
 }
 
 /// Whether the lane has run so far since the daemon's last round that it should drain now.
@@ -176,7 +210,7 @@ fn lane_named(address: u64) {
     seen.seq = thread.seq;
     seen.since = thread.since;
     seen.total = thread.total;
-    emit::record(seen, Urgency::Now, Counter::LifecycleRingFull);
+    emit::record(seen, Urgency::Always, Counter::LifecycleRingFull);
 }
 
 /// The last look at a lane: at `sched_process_exit`, while the memory is still there (6.16+; before
@@ -192,6 +226,24 @@ pub fn read_last(thread: &mut Thread, task: Task) {
     if unsafe { ATTACHED.get(&task.tgid()) }.is_none() {
         save_tail(thread, task);
     }
+}
+
+/// `sched_prepare_exec(task, bprm)` (6.10+): the old image, and its lanes, are about to go. The call
+/// may still fail, so this is not the last look.
+#[btf_tracepoint(function = "sched_prepare_exec")]
+fn sched_prepare_exec(_ctx: BtfTracePointContext) -> i32 {
+    let task = Task::current();
+    let Some(thread) = storage::find(task) else { return 0 };
+    // SAFETY: only the presence of the entry is used.
+    if thread.flags & LANE_KNOWN != 0 && unsafe { ATTACHED.get(&task.tgid()) }.is_none() {
+        storage::guarded(thread, |t| {
+            read_head(t, task);
+            if t.flags & HEAD_KNOWN != 0 {
+                save_tail(t, task);
+            }
+        });
+    }
+    0
 }
 
 /// What the copying of a marker ring needs to know.

@@ -208,18 +208,20 @@ fn finish(thread: &mut Thread, task: Task, own: Option<&BtfTracePointContext>, l
     {
         account::was_notify(thread);
     }
-    let mut interval = interval(thread, task);
     let blocked = thread.flags & PREEMPTED == 0;
     let duration = thread.in_at - thread.out_at;
+    let mut stack = WaitStack::NONE;
     if let Some(ctx) = own
         && blocked
         && let Some(weight) = chosen(duration)
         && task.tgid() != injected!(SETTINGS.agent_tgid)
     {
         if may_take_stack(thread.in_at) {
-            interval.weight = weight;
-            interval.user_stack = walk::user(SCRATCH_SWITCH, task, thread, live);
-            interval.kernel_stack = walk::kernel(SCRATCH_SWITCH, ctx.as_ptr(), false, live);
+            stack = WaitStack {
+                weight,
+                user: walk::user(SCRATCH_SWITCH, task, thread, live),
+                kernel: walk::kernel(SCRATCH_SWITCH, ctx.as_ptr(), false, live),
+            };
         } else {
             count(Counter::StacksOverBudget);
         }
@@ -228,11 +230,21 @@ fn finish(thread: &mut Thread, task: Task, own: Option<&BtfTracePointContext>, l
         && thread.user_stack | thread.kernel_stack != 0
         && let Some(weight) = chosen(duration)
     {
-        interval.weight = weight;
-        interval.user_stack = thread.user_stack;
-        interval.kernel_stack = thread.kernel_stack;
+        stack = WaitStack { weight, user: thread.user_stack, kernel: thread.kernel_stack };
     }
-    send_interval(&interval, lane::runs_ahead(thread, live));
+    let urgency = lane::runs_ahead(thread, live);
+    send_interval(thread, task, 0, &stack, urgency);
+}
+
+/// The stack of a wait, if it was taken.
+struct WaitStack {
+    weight: u64,
+    user: u64,
+    kernel: u64,
+}
+
+impl WaitStack {
+    const NONE: Self = Self { weight: 0, user: 0, kernel: 0 };
 }
 
 /// Whether a wait this long gets a stack, and what it then stands for.
@@ -259,77 +271,61 @@ fn may_take_stack(now: u64) -> bool {
     )
 }
 
-/// The record of a finished interval, without stacks.
+/// Sends a finished interval, counting it and its time before the ring is asked.
 #[inline(always)]
-fn interval(thread: &Thread, task: Task) -> Interval {
-    let mut flags = HAS_LANE;
-    if thread.flags & HEAD_KNOWN != 0 {
-        flags |= record::HEAD_KNOWN;
-    }
-    if thread.flags & UNREADABLE != 0 {
-        flags |= record::UNREADABLE;
-    }
-    if thread.flags & WAKER_IRQ != 0 {
-        flags |= record::WAKER_IRQ;
-    }
-    if thread.flags & NO_WAKEUP != 0 {
-        flags |= record::NO_WAKEUP;
-    }
-    if thread.flags & PREEMPTED != 0 {
-        flags |= record::PREEMPTED;
-    }
-    Interval {
-        kind: RecordKind::Interval as u32,
-        tid: task.tid(),
-        tgid: task.tgid(),
-        state: thread.state,
-        ready: thread.ready,
-        flags,
-        pad: 0,
-        serial: thread.serial,
-        seq: thread.seq,
-        out_at: thread.out_at,
-        wake_at: thread.wake_at,
-        in_at: thread.in_at,
-        head: thread.head,
-        syscall: i32::from(thread.syscall),
-        fd: thread.fd,
-        rival_tid: thread.rival_tid,
-        rival_tgid: thread.rival_tgid,
-        waker_tid: thread.waker_tid,
-        waker_tgid: thread.waker_tgid,
-        waker_head: thread.waker_head,
-        weight: 0,
-        user_stack: 0,
-        kernel_stack: 0,
-        total: thread.total,
+fn send_interval(thread: &Thread, task: Task, extra: u8, stack: &WaitStack, urgency: Urgency) {
+    let ns = thread.in_at - thread.out_at;
+    count(Counter::IntervalsCaptured);
+    count_by(Counter::IntervalNsCaptured, ns);
+    let flags = HAS_LANE
+        | extra
+        | flag(thread, HEAD_KNOWN, record::HEAD_KNOWN)
+        | flag(thread, UNREADABLE, record::UNREADABLE)
+        | flag(thread, WAKER_IRQ, record::WAKER_IRQ)
+        | flag(thread, NO_WAKEUP, record::NO_WAKEUP)
+        | flag(thread, PREEMPTED, record::PREEMPTED);
+    let sent = emit::place::<Interval>(urgency, Counter::IntervalsRingFull, |interval| {
+        interval.kind = RecordKind::Interval as u32;
+        interval.tid = task.tid();
+        interval.tgid = task.tgid();
+        interval.state = thread.state;
+        interval.ready = thread.ready;
+        interval.flags = flags;
+        interval.pad = 0;
+        interval.serial = thread.serial;
+        interval.seq = thread.seq;
+        interval.out_at = thread.out_at;
+        interval.wake_at = thread.wake_at;
+        interval.in_at = thread.in_at;
+        interval.head = thread.head;
+        interval.syscall = i32::from(thread.syscall);
+        interval.fd = thread.fd;
+        interval.rival_tid = thread.rival_tid;
+        interval.rival_tgid = thread.rival_tgid;
+        interval.waker_tid = thread.waker_tid;
+        interval.waker_tgid = thread.waker_tgid;
+        interval.waker_head = thread.waker_head;
+        interval.weight = stack.weight;
+        interval.user_stack = stack.user;
+        interval.kernel_stack = stack.kernel;
+        interval.total = thread.total;
+    });
+    if !sent {
+        count_by(Counter::IntervalNsRingFull, ns);
     }
 }
 
-/// Sends a finished interval, counting it and its time before the ring is asked.
+/// `to` when the account has flag `from`.
 #[inline(always)]
-pub fn send_interval(interval: &Interval, urgency: Urgency) {
-    let ns = interval.in_at - interval.out_at;
-    count(Counter::IntervalsCaptured);
-    count_by(Counter::IntervalNsCaptured, ns);
-    if !emit::record(interval, urgency, Counter::IntervalsRingFull) {
-        count_by(Counter::IntervalNsRingFull, ns);
-    }
+fn flag(thread: &Thread, from: u32, to: u8) -> u8 {
+    if thread.flags & from != 0 { to } else { 0 }
 }
 
 /// A cut of a long slice, from the timer program: the account up to now.
 #[inline(always)]
 pub fn send_cut(thread: &mut Thread, task: Task, urgency: Urgency) {
     thread.flags &= !PENDING;
-    let mut interval = interval(thread, task);
-    interval.flags |= record::CUT;
-    interval.rival_tid = 0;
-    interval.rival_tgid = 0;
-    interval.waker_tid = 0;
-    interval.waker_head = 0;
-    interval.syscall = -1;
-    interval.fd = -1;
-    send_interval(&interval, urgency);
+    send_interval(thread, task, record::CUT, &WaitStack::NONE, urgency);
 }
 
 /// The whole account of a thread that will not come back: the ring, else the fallback map.

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use agent_ebpf::{
     account,
-    wire::{Counter, Phase, Thread, thread::LANE_KNOWN},
+    wire::{Counter, Phase, thread::LANE_KNOWN},
 };
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
@@ -42,28 +42,10 @@ fn sched_waking(ctx: BtfTracePointContext) -> i32 {
         && let Some(own) = storage::find(waker)
         && own.flags & LANE_KNOWN != 0
     {
-        head = waker_head(own, waker);
+        head = lane::head_plus_one(own, waker);
     }
     account::waking(thread, tid, waker.tgid(), head, irq);
     0
-}
-
-/// The waker's lane head plus one; 0 when it cannot be read.
-#[inline(always)]
-fn waker_head(own: &Thread, waker: Task) -> u64 {
-    let mut copy = Reading { thread: *own };
-    copy.thread.flags &= !agent_ebpf::wire::thread::HEAD_KNOWN;
-    lane::read_head(&mut copy.thread, waker);
-    if copy.thread.flags & agent_ebpf::wire::thread::HEAD_KNOWN != 0 {
-        copy.thread.head.wrapping_add(1)
-    } else {
-        0
-    }
-}
-
-/// A copy of the waker's account to read its lane with, without touching the account.
-struct Reading {
-    thread: Thread,
 }
 
 /// Whether the thread is in a system call that hands data to a socket.

@@ -96,11 +96,7 @@ impl Agent {
         let mut agent = Self { child, objects: BTreeSet::new(), _scratch: scratch };
         let pid = agent.child.id();
         // Its command starts after the attach.
-        let started = wait_until(SOON, || {
-            read_text(format!("/proc/{pid}/task/{pid}/children"))
-                .split_whitespace()
-                .any(|child| read_text(format!("/proc/{child}/comm")).trim() == "sleep")
-        });
+        let started = wait_until(SOON, || host::has_child(pid, "sleep"));
         ensure!(started, "hotspan does not attach: {}", read_text(agent._scratch.file("stderr")));
         agent.objects = host::held_objects(pid)?;
         Ok(agent)

@@ -158,6 +158,13 @@ pub fn signal(child: &Child, signal: i32) -> Result<()> {
     Ok(())
 }
 
+/// Whether a process has started a child of this name.
+pub fn has_child(pid: u32, name: &str) -> bool {
+    let children = read_text(format!("/proc/{pid}/task/{pid}/children"));
+    let mut children = children.split_whitespace();
+    children.any(|child| read_text(format!("/proc/{child}/comm")).trim() == name)
+}
+
 /// A program, link or map in the kernel, as `prog 12`.
 pub type KernelObject = String;
 

@@ -13,6 +13,7 @@ mod demo;
 mod process;
 mod setup;
 mod test;
+mod vm;
 
 /// Developer commands of hotspan.
 ///
@@ -31,6 +32,7 @@ enum Command {
     Test(test::Test),
     Demo(demo::Demo),
     Bench(bench::Bench),
+    Vm(vm::Vm),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Demo(demo) => demo.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Vm(vm) => vm.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

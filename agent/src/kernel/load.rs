@@ -129,6 +129,9 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
     if has_exit_tp {
         attach_tracepoint(&mut ebpf, "sched_exit_tp", "sched_exit_tp", &aya_btf)?;
     }
+    if btf.has("btf_trace_sched_prepare_exec") {
+        attach_tracepoint(&mut ebpf, "sched_prepare_exec", "sched_prepare_exec", &aya_btf)?;
+    }
     let has_breadcrumb = attach_breadcrumb(&mut ebpf, &btf, &aya_btf);
     load_totals(&mut ebpf, &aya_btf)?;
     Ok(Loaded { ebpf, rings, clock: Clock::CpuClock, has_exit_tp, has_breadcrumb })

@@ -108,6 +108,8 @@ pub struct CauseDocument {
     pub trace_id: String,
     /// The span it was in, "" for none.
     pub span_id: String,
+    /// That span's operation name, "" for none.
+    pub span_name: String,
 }
 
 /// One function's share of a span.

@@ -257,7 +257,9 @@ impl<'a> Reporter<'a> {
                     CauseKind::Interrupt => ("interrupt", String::new()),
                     CauseKind::Syscall(number) => ("syscall", syscall_name(number)),
                 };
-                let other = cause.span.map(|index| self.linker.spans.get(index).key);
+                let span = cause.span.map(|index| self.linker.spans.get(index));
+                let other = span.map(|span| span.key);
+                let span_name = span.map_or_else(String::new, |span| span.name.clone());
                 CauseDocument {
                     state: cause.state,
                     ns: tally.ns,
@@ -268,6 +270,7 @@ impl<'a> Reporter<'a> {
                     tid: cause.tid,
                     trace_id: other.map_or_else(String::new, |key| hex(&key.trace_id)),
                     span_id: other.map_or_else(String::new, |key| hex(&key.span_id)),
+                    span_name,
                 }
             })
             .collect();

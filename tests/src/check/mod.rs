@@ -142,7 +142,9 @@ impl<'a> Checks<'a> {
             // An interrupt between the reads of the two clocks is in the one and not in the other.
             let running = get(&span.states, "running");
             let less = truth.slack_ns + booked_as_cpu(&span.states);
-            let clock = running.clamp(truth.cpu_ns.saturating_sub(less), truth.cpu_ns);
+            // On a host that is itself stolen from, the clock may say more than there was.
+            let most = truth.cpu_ns.min(truth.wall_ns);
+            let clock = running.clamp(most.saturating_sub(less), most);
             cpu_problem(running, clock, truth.switch_ins)
                 .map(|problem| format!("{problem}, {:?}", span.states))
         })

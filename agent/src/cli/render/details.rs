@@ -113,7 +113,13 @@ fn sentence(cause: &CauseDocument, span: &SpanDocument) -> String {
     if cause.span_id == span.span_id {
         sentence.push_str(" in this span");
     } else if !cause.span_id.is_empty() {
-        sentence.push_str(&format!(" in span {}", cause.span_id));
+        // The name says what it was doing; the id is there to look it up.
+        let id = &cause.span_id;
+        if cause.span_name.is_empty() {
+            sentence.push_str(&format!(" in span {id}"));
+        } else {
+            sentence.push_str(&format!(" in {} {id}", cause.span_name));
+        }
     }
     sentence
 }
@@ -122,12 +128,10 @@ fn methods(span: &SpanDocument, out: &mut impl io::Write, style: &Style) -> io::
     if span.methods.is_empty() {
         return Ok(());
     }
-    let mut methods: Vec<_> = span.methods.iter().collect();
-    methods.sort_by_key(|method| std::cmp::Reverse((method.self_ns, method.total_ns)));
     let mut head = style.line();
     head.put_right("self", TIME, Paint::Dim).put_right("total", TIME, Paint::Dim).skip(2);
     head.put("method (sampled)", Paint::Dim).end(out)?;
-    for method in methods.into_iter().take(METHODS) {
+    for method in span.methods.iter().take(METHODS) {
         let time = |ns| text::time(ns, style.unicode);
         let mut line = style.line();
         line.put_right(&time(method.self_ns), TIME, Paint::Plain);

@@ -53,6 +53,7 @@ fn cause(state: Kernel, kind: &'static str, name: &str, pid: u32, span_id: &str)
         tid: pid,
         trace_id: String::new(),
         span_id: span_id.into(),
+        span_name: String::new(),
     }
 }
 
