@@ -16,6 +16,10 @@ use crate::{
     profile::document::Conservation,
 };
 
+/// How often lanes are drained.
+const ROUND: Duration = Duration::from_millis(20);
+/// How often rings are, when there is no lane: they call when half full.
+const ROUND_WITHOUT_LANES: Duration = Duration::from_millis(200);
 /// How often open waits are looked at, so that a thread that does not come back is still shown.
 const TOTALS_EVERY: Duration = Duration::from_millis(500);
 /// How often processes without a segment are looked at again.
@@ -30,6 +34,8 @@ pub struct Daemon {
     pub linker: Linker,
     totals_at: Instant,
     swept_at: Instant,
+    /// Exit records parked so far.
+    parked: u64,
 }
 
 // === impl Daemon ===
@@ -43,9 +49,16 @@ impl Daemon {
             linker: Linker::new(config.hz),
             totals_at: Instant::now(),
             swept_at: Instant::now(),
+            parked: 0,
         };
         daemon.sweep()?;
         Ok(daemon)
+    }
+
+    /// How long the next round can wait for when nobody calls: markers lap within tens of
+    /// milliseconds, everything else can wait.
+    pub fn period(&self) -> Duration {
+        if self.linker.has_lanes() { ROUND } else { ROUND_WITHOUT_LANES }
     }
 
     /// Descriptors that become readable when the kernel side calls.
@@ -99,8 +112,13 @@ impl Daemon {
         for pid in attached {
             self.kernel.set_attached(pid.0, true);
         }
-        for exit in self.kernel.parked_exits()? {
-            self.linker.exit(&exit);
+        // Looking through the map costs more than a quiet round: only when there is something new.
+        let parked = self.kernel.counter(Counter::ExitsParked)?;
+        if parked != self.parked {
+            self.parked = parked;
+            for exit in self.kernel.parked_exits()? {
+                self.linker.exit(&exit);
+            }
         }
         Ok(())
     }
@@ -133,7 +151,11 @@ impl Daemon {
                 .collect(),
         };
         let ring = |counter: Counter| [("ring_full", get(counter))];
-        let markers_lost: Vec<_> = linker.lanes.lost.iter().map(|(k, n)| (*k, *n)).collect();
+        let mut markers_lost: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for ((_, reason), n) in &linker.lanes.lost {
+            *markers_lost.entry(reason).or_default() += n;
+        }
+        let markers_lost: Vec<_> = markers_lost.into_iter().collect();
         let conservation = BTreeMap::from([
             (
                 "samples",
@@ -199,11 +221,13 @@ impl Daemon {
         for counter in LOSSES {
             add(counter.key(), get(counter));
         }
-        for (key, n) in self.linker.lanes.lost.iter().chain(&self.linker.lanes.refused) {
-            add(key, *n);
-        }
-        for (key, n) in &self.linker.counts {
-            add(key, *n);
+        // Where a loss has a process, only the recorded ones' are this report's.
+        let linker = &self.linker;
+        let tallies = linker.lanes.lost.iter().chain(&linker.lanes.refused).chain(&linker.counts);
+        for ((pid, reason), n) in tallies {
+            if linker.processes.in_tree(*pid) {
+                add(reason, *n);
+            }
         }
         add("spans_table_full", self.linker.spans.refused);
         add("records_undecoded", self.kernel.undecoded);

@@ -3,7 +3,10 @@
 use std::{
     ffi::{CString, OsString},
     io,
-    os::{fd::AsFd as _, unix::ffi::OsStrExt as _, unix::process::CommandExt as _},
+    os::{
+        fd::{AsFd as _, AsRawFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    },
     process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicI32, Ordering},
     time::{Duration, Instant},
@@ -49,6 +52,8 @@ pub fn catch_signals() {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+    /// Becomes readable when it ends.
+    pidfd: Option<OwnedFd>,
     asked_at: Option<Instant>,
     killed: bool,
 }
@@ -85,12 +90,22 @@ impl Running {
             }
             _ => CommandError::Other(name.clone(), error),
         })?;
-        Ok(Self { child, asked_at: None, killed: false })
+        // SAFETY: the call takes no memory; a new descriptor is ours alone.
+        let pidfd = unsafe {
+            let fd = libc::syscall(libc::SYS_pidfd_open, child.id() as libc::pid_t, 0);
+            (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as RawFd))
+        };
+        Ok(Self { child, pidfd, asked_at: None, killed: false })
     }
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A descriptor that becomes readable when it ends.
+    pub fn end_fd(&self) -> Option<RawFd> {
+        self.pidfd.as_ref().map(AsRawFd::as_raw_fd)
     }
 
     /// Its status, once it has ended. Passes a caught signal on; ends it by force when it does not

@@ -23,8 +23,6 @@ use crate::{
     symbols::Symbols,
 };
 
-/// How long a round sleeps when nobody calls.
-const ROUND: Duration = Duration::from_millis(20);
 /// How often progress is shown.
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -46,6 +44,9 @@ pub struct Arguments {
     /// Bytes of each per-CPU ring buffer, a power of two.
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, env = "HOTSPAN_RING_BYTES", value_parser = ring_bytes)]
     pub ring_bytes: u32,
+    /// Record a running process too, until CMD ends (may be given again).
+    #[arg(short, long = "pid", value_name = "PID")]
+    pub pids: Vec<u32>,
     /// No progress line.
     #[arg(short, long)]
     pub quiet: bool,
@@ -81,6 +82,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         anyhow!("{error}. `hotspan doctor` tells what this host allows")
     })?;
     daemon.linker.processes.set_root(Pid(std::process::id()));
+    for &pid in &arguments.pids {
+        daemon.linker.processes.set_root(Pid(pid));
+    }
 
     // Rings and lanes must be drained before they lap, above all when the host is overloaded.
     let nice = daemon::raise_priority();
@@ -134,6 +138,7 @@ fn watch(
     let mut fds: Vec<libc::pollfd> = daemon
         .wake_fds()
         .into_iter()
+        .chain(command.end_fd())
         .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
         .collect();
     let mut shown = started;
@@ -141,14 +146,9 @@ fn watch(
         if let Some(status) = command.poll().context("waiting for the command")? {
             break status;
         }
+        let period = daemon.period().as_millis() as libc::c_int;
         // SAFETY: `fds` is a live array of that length.
-        unsafe {
-            libc::poll(
-                fds.as_mut_ptr(),
-                fds.len() as libc::nfds_t,
-                ROUND.as_millis() as libc::c_int,
-            )
-        };
+        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, period) };
         daemon.round().context("a round of the agent failed")?;
         for map in daemon.linker.processes.take_fresh_maps() {
             // A busy symbol thread opens them later, by name.

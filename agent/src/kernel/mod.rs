@@ -91,20 +91,16 @@ impl KernelSide {
     /// the failures so far: all made good, so not losses.
     fn account_existing(&mut self) -> Result<u64, KernelError> {
         const PASSES: usize = 50;
-        let mut missing = self.storage_missing()?;
+        let mut missing = self.counter(Counter::StorageMissing)?;
         for _ in 0..PASSES {
             self.totals()?;
-            let now = self.storage_missing()?;
+            let now = self.counter(Counter::StorageMissing)?;
             if now == missing {
                 break;
             }
             missing = now;
         }
         Ok(missing)
-    }
-
-    fn storage_missing(&self) -> Result<u64, KernelError> {
-        Ok(self.counters()?.get(&Counter::StorageMissing).copied().unwrap_or(0))
     }
 
     /// Descriptors that become readable when the programs call for the daemon.
@@ -194,16 +190,20 @@ impl KernelSide {
         }
     }
 
-    /// The programs' counters, summed over CPUs.
-    pub fn counters(&self) -> Result<BTreeMap<Counter, u64>, KernelError> {
+    /// One counter, summed over CPUs.
+    pub fn counter(&self, counter: Counter) -> Result<u64, KernelError> {
         const NAME: &str = "COUNTERS";
         let failed = |error| KernelError::Map(NAME, error);
         let map = self.loaded.ebpf.map(NAME).ok_or(KernelError::Missing(NAME))?;
         let map: PerCpuArray<_, u64> = map.try_into().map_err(failed)?;
+        Ok(map.get(&(counter as u32), 0).map_err(failed)?.iter().sum())
+    }
+
+    /// The programs' counters, summed over CPUs.
+    pub fn counters(&self) -> Result<BTreeMap<Counter, u64>, KernelError> {
         let mut counters = BTreeMap::new();
         for &counter in Counter::ALL {
-            let per_cpu = map.get(&(counter as u32), 0).map_err(failed)?;
-            counters.insert(counter, per_cpu.iter().sum::<u64>());
+            counters.insert(counter, self.counter(counter)?);
         }
         if let Some(missing) = counters.get_mut(&Counter::StorageMissing) {
             *missing -= self.storage_baseline.min(*missing);

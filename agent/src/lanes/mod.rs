@@ -83,11 +83,17 @@ pub struct Lanes {
     pub captured: u64,
     /// Delivered to the queues.
     pub delivered: u64,
-    /// Lost by reason.
-    pub lost: BTreeMap<&'static str, u64>,
-    /// Segments refused by reason, and other oddities.
-    pub refused: BTreeMap<&'static str, u64>,
+    /// Lost by process and reason.
+    pub lost: Tally,
+    /// Segments refused and other oddities, by process and reason.
+    pub refused: Tally,
 }
+
+/// Counts by process and reason.
+pub type Tally = BTreeMap<(Pid, &'static str), u64>;
+
+/// A lane that jumps further ahead than this at once does not tell the truth.
+const MAX_JUMP: u64 = 1 << 32;
 
 // === impl Lanes ===
 
@@ -106,7 +112,7 @@ impl Lanes {
                 continue;
             }
             if self.by_process.get(&pid).is_some_and(|s| s.len() >= MAX_SEGMENTS) {
-                self.refuse("segment_too_many");
+                self.refuse(pid, "segment_too_many");
                 break;
             }
             if self.by_process.get(&pid).is_some_and(|segments| {
@@ -122,7 +128,7 @@ impl Lanes {
                 Err(Refused::Open(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(refused) => {
                     tracing::debug!(%pid, %refused, "segment not attached");
-                    self.refuse(refused.key());
+                    self.refuse(pid, refused.key());
                 }
             }
         }
@@ -160,8 +166,8 @@ impl Lanes {
         }
     }
 
-    fn refuse(&mut self, reason: &'static str) {
-        *self.refused.entry(reason).or_default() += 1;
+    fn refuse(&mut self, pid: Pid, reason: &'static str) {
+        *self.refused.entry((pid, reason)).or_default() += 1;
     }
 
     /// The lane `pid` sees at `address`, attaching its segment if need be.
@@ -259,12 +265,17 @@ impl Lanes {
             return;
         }
         if control.head < lane.tail {
-            *self.refused.entry("lane_head_jumped_back").or_default() += 1;
+            *self.refused.entry((lane.pid, "lane_head_jumped_back")).or_default() += 1;
             lane.tail = control.head;
             return;
         }
         let log2 = if control.grown_at != 0 { abi::RING_LOG2_MAX } else { control.ring_log2 };
         let behind = control.head - lane.tail;
+        if behind > MAX_JUMP {
+            *self.refused.entry((lane.pid, "lane_head_jumped_ahead")).or_default() += 1;
+            lane.tail = control.head;
+            return;
+        }
         self.captured += behind;
         let kept = behind.min((1 << log2) - 1);
         let mut lost = behind - kept;
@@ -284,10 +295,10 @@ impl Lanes {
         while lane.events.len() > MAX_QUEUED {
             lane.events.pop_front();
             self.delivered -= 1;
-            *self.lost.entry("markers_unclaimed").or_default() += 1;
+            *self.lost.entry((lane.pid, "markers_unclaimed")).or_default() += 1;
         }
         if lost > 0 {
-            *self.lost.entry("markers_lapped").or_default() += lost;
+            *self.lost.entry((lane.pid, "markers_lapped")).or_default() += lost;
         }
     }
 
@@ -334,7 +345,7 @@ impl Lanes {
                         [("threads_without_lane", without), ("publishes_refused", refused)]
                     {
                         if n > 0 {
-                            *self.refused.entry(key).or_default() += n;
+                            *self.refused.entry((pid, key)).or_default() += n;
                         }
                     }
                 }
@@ -380,7 +391,7 @@ impl Lanes {
                 continue;
             }
             let Some(&tid) = inner.get(&control.owner_tid) else {
-                *self.refused.entry("lane_owner_unknown").or_default() += 1;
+                *self.refused.entry((pid, "lane_owner_unknown")).or_default() += 1;
                 continue;
             };
             let Some(start_ticks) = start_ticks(pid, tid) else {

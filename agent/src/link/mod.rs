@@ -7,13 +7,13 @@ pub mod spans;
 pub mod timeline;
 pub mod window;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use agent_ebpf::wire::{Exit, Snapshot, State as K};
 
 use crate::{
     kernel::{Record, StackDefinition, ktime::TscClock},
-    lanes::{LaneId, Lanes},
+    lanes::{LaneId, Lanes, Tally},
     process::{Processes, id::Pid, maps::Address},
     profile::state::{State, StateTimes},
 };
@@ -69,8 +69,8 @@ pub struct Linker {
     pub stacks: HashMap<u64, StackDefinition>,
     /// Records seen.
     pub delivered: Delivered,
-    /// What went wrong, by name.
-    pub counts: BTreeMap<&'static str, u64>,
+    /// What went wrong, by process and name.
+    pub counts: Tally,
     timelines: HashMap<u64, Timeline>,
     by_tid: HashMap<u32, u64>,
     exited: HashSet<u64>,
@@ -96,7 +96,7 @@ impl Linker {
             processes: Processes::default(),
             stacks: HashMap::new(),
             delivered: Delivered::default(),
-            counts: BTreeMap::new(),
+            counts: Tally::new(),
             timelines: HashMap::new(),
             by_tid: HashMap::new(),
             exited: HashSet::new(),
@@ -106,6 +106,11 @@ impl Linker {
             sample_ns: 1_000_000_000 / hz.max(1),
             own: Pid(std::process::id()),
         }
+    }
+
+    /// Whether any thread has a lane.
+    pub fn has_lanes(&self) -> bool {
+        !self.timelines.is_empty()
     }
 
     /// Takes one record. Lanes are attached at once: their process may not live long. Returns a
@@ -125,18 +130,20 @@ impl Linker {
                 if let Some(timeline) = self.timelines.get_mut(&interval.serial) {
                     timeline.push(Item::Interval(interval));
                 } else {
-                    *self.counts.entry("intervals_unbound").or_default() += 1;
+                    let pid = Pid(interval.tgid);
+                    *self.counts.entry((pid, "intervals_unbound")).or_default() += 1;
                 }
             }
             Record::Stack(stack) => {
                 self.delivered.stacks += 1;
-                if stack.tgid != 0 {
+                // Only recorded processes' stacks are ever named.
+                if self.processes.in_tree(Pid(stack.tgid)) {
                     self.processes.saw_stack(Pid(stack.tgid), &stack.frames);
                 }
                 if self.stacks.len() < MAX_STACKS {
                     self.stacks.insert(stack.hash, stack);
                 } else {
-                    *self.counts.entry("stacks_table_full").or_default() += 1;
+                    *self.counts.entry((Pid(stack.tgid), "stacks_table_full")).or_default() += 1;
                 }
             }
             Record::Fork(fork) => {
@@ -239,7 +246,7 @@ impl Linker {
                     clock: &self.clock,
                     unnamed: &mut self.unnamed,
                     sample_ns: self.sample_ns,
-                    count: &mut |name, n| *counts.entry(name).or_default() += n,
+                    count: &mut |name, n| *counts.entry((pid, name)).or_default() += n,
                 },
             );
             self.timelines.insert(snapshot.serial, timeline);
@@ -281,8 +288,11 @@ impl Linker {
         self.clock.calibrate();
         self.lanes.drain();
         let counts = &mut self.counts;
-        let mut count = |name: &'static str, n: u64| *counts.entry(name).or_default() += n;
         for timeline in self.timelines.values_mut() {
+            let pid = timeline.pid;
+            let mut count = |name: &'static str, n: u64| {
+                *counts.entry((pid, name)).or_default() += n;
+            };
             timeline.link(
                 watermark,
                 &mut Context {

@@ -72,10 +72,12 @@ impl Processes {
         }
     }
 
-    /// `pid` replaced its image.
+    /// `pid` replaced its image. Its executable is asked for while it surely lives only where it
+    /// will be needed: a host that builds software execs all the time.
     pub fn execed(&mut self, pid: Pid, comm: &[u8; 16]) {
-        let process = self.known.entry(pid).or_default();
-        *process = Process { comm: text(comm), executable: executable(pid), ..Process::default() };
+        let executable = if self.in_tree(pid) { executable(pid) } else { String::new() };
+        let process = Process { comm: text(comm), executable, ..Process::default() };
+        self.known.insert(pid, process);
     }
 
     /// `pid` is gone.
