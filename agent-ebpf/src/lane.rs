@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 
 use agent_ebpf::wire::{
-    Counter, LaneSeen, RecordKind, Tail, Thread,
+    Counter, LaneSeen, Name, RecordKind, Tail, Thread,
     record::TAIL_EVENTS,
     settings::Live,
     thread::{HEAD_FINAL, HEAD_KNOWN, LANE_KNOWN, UNREADABLE, lane_line},
@@ -18,7 +18,7 @@ use aya_ebpf::{
 use crate::{
     emit::{self, Urgency},
     kernel::{Task, read_user, read_user_into},
-    maps::{ATTACHED, LANE_SEEN, LANES, TAIL, count, count_by},
+    maps::{ATTACHED, LANE_SEEN, LANES, NAME, TAIL, count, count_by},
     storage,
 };
 
@@ -255,6 +255,13 @@ struct Copying {
     next: u64,
     end: u64,
     lost: u64,
+    /// Address of the name table.
+    names: u64,
+    /// The lane.
+    va: u64,
+    tgid: u32,
+    /// Name id sent last.
+    named: u32,
 }
 
 /// Copies the markers still in the ring to the daemon, 16 to a record.
@@ -291,6 +298,12 @@ fn save_tail(thread: &mut Thread, task: Task) {
         next: head - kept,
         end: head,
         lost: head.saturating_sub(first) - kept,
+        names: (thread.lane_va + lane_line::RING_AT)
+            .wrapping_sub(u64_at(&line, lane_line::RING_OFF_AT))
+            + lane_line::NAMES_AT,
+        va: thread.lane_va,
+        tgid: tail.tgid,
+        named: 0,
     };
     // SAFETY: the callback has the signature the helper demands and only touches `copying`.
     unsafe {
@@ -302,6 +315,28 @@ fn save_tail(thread: &mut Thread, task: Task) {
         );
     }
     count_by(Counter::TailMarkersLost, copying.lost);
+}
+
+/// Sends the name behind `id`; a span without one is still a span.
+#[inline(always)]
+fn send_name(copying: &Copying, id: u32) {
+    if id == 0 || id > lane_line::NAME_CAP {
+        return;
+    }
+    let Some(name) = NAME.get_ptr_mut(0) else { return };
+    // SAFETY: per-CPU scratch, as in `save_tail`.
+    let name: &mut Name = unsafe { &mut *name };
+    name.kind = RecordKind::Name as u32;
+    name.tgid = copying.tgid;
+    name.va = copying.va;
+    // SAFETY: the helper has no preconditions.
+    name.at = unsafe { bpf_ktime_get_ns() };
+    name.id = id;
+    name.pad = 0;
+    let at = copying.names + u64::from(id - 1) * lane_line::NAME_STRIDE;
+    if read_user_into(&mut name.entry, at) {
+        emit::record(name, Urgency::Now, Counter::LifecycleRingFull);
+    }
 }
 
 /// One record of up to 16 markers. Returns 1 to stop.
@@ -333,6 +368,16 @@ unsafe extern "C" fn copy_batch(_index: u32, context: *mut c_void) -> i64 {
         }
         copying.next += 1;
         filled += 1;
+        let id = u32::from_le_bytes([
+            slot[lane_line::EVENT_NAME_AT],
+            slot[lane_line::EVENT_NAME_AT + 1],
+            slot[lane_line::EVENT_NAME_AT + 2],
+            slot[lane_line::EVENT_NAME_AT + 3],
+        ]);
+        if slot[lane_line::EVENT_OP_AT] == lane_line::EVENT_SET && id != copying.named {
+            copying.named = id;
+            send_name(copying, id);
+        }
     }
     if filled == 0 {
         copying.lost += copying.end - copying.next;

@@ -56,6 +56,10 @@ pub static TAIL: PerCpuArray<wire::Tail, 1> = PerCpuArray::new();
 #[btf_map]
 pub static EXIT: PerCpuArray<wire::Exit, 1> = PerCpuArray::new();
 
+/// A name under construction.
+#[btf_map]
+pub static NAME: PerCpuArray<wire::Name, 1> = PerCpuArray::new();
+
 /// A lane announcement under construction.
 #[btf_map]
 pub static LANE_SEEN: PerCpuArray<wire::LaneSeen, 1> = PerCpuArray::new();

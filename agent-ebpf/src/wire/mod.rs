@@ -8,7 +8,9 @@ pub mod state;
 pub mod thread;
 
 pub use counter::Counter;
-pub use record::{Exec, Exit, Fork, Interval, LaneSeen, RecordKind, Sample, Snapshot, Stack, Tail};
+pub use record::{
+    Exec, Exit, Fork, Interval, LaneSeen, Name, RecordKind, Sample, Snapshot, Stack, Tail,
+};
 pub use settings::{Offsets, Settings};
 pub use state::State;
 pub use thread::{LaneRef, Phase, Thread};

@@ -23,6 +23,8 @@ pub enum RecordKind {
     LaneSeen = 7,
     /// [`Tail`]
     Tail = 8,
+    /// [`Name`]
+    Name = 9,
 }
 
 /// Record flag: `head` holds.
@@ -292,6 +294,27 @@ pub struct Tail {
     pub events: [[u8; 64]; TAIL_EVENTS],
 }
 const _: () = assert!(size_of::<Tail>() == 56 + TAIL_EVENTS * 64);
+
+/// An operation name that markers of a [`Tail`] refer to.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Name {
+    /// `RecordKind::Name`
+    pub kind: u32,
+    /// Process.
+    pub tgid: u32,
+    /// User address of the lane.
+    pub va: u64,
+    /// When.
+    pub at: u64,
+    /// Name id.
+    pub id: u32,
+    /// 0
+    pub pad: u32,
+    /// The entry of the segment's name table: length, then bytes.
+    pub entry: [u8; 128],
+}
+const _: () = assert!(size_of::<Name>() == 160);
 
 /// What the task iterator writes for each thread: its account up to `since`, and what it does now.
 #[derive(Clone, Copy, Debug)]

@@ -177,6 +177,20 @@ pub mod lane_line {
     pub const RING_LOG2_AT: usize = 0x0C;
     /// Offset of `head`, u64.
     pub const HEAD_AT: usize = 0x10;
+    /// Offset of `ring_off`, u64: where the ring lies in the segment, which gives the segment.
+    pub const RING_OFF_AT: usize = 0x18;
+    /// Offset of the name table in the segment.
+    pub const NAMES_AT: u64 = 4096;
+    /// Bytes of an entry of it.
+    pub const NAME_STRIDE: u64 = 128;
+    /// Entries of it.
+    pub const NAME_CAP: u32 = 4096;
+    /// Offset of `op` in an event; a SET.
+    pub const EVENT_OP_AT: usize = 48;
+    /// The operation that names a span.
+    pub const EVENT_SET: u8 = 1;
+    /// Offset of the name id in an event, u32.
+    pub const EVENT_NAME_AT: usize = 52;
     /// Offset of `first_index`, u64.
     pub const FIRST_INDEX_AT: usize = 0x28;
     /// Offset of `grown_at`, u64.

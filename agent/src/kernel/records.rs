@@ -2,7 +2,7 @@
 //! `agent_ebpf::wire`; everything after it is data.
 
 use agent_ebpf::wire::{
-    Exec, Exit, Fork, Interval, LaneSeen, MAX_FRAMES, RecordKind, Sample, Snapshot, Tail,
+    Exec, Exit, Fork, Interval, LaneSeen, MAX_FRAMES, Name, RecordKind, Sample, Snapshot, Tail,
     record::STACK_HEADER_LEN,
 };
 
@@ -38,6 +38,8 @@ pub enum Record {
     LaneSeen(LaneSeen),
     /// Markers of a process that died before it was attached.
     Tail(Box<Tail>),
+    /// A name those markers refer to.
+    Name(Box<Name>),
 }
 
 /// Plain records: any bytes are a valid value.
@@ -49,6 +51,7 @@ impl Plain for Exec {}
 impl Plain for Exit {}
 impl Plain for LaneSeen {}
 impl Plain for Tail {}
+impl Plain for Name {}
 impl Plain for Snapshot {}
 
 fn read<T: Plain>(bytes: &[u8]) -> Option<T> {
@@ -83,6 +86,8 @@ impl Record {
             read(bytes).map(Self::LaneSeen)
         } else if is(RecordKind::Tail) {
             read(bytes).map(|tail| Self::Tail(Box::new(tail)))
+        } else if is(RecordKind::Name) {
+            read(bytes).map(|name| Self::Name(Box::new(name)))
         } else {
             None
         }
@@ -96,6 +101,7 @@ impl Record {
             // A definition comes before whatever refers to it.
             Self::Stack(_) => 0,
             Self::Tail(r) => r.at,
+            Self::Name(r) => r.at,
             Self::Fork(r) => r.at,
             Self::Exec(r) => r.at,
             Self::Exit(r) => r.at,

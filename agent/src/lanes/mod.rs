@@ -32,6 +32,13 @@ const _: () = assert!(
         && lane_line::RING_AT == abi::RING_IN_LANE as u64
         && lane_line::EVENT_LEN == abi::EVENT_LEN
         && lane_line::GROWN_LOG2 as u32 == abi::RING_LOG2_MAX
+        && lane_line::RING_OFF_AT == abi::lane::RING_OFF
+        && lane_line::NAMES_AT == abi::NAME_OFF as u64
+        && lane_line::NAME_STRIDE == abi::NAME_STRIDE as u64
+        && lane_line::NAME_CAP == abi::NAME_CAP as u32
+        && lane_line::EVENT_OP_AT == abi::event::OP
+        && lane_line::EVENT_SET == abi::op::SET
+        && lane_line::EVENT_NAME_AT == abi::event::NAME_ID
 );
 
 /// Events kept of a lane that nobody consumes.
@@ -76,6 +83,8 @@ pub struct Lanes {
     by_process: HashMap<Pid, Vec<usize>>,
     attached: HashSet<(u64, u64)>,
     names: HashMap<(usize, u32), String>,
+    /// Names the kernel side saved along with markers.
+    saved_names: HashMap<(LaneId, u32), String>,
     /// Segments of images that are gone, and the round after which they are unmapped.
     dying: VecDeque<(u64, usize)>,
     round: u64,
@@ -230,6 +239,12 @@ impl Lanes {
         }
     }
 
+    /// Keeps a name that saved markers refer to.
+    pub fn add_name(&mut self, name: &wire::Name) {
+        let id = self.virtual_lane(Pid(name.tgid), Address(name.va));
+        self.saved_names.entry((id, name.id)).or_insert_with(|| segment::entry_text(&name.entry));
+    }
+
     /// Drains every lane whose head moved.
     pub fn drain(&mut self) {
         let processes: Vec<(Pid, Vec<usize>)> =
@@ -323,7 +338,7 @@ impl Lanes {
     /// The name behind an id in the lane's process.
     pub fn name(&mut self, id: LaneId, name: u32) -> String {
         let Some((index, _)) = self.lanes[id.0].place else {
-            return String::new();
+            return self.saved_names.get(&(id, name)).cloned().unwrap_or_default();
         };
         let Some(Some(segment)) = self.segments.get(index) else {
             return String::new();

@@ -236,8 +236,7 @@ impl Segment {
         if self.file.read_exact_at(&mut entry, at).is_err() {
             return String::new();
         }
-        let len = usize::from(entry[0]).min(abi::NAME_LEN_MAX);
-        String::from_utf8_lossy(&entry[1..=len]).into_owned()
+        entry_text(&entry)
     }
 
     fn lane_offset(&self, number: usize) -> usize {
@@ -266,6 +265,12 @@ impl Drop for Segment {
         // SAFETY: the mapping was made by `attach` with this length; nothing borrows it any more.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }
+}
+
+/// An entry of a name table: one length byte, then text. Capped, lossy.
+pub fn entry_text(entry: &[u8; abi::NAME_STRIDE]) -> String {
+    let len = usize::from(entry[0]).min(abi::NAME_LEN_MAX);
+    String::from_utf8_lossy(&entry[1..=len]).into_owned()
 }
 
 /// The header's bytes.

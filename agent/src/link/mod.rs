@@ -192,6 +192,7 @@ impl Linker {
                 self.delivered.tails += tail.count;
                 self.lanes.add_tail(&tail);
             }
+            Record::Name(name) => self.lanes.add_name(&name),
         }
         None
     }

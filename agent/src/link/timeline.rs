@@ -235,6 +235,11 @@ impl Timeline {
                 if self.lane.is_none() && self.turns.is_empty() {
                     self.bind(*lane, *first_index);
                 } else {
+                    if !self.turns.iter().any(|turn| matches!(turn, Turn::Clear { .. })) {
+                        // Two lanes for one thread: a publisher that lies or is doubled. The latest
+                        // wins.
+                        (context.count)("lane_replaced", 1);
+                    }
                     self.turns.push(Turn::Bind { at: *at, lane: *lane, first_index: *first_index });
                 }
             }

@@ -126,27 +126,48 @@ impl<'a> Checks<'a> {
         self.require(median <= 20 * US, || format!("active_ns is off by {median} ns at the median"))
     }
 
-    /// `running` against the thread CPU clock: max(1 %, 60 us) + 40 us per switch-in.
+    /// `running` against the thread CPU clock: max(1 %, 60 us) + 40 us per switch-in, for the sum over
+    /// the spans and for each of them but a few.
+    ///
+    /// A few: on a guest, a single span can lose up to 100 us to the hypervisor without a trace (the
+    /// threshold under which design 4 calls it jitter), share a larger theft with its neighbours in
+    /// the slice, or have the latency of its wakeup booked as CPU by the kernel.
     pub fn cpu_time(&mut self) -> &mut Self {
-        let worst = self
-            .closed()
-            .map(|(truth, span)| get(&span.states, "running").abs_diff(truth.cpu_ns))
-            .max();
-        if let Some(worst) = worst {
-            self.figures.push(format!("running off by {worst} ns (worst)"));
-        }
-        self.each_span("running == CPU clock", |truth, span| {
-            if truth.open || truth.cold {
-                return None;
-            }
-            // An interrupt between the reads of the two clocks is in the one and not in the other.
+        let (mut running_sum, mut clock_sum, mut switches, mut steal, mut count) = (0, 0, 0, 0, 0);
+        let (mut worst, mut off) = (0, Vec::new());
+        for (truth, span) in self.closed() {
             let running = get(&span.states, "running");
+            // An interrupt between the reads of the two clocks is in the one and not in the other.
             let less = truth.slack_ns + booked_as_cpu(&span.states);
             // On a host that is itself stolen from, the clock may say more than there was.
             let most = truth.cpu_ns.min(truth.wall_ns);
             let clock = running.clamp(most.saturating_sub(less), most);
-            cpu_problem(running, clock, truth.switch_ins)
-                .map(|problem| format!("{problem}, {:?}", span.states))
+            count += 1;
+            running_sum += running;
+            clock_sum += clock;
+            switches += truth.switch_ins;
+            steal += get(&span.states, "steal");
+            worst = worst.max(running.abs_diff(clock));
+            if let Some(problem) = cpu_problem(running, clock, truth.switch_ins) {
+                off.push(format!("`{}` {}: {problem}, {:?}", span.name, span.span_id, span.states));
+            }
+        }
+        let few = (count / 100).max(2);
+        self.figures.push(format!(
+            "running {running_sum} ns, CPU clock {clock_sum} ns, off by {worst} ns (worst); {} of \
+             {count} spans over the bound",
+            off.len()
+        ));
+        let sums = cpu_problem(running_sum, clock_sum, switches);
+        self.require(sums.is_none() || running_sum.abs_diff(clock_sum) <= steal, || {
+            format!("running == CPU clock, summed: {}", sums.unwrap_or_default())
+        });
+        self.require(off.len() <= few, || {
+            format!(
+                "running == CPU clock: {} of {count} spans are off: {:?}",
+                off.len(),
+                off.first()
+            )
         })
     }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fmt, fs,
     path::Path,
 };
 
@@ -41,18 +41,22 @@ type States = BTreeMap<String, u64>;
 pub(super) fn print(results: &Path, scenarios: &[String]) -> Result<usize> {
     let mut problems = doctor(results);
     problems.extend(programs(results));
-    println!("  {:<12} {:>9}  waiting in the intended state", "scenario", "spans");
+    println!(
+        "  {:<12} {:>7} {:>7}  waits in the intended state; losses",
+        "scenario", "spans", "stacks"
+    );
     for name in scenarios {
         let folder = results.join("scenario").join(name);
         match Scenario::load(&folder) {
             Ok(scenario) => {
                 let found = scenario.problems();
                 let mark = if found.is_empty() { "" } else { "  PROBLEMS" };
-                println!("  {name:<12} {:>9}  {}{mark}", scenario.count(), scenario.figure());
+                let (spans, stacks) = (scenario.found(), scenario.explained());
+                println!("  {name:<12} {spans:>7} {stacks:>7}  {}{mark}", scenario.figure());
                 problems.extend(found.into_iter().map(|problem| format!("{name}: {problem}")));
             }
             Err(error) => {
-                println!("  {name:<12} {:>9}", "FAILED");
+                println!("  {name:<12} {:>7}", "FAILED");
                 let said = tail(&read(&folder.join("stderr")), 40);
                 problems.push(format!("{name}: {error:#}; hotspan said:\n{said}"));
             }
@@ -172,19 +176,32 @@ impl Scenario {
     }
 
     /// Spans found of those there were.
-    fn count(&self) -> String {
-        let found = self.truth.keys().filter(|key| self.spans.contains_key(key)).count();
-        format!("{found}/{}", self.truth.len())
+    fn found(&self) -> Part {
+        Part(self.pairs().count(), self.truth.len())
+    }
+
+    /// Spans that waited as intended and have the stack of it, of those that waited. Stacks are
+    /// sampled, but waits of milliseconds nearly always have one.
+    fn explained(&self) -> Part {
+        let (mut explained, mut all) = (0, 0);
+        for (truth, span) in self.pairs().filter(|(truth, _)| waits(truth)) {
+            let state = text(&truth["intended_state"]);
+            let methods = list(&span["methods"]).iter();
+            all += 1;
+            explained += usize::from(methods.map(|m| &m["by_state"][state]).any(Value::is_u64));
+        }
+        Part(explained, all)
+    }
+
+    /// Truths with hotspan's documents of them.
+    fn pairs(&self) -> impl Iterator<Item = (&Value, &Value)> {
+        self.truth.iter().filter_map(|(key, truth)| Some((truth, self.spans.get(key)?)))
     }
 
     /// For every name and intended state of spans that wait: time in that state, blocked time.
     fn intended(&self) -> BTreeMap<(String, String), (u64, u64)> {
         let mut sums = BTreeMap::new();
-        for (key, truth) in &self.truth {
-            let waits = truth["waits"].as_u64().unwrap_or(0) > 0;
-            let (Some(span), true) = (self.spans.get(key), waits) else {
-                continue;
-            };
+        for (truth, span) in self.pairs().filter(|(truth, _)| waits(truth)) {
             let state = text(&truth["intended_state"]);
             let states = states(&span["states"]);
             let sum: &mut (u64, u64) =
@@ -200,7 +217,11 @@ impl Scenario {
         let part = |((name, state), (right, all)): (&(String, String), &(u64, u64))| {
             format!("`{name}` {:.1} % {state} of {} ms", percent(*right, *all), all / 1_000_000)
         };
-        self.intended().iter().map(part).collect::<Vec<_>>().join(", ")
+        let mut parts: Vec<_> = self.intended().iter().map(part).collect();
+        for (reason, count) in states(&self.report["loss"]) {
+            parts.push(format!("{reason} {count}"));
+        }
+        parts.join(", ")
     }
 
     fn problems(&self) -> Vec<String> {
@@ -245,6 +266,8 @@ impl Scenario {
                 format!("`{name}`: only {percent:.1} % of {all} ns blocked is {state}"),
             );
         }
+        let Part(explained, all) = self.explained();
+        require(2 * explained >= all, format!("only {explained} of {all} waits have a stack"));
         for kind in ["samples", "intervals", "markers", "stacks"] {
             let kept = &self.report["conservation"][kind];
             let parts = ["delivered", "in_flight", "spooled"];
@@ -255,6 +278,21 @@ impl Scenario {
         }
         problems
     }
+}
+
+/// So many of so many.
+#[derive(Debug, PartialEq)]
+struct Part(usize, usize);
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}/{}", self.0, self.1))
+    }
+}
+
+/// Whether a span of the truth has waits.
+fn waits(truth: &Value) -> bool {
+    truth["waits"].as_u64().unwrap_or(0) > 0
 }
 
 fn percent(part: u64, all: u64) -> f64 {
@@ -307,11 +345,12 @@ mod tests {
     #[test]
     fn a_true_report_has_no_problems() {
         let states = json!({"running": 5, "lock": 80, "ready_wakeup": 10, "notify": 5});
+        let methods = json!([{"name": "f", "by_state": {"lock": 80}}]);
         let span = json!({"trace_id": "a", "span_id": "b", "name": "n", "active_ns": 100,
-            "states": states});
+            "states": states, "methods": methods});
         let scenario = scenario(span);
         assert_eq!(scenario.problems(), Vec::<String>::new());
-        assert_eq!(scenario.count(), "1/1");
+        assert_eq!((scenario.found(), scenario.explained()), (Part(1, 1), Part(1, 1)));
     }
 
     #[test]
@@ -323,9 +362,15 @@ mod tests {
         scenario.report["conservation"]["stacks"]["captured"] = 4.into();
         scenario.report["threads"][0]["wall_ns"] = 10.into();
         let problems = scenario.problems().join("\n");
-        for part in
-            ["ended with 143", "is \"m\"", "sum(states) 90", "only 5.9 %", "stacks", "thread 1"]
-        {
+        for part in [
+            "ended with 143",
+            "is \"m\"",
+            "sum(states) 90",
+            "only 5.9 %",
+            "0 of 1 waits",
+            "stacks",
+            "thread 1",
+        ] {
             assert!(problems.contains(part), "{part} in {problems}");
         }
     }
