@@ -82,7 +82,7 @@ pub const fn fresh() -> Thread {
         cpu: 0,
         execs: 0,
         round: 0,
-        pad: 0,
+        named_round: 0,
         head_at_round: 0,
         waker_head: 0,
         waking_head: 0,

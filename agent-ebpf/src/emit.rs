@@ -70,6 +70,15 @@ pub fn place<T: 'static>(urgency: Urgency, full: Counter, fill: impl FnOnce(&mut
     true
 }
 
+/// Whether half of this CPU's ring is unread.
+#[inline(always)]
+pub fn is_half_full() -> bool {
+    // SAFETY: the ring is a ring map.
+    own_ring().is_none_or(|ring| unsafe {
+        bpf_ringbuf_query(ring.cast(), AVAIL_DATA) > injected!(SETTINGS.ring_bytes) / 2
+    })
+}
+
 /// This CPU's ring.
 #[inline(always)]
 fn own_ring() -> Option<*mut u8> {

@@ -18,7 +18,7 @@ use aya_ebpf::{
 use crate::{
     emit::{self, Urgency},
     kernel::{Task, read_user, read_user_into},
-    maps::{ATTACHED, LANE_SEEN, LANES, NAME, TAIL, count, count_by},
+    maps::{ATTACHED, LANE_SEEN, LANES, NAME, TAIL, count, count_by, live},
     storage,
 };
 
@@ -56,7 +56,8 @@ pub fn refresh(thread: &mut Thread, task: Task, live: &Live) {
     if entry.start_ticks != task.start_boottime() / 10_000_000 {
         return;
     }
-    if thread.flags & LANE_KNOWN != 0 && thread.lane_va == entry.va {
+    // What the thread itself announced is newer.
+    if thread.flags & LANE_KNOWN != 0 {
         return;
     }
     thread.lane_va = entry.va;
@@ -112,11 +113,11 @@ pub fn read_head(thread: &mut Thread, task: Task) {
             thread.flags = (thread.flags | HEAD_KNOWN) & !UNREADABLE;
         }
         // What this thread published ends with its LANE_END.
-        Look::Passed => thread.flags &= !(LANE_KNOWN | UNREADABLE),
-        Look::Absent => thread.flags |= UNREADABLE,
+        Look::Passed => thread.flags &= !(LANE_KNOWN | UNREADABLE | HEAD_KNOWN),
+        Look::Absent => thread.flags = (thread.flags | UNREADABLE) & !HEAD_KNOWN,
         Look::Other => {
             count(Counter::LaneMismatch);
-            thread.flags = (thread.flags | UNREADABLE) & !LANE_KNOWN;
+            thread.flags = (thread.flags | UNREADABLE) & !(LANE_KNOWN | HEAD_KNOWN);
         }
     }
 }
@@ -185,6 +186,14 @@ fn lane_named(address: u64) {
         return;
     };
     let generation = u32_at(&line, lane_line::GENERATION_AT);
+    // Once per thread and round of the daemon: a program that names lanes in a loop is not listened
+    // to. An exec starts afresh.
+    let round = live().round.wrapping_add(1);
+    if thread.named_round == round {
+        count(Counter::LanesRefused);
+        return;
+    }
+    thread.named_round = round;
     storage::guarded(thread, |t| {
         t.lane_va = address;
         t.lane_gen = generation;
@@ -276,7 +285,8 @@ fn save_tail(thread: &mut Thread, task: Task) {
     }
     let head = thread.head;
     let first = u64_at(&line, lane_line::FIRST_INDEX_AT);
-    let slots = 1u64 << (log2 & 15);
+    let grown_at = u64_at(&line, lane_line::GROWN_AT);
+    let slots = 1u64 << if grown_at != 0 { u32::from(lane_line::GROWN_LOG2) } else { log2 & 15 };
     let kept = if head.saturating_sub(first) < slots { head.saturating_sub(first) } else { slots };
     let Some(tail) = TAIL.get_ptr_mut(0) else {
         return;
@@ -293,8 +303,8 @@ fn save_tail(thread: &mut Thread, task: Task) {
     tail.at = unsafe { bpf_ktime_get_ns() };
     let mut copying = Copying {
         ring: thread.lane_va + lane_line::RING_AT,
-        mask: slots - 1,
-        grown_at: u64_at(&line, lane_line::GROWN_AT),
+        mask: (1u64 << (log2 & 15)) - 1,
+        grown_at,
         next: head - kept,
         end: head,
         lost: head.saturating_sub(first) - kept,
@@ -349,6 +359,11 @@ unsafe extern "C" fn copy_batch(_index: u32, context: *mut c_void) -> i64 {
     // SAFETY: as in `save_tail`.
     let tail: &mut Tail = unsafe { &mut *tail };
     if copying.next >= copying.end {
+        return 1;
+    }
+    if emit::is_half_full() {
+        // Dying processes must not push everybody else's records out.
+        copying.lost += copying.end - copying.next;
         return 1;
     }
     tail.first = copying.next;

@@ -17,7 +17,7 @@ use crate::{
     emit::{self, Urgency},
     kernel::Task,
     lane,
-    maps::count,
+    maps::{ATTACHED, LANES, count},
     storage,
 };
 
@@ -35,6 +35,8 @@ fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     if child.tid() != child.tgid() {
         return 0;
     }
+    // A new process under a used number.
+    let _ = ATTACHED.remove(&child.tgid());
     count(Counter::LifecycleCaptured);
     let record = Fork {
         kind: RecordKind::Fork as u32,
@@ -61,7 +63,12 @@ fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
         t.lane_va = 0;
         t.head = 0;
         t.execs += 1;
+        t.named_round = 0;
     });
+    // What the daemon knew of lanes was of the old image; most threads have no entry.
+    let _ = LANES.remove(&task.tid());
+    let _ = LANES.remove(&old_tid);
+    let _ = ATTACHED.remove(&task.tgid());
     count(Counter::LifecycleCaptured);
     let record = Exec {
         kind: RecordKind::Exec as u32,

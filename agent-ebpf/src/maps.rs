@@ -5,7 +5,7 @@ use agent_ebpf::{
     wire::{self, Counter, LaneRef, Thread, settings::Live},
 };
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 
@@ -32,9 +32,14 @@ pub static ATTACHED: HashMap<u32, u32, 32768, 1> = HashMap::new();
 #[btf_map]
 pub static LIVE: Array<Live, 1> = Array::new();
 
-/// Stack hashes sent in the present generation (value: generation).
+/// Stacks sent by this CPU: hash and generation, in the slot its hash gives. An array, because an LRU
+/// hash takes a spin lock that a sample in NMI context could find held on its own CPU. A collision
+/// only sends a stack again.
 #[btf_map]
-pub static STACKS_SEEN: LruHashMap<u64, u32, 32768> = LruHashMap::new();
+pub static STACKS_SEEN: PerCpuArray<[u64; 2], STACK_SLOTS> = PerCpuArray::new();
+
+/// Slots of `STACKS_SEEN`, a power of two.
+pub const STACK_SLOTS: usize = 8192;
 
 /// Exit records the ring had no room for, by thread serial; emptied by the daemon.
 #[btf_map]

@@ -29,7 +29,7 @@ use crate::{
     emit::{self, Urgency},
     kernel::{self, Task, injected},
     lane,
-    maps::{CPU, EXIT, PARKED_EXITS, SCRATCH_SWITCH, count, count_by, live},
+    maps::{CPU, EXIT, LANES, PARKED_EXITS, SCRATCH_SWITCH, count, count_by, live},
     storage, walk,
 };
 
@@ -139,6 +139,8 @@ fn arrive(prev: Task, task: Task, now: u64, live: &Live) {
         noticed
     });
     storage::notice(noticed);
+    // The daemon may have found the lane during the wait: `head` is then read on resumption.
+    lane::refresh(thread, task, live);
     if thread.lane_va == 0 {
         // Nothing to send: its totals hold the interval.
         thread.flags &= !PENDING;
@@ -352,6 +354,10 @@ fn send_exit(thread: &Thread, task: Task) {
     exit.head = thread.head;
     exit.comm = task.comm();
     exit.total = thread.total;
+    if thread.lane_va != 0 {
+        // Its entry, if the daemon ever made one, must not wait for the tid's next owner.
+        let _ = LANES.remove(&exit.tid);
+    }
     count(Counter::LifecycleCaptured);
     if emit::record(exit, Urgency::Timer, Counter::LifecycleRingFull) {
         return;

@@ -43,7 +43,12 @@ fn thread_totals(ctx: *mut c_void) -> i32 {
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     if thread.phase == Phase::Fresh as u32 {
-        storage::guarded(thread, |t| account::adopt(t, now));
+        storage::guarded(thread, |t| {
+            // Its own CPU may have begun it in between.
+            if t.phase == Phase::Fresh as u32 {
+                account::adopt(t, now);
+            }
+        });
     }
     let Some(out) = SNAPSHOT.get_ptr_mut(0) else {
         return 0;

@@ -15,7 +15,7 @@ use aya_ebpf::helpers::generated::{bpf_get_stack, bpf_ktime_get_ns, bpf_loop};
 use crate::{
     emit::{self, Urgency},
     kernel::{Task, read_user},
-    maps::{SCRATCH, STACKS_SEEN, count},
+    maps::{SCRATCH, STACK_SLOTS, STACKS_SEEN, count},
 };
 
 /// Largest step between two frame pointers: more is not a frame.
@@ -158,10 +158,13 @@ fn send(slot: u32, tgid: u32, hash: u64, len: u32, flags: u32, live: &Live) -> u
     if flags & STACK_CUT != 0 {
         count(Counter::StacksCut);
     }
-    // SAFETY: only compared.
-    if let Some(generation) = unsafe { STACKS_SEEN.get(&hash) }
-        && *generation == live.stack_generation
-    {
+    let Some(seen) = STACKS_SEEN.get_ptr_mut((hash >> 13) as u32 & (STACK_SLOTS as u32 - 1)) else {
+        return hash;
+    };
+    let generation = u64::from(live.stack_generation);
+    // SAFETY: per-CPU slot; a sample that interrupts between the two words makes the stack be sent
+    // once more, never once less: the hash is written last.
+    if unsafe { (*seen)[0] == hash && (*seen)[1] == generation } {
         return hash;
     }
     let Some(stack) = SCRATCH.get_ptr_mut(slot) else {
@@ -188,7 +191,12 @@ fn send(slot: u32, tgid: u32, hash: u64, len: u32, flags: u32, live: &Live) -> u
         )
     };
     if sent {
-        let _ = STACKS_SEEN.insert(&hash, &live.stack_generation, 0);
+        // SAFETY: as above.
+        unsafe {
+            (*seen)[0] = 0;
+            (*seen)[1] = generation;
+            (*seen)[0] = hash;
+        }
     }
     hash
 }

@@ -78,6 +78,8 @@ counters! {
     LaneMismatch => "lane_mismatch",
     /// The kernel stack helper failed.
     KernelStackFailed => "kernel_stack_failed",
+    /// Lanes a thread named more often than once in a round of the daemon.
+    LanesRefused => "lanes_refused",
     /// Undrained markers copied at the death of a process the daemon had not attached yet.
     TailMarkersCaptured => "tail_markers_captured",
     /// Such markers that could not be read or sent.

@@ -119,8 +119,8 @@ pub struct Thread {
     pub execs: u32,
     /// The daemon's round in which `head_at_round` was read.
     pub round: u32,
-    /// 0
-    pub pad: u32,
+    /// The daemon's round, plus one, in which the thread named a lane last.
+    pub named_round: u32,
     /// Lane head first seen in that round: how far the lane has run since the daemon last drained.
     pub head_at_round: u64,
     /// Waker's lane head plus one at the wakeup, 0 when it had no lane.
