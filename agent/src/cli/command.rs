@@ -9,7 +9,6 @@ use std::{
     },
     process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicI32, Ordering},
-    time::{Duration, Instant},
 };
 
 /// Why the command could not be started.
@@ -26,14 +25,20 @@ pub enum CommandError {
     Other(String, io::Error),
 }
 
-/// How long a command is given to end after it was asked.
-const GRACE: Duration = Duration::from_secs(5);
-
-/// The last signal that asks us to end; 0 for none.
+/// The last signal that asks us to end, and whether it came from the terminal; 0 for none.
 static ASKED: AtomicI32 = AtomicI32::new(0);
+const FROM_TERMINAL: i32 = 1 << 16;
+/// Times the terminal's Ctrl-C is left to the command alone.
+const PATIENCE: u32 = 3;
 
-extern "C" fn on_signal(signal: libc::c_int) {
-    ASKED.store(signal, Ordering::Relaxed);
+extern "C" fn on_signal(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    _context: *mut libc::c_void,
+) {
+    // SAFETY: the kernel passes a valid siginfo to SA_SIGINFO handlers.
+    let terminal = unsafe { (*info).si_code } == libc::SI_KERNEL;
+    ASKED.store(signal | if terminal { FROM_TERMINAL } else { 0 }, Ordering::Relaxed);
 }
 
 /// From now on SIGINT, SIGTERM and SIGHUP end the command, not us.
@@ -43,6 +48,7 @@ pub fn catch_signals() {
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = on_signal as *const () as libc::sighandler_t;
+            action.sa_flags = libc::SA_SIGINFO;
             libc::sigaction(signal, &raw const action, std::ptr::null_mut());
         }
     }
@@ -54,8 +60,8 @@ pub struct Running {
     child: Child,
     /// Becomes readable when it ends.
     pidfd: Option<OwnedFd>,
-    asked_at: Option<Instant>,
-    killed: bool,
+    /// Times we were asked to end it.
+    asked: u32,
 }
 
 // === impl Running ===
@@ -95,7 +101,7 @@ impl Running {
             let fd = libc::syscall(libc::SYS_pidfd_open, child.id() as libc::pid_t, 0);
             (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as RawFd))
         };
-        Ok(Self { child, pidfd, asked_at: None, killed: false })
+        Ok(Self { child, pidfd, asked: 0 })
     }
 
     /// Its process id.
@@ -108,20 +114,33 @@ impl Running {
         self.pidfd.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// Its status, once it has ended. Passes a caught signal on; ends it by force when it does not
-    /// listen, or when asked twice.
+    /// Its status, once it has ended. Passes a caught signal on: what the terminal sent has reached
+    /// the command already, and a shell or a database has its own idea of Ctrl-C. Whoever insists
+    /// gets it killed.
     pub fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
         let asked = ASKED.swap(0, Ordering::Relaxed);
         if asked != 0 {
-            let signal = if self.asked_at.is_some() { libc::SIGKILL } else { asked };
-            self.signal(signal);
-            self.asked_at.get_or_insert_with(Instant::now);
-        }
-        if !self.killed && self.asked_at.is_some_and(|at| at.elapsed() > GRACE) {
-            self.killed = true;
-            self.signal(libc::SIGKILL);
+            self.asked += 1;
+            if asked & FROM_TERMINAL == 0 {
+                self.signal(if self.asked > 1 { libc::SIGKILL } else { asked });
+            } else if self.asked > PATIENCE {
+                self.signal(libc::SIGKILL);
+            }
         }
         self.child.try_wait()
+    }
+
+    /// Waits for its end without the agent.
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.poll()? {
+                return Ok(status);
+            }
+            let fd = self.end_fd().unwrap_or(-1);
+            let mut ended = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+            // SAFETY: one live pollfd; a signal ends the call early.
+            unsafe { libc::poll(&raw mut ended, 1, 200) };
+        }
     }
 
     fn signal(&self, signal: libc::c_int) {

@@ -91,7 +91,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let mut command = Running::start(&arguments.command, nice)?;
     daemon.linker.processes.set_root(Pid(command.pid()));
-    let status = watch(&mut daemon, &mut command, &symbols, arguments, started)?;
+    let status = match watch(&mut daemon, &mut command, &symbols, arguments, started) {
+        Ok(status) => status,
+        Err(error) => {
+            // The programs go at once; what they watched is not ours to end.
+            drop(daemon);
+            eprintln!("hotspan: {error:#}; the command goes on without it");
+            command.wait().context("waiting for the command")?;
+            bail!("nothing was recorded");
+        }
+    };
     let outcome = daemon.finish().context("reading what was recorded")?;
     daemon.linker.processes.leave(Pid(std::process::id()));
 

@@ -173,7 +173,11 @@ impl KernelSide {
         let map = self.loaded.ebpf.map_mut(NAME).ok_or(KernelError::Missing(NAME))?;
         let mut map: BpfHashMap<_, u32, PodLaneRef> = map.try_into().map_err(failed)?;
         for (tid, lane) in lanes {
-            map.insert(tid, PodLaneRef(*lane), 0).map_err(failed)?;
+            // A full map costs these lanes, which the next sweep finds again, not the recording.
+            if let Err(error) = map.insert(tid, PodLaneRef(*lane), 0) {
+                tracing::warn!(%error, "lanes older than hotspan: no room for all");
+                break;
+            }
         }
         self.live.lane_epoch = self.live.lane_epoch.wrapping_add(1);
         self.publish_live()

@@ -1,22 +1,29 @@
 //! Lanes: what the traced processes publish. Finds their segments, drains their rings into
 //! per-lane queues of events, and resolves names. Knows nothing of spans' time.
+//!
+//! Addresses mean something within one image of a process only. Fork, exec and exit end an image;
+//! their records carry a time, and what was attached after that time belongs to the next image.
 
 pub mod segment;
+mod sweep;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    fs, io,
+    io,
     path::Path,
 };
 
-use agent_ebpf::wire::{self, LaneRef, thread::lane_line};
+use agent_ebpf::wire::{self, thread::lane_line};
 use hotspan_lanes::abi::{self, Event};
 
-use crate::process::{
-    id::Pid,
-    maps::{Address, Backing, ProcessMap},
+use crate::{
+    kernel::ktime,
+    process::{
+        id::Pid,
+        maps::{Address, Backing, ProcessMap},
+    },
 };
-use segment::{Refused, Segment, start_ticks};
+use segment::{Control, Refused, Segment};
 
 // The kernel side reads the control line with its own copy of the offsets.
 const _: () = assert!(
@@ -47,6 +54,10 @@ const MAX_QUEUED: usize = 1 << 16;
 const DYING_ROUNDS: u64 = 64;
 /// Segments attached of one process.
 const MAX_SEGMENTS: usize = 64;
+/// Lanes of one process that were named but lie in no segment.
+const MAX_VIRTUAL: usize = 256;
+/// A lane that jumps further ahead than this at once does not tell the truth.
+const MAX_JUMP: u64 = 1 << 32;
 
 /// A lane of the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,37 +69,46 @@ struct Lane {
     pid: Pid,
     /// Index of its segment and number in it; none for markers saved by the kernel side.
     place: Option<(usize, usize)>,
+    /// When it became known, ktime.
+    made_at: u64,
     /// Next index to drain.
     tail: u64,
     events: VecDeque<Event>,
 }
 
-/// A living thread that owns a lane older than the agent.
-#[derive(Clone, Copy, Debug)]
-pub struct Owner {
-    /// Its id in the initial pid namespace.
-    pub tid: u32,
-    /// Its lane.
-    pub lane: LaneId,
-    /// What the kernel side is to know.
-    pub reference: LaneRef,
+/// A mapped segment and when it was mapped, ktime.
+#[derive(Debug)]
+struct Attached {
+    segment: Segment,
+    at: u64,
+}
+
+/// What is known of the present image of a process.
+#[derive(Debug, Default)]
+struct Image {
+    segments: Vec<usize>,
+    lanes: HashMap<Address, LaneId>,
+    virtual_lanes: usize,
 }
 
 /// Every lane of every process.
 #[derive(Debug, Default)]
 pub struct Lanes {
-    segments: Vec<Option<Segment>>,
+    segments: Vec<Option<Attached>>,
     lanes: Vec<Lane>,
-    by_address: HashMap<(Pid, Address), LaneId>,
-    by_process: HashMap<Pid, Vec<usize>>,
-    attached: HashSet<(u64, u64)>,
+    /// Lanes still worth draining.
+    live: Vec<usize>,
+    images: HashMap<Pid, Image>,
+    identities: HashSet<(u64, u64)>,
     names: HashMap<(usize, u32), String>,
     /// Names the kernel side saved along with markers.
     saved_names: HashMap<(LaneId, u32), String>,
     /// Segments of images that are gone, and the round after which they are unmapped.
     dying: VecDeque<(u64, usize)>,
+    /// Processes in which an attach found nothing this round: not asked again before the next.
+    barren: HashSet<Pid>,
     round: u64,
-    /// Markers seen at the source since attach, delivered to queues, and lost by reason.
+    /// Markers seen at the source since attach.
     pub captured: u64,
     /// Delivered to the queues.
     pub delivered: u64,
@@ -101,34 +121,28 @@ pub struct Lanes {
 /// Counts by process and reason.
 pub type Tally = BTreeMap<(Pid, &'static str), u64>;
 
-/// A lane that jumps further ahead than this at once does not tell the truth.
-const MAX_JUMP: u64 = 1 << 32;
-
 // === impl Lanes ===
 
 impl Lanes {
     /// Attaches every segment of `pid` that is not attached yet. `from_birth`: the process was seen
     /// making it, so that every marker counts from the first. Returns whether there is any.
-    pub fn attach(&mut self, pid: Pid, from_birth: bool) -> bool {
-        let Ok(map) = ProcessMap::read(pid) else {
-            return false;
-        };
+    fn attach(&mut self, pid: Pid, from_birth: bool) -> bool {
+        let Ok(map) = ProcessMap::read(pid) else { return false };
         for mapping in map.mappings() {
-            let Backing::File { path, .. } = &mapping.backing else {
-                continue;
-            };
+            let Backing::File { path, .. } = &mapping.backing else { continue };
             if mapping.offset.0 != 0 || !is_segment(path) {
                 continue;
             }
-            if self.by_process.get(&pid).is_some_and(|s| s.len() >= MAX_SEGMENTS) {
+            let known = self.images.get(&pid).map_or(&[][..], |image| &image.segments);
+            if known.len() >= MAX_SEGMENTS {
                 self.refuse(pid, "segment_too_many");
                 break;
             }
-            if self.by_process.get(&pid).is_some_and(|segments| {
-                segments
-                    .iter()
-                    .any(|&s| self.segments[s].as_ref().is_some_and(|s| s.address == mapping.start))
-            }) {
+            let same = |&index: &usize| {
+                let attached = self.segments[index].as_ref();
+                attached.is_some_and(|attached| attached.segment.address == mapping.start)
+            };
+            if known.iter().any(same) {
                 continue;
             }
             match Segment::attach(pid, mapping) {
@@ -141,37 +155,43 @@ impl Lanes {
                 }
             }
         }
-        self.by_process.contains_key(&pid)
+        self.is_attached(pid)
     }
 
     fn insert(&mut self, pid: Pid, segment: Segment, from_birth: bool) {
-        if !self.attached.insert(segment.identity) {
+        if !self.identities.insert(segment.identity) {
             return;
         }
         let index = self.segments.len();
-        self.by_process.entry(pid).or_default().push(index);
-        self.segments.push(Some(segment));
+        self.images.entry(pid).or_default().segments.push(index);
+        self.segments.push(Some(Attached { segment, at: ktime::now() }));
         self.extend(pid, index, from_birth);
     }
 
     /// Makes lanes for those that came into use.
     fn extend(&mut self, pid: Pid, index: usize, from_birth: bool) {
-        let Some(Some(segment)) = self.segments.get(index) else {
-            return;
-        };
+        let Some(Some(Attached { segment, at })) = self.segments.get(index) else { return };
+        let image = self.images.entry(pid).or_default();
         for number in 0..segment.lanes_in_use() {
             let address = segment.lane_address(number);
-            if self.by_address.contains_key(&(pid, address)) {
+            if image.lanes.contains_key(&address) {
                 continue;
             }
             let control = segment.control(number);
-            let slots =
-                1u64 << if control.grown_at != 0 { abi::RING_LOG2_MAX } else { control.ring_log2 };
-            let tail = if from_birth { 0 } else { control.head.saturating_sub(slots - 1) };
+            let tail =
+                if from_birth { 0 } else { control.head.saturating_sub(control.slots() - 1) };
             let id = LaneId(self.lanes.len());
             let place = Some((index, number));
-            self.lanes.push(Lane { pid, place, tail, events: VecDeque::new() });
-            self.by_address.insert((pid, address), id);
+            self.lanes.push(Lane { pid, place, made_at: *at, tail, events: VecDeque::new() });
+            self.live.push(id.0);
+            image.lanes.insert(address, id);
+        }
+    }
+
+    fn extend_all(&mut self, pid: Pid) {
+        let known = self.images.get(&pid).map_or_else(Vec::new, |image| image.segments.clone());
+        for index in known {
+            self.extend(pid, index, true);
         }
     }
 
@@ -179,142 +199,165 @@ impl Lanes {
         *self.refused.entry((pid, reason)).or_default() += 1;
     }
 
-    /// The lane `pid` sees at `address`, attaching its segment if need be.
-    pub fn lane_at(&mut self, pid: Pid, address: Address, from_birth: bool) -> Option<LaneId> {
-        if let Some(&id) = self.by_address.get(&(pid, address)) {
-            return Some(id);
-        }
-        let known = self.by_process.get(&pid).cloned().unwrap_or_default();
-        for index in known {
-            self.extend(pid, index, true);
-        }
-        if !self.by_address.contains_key(&(pid, address)) {
-            self.attach(pid, from_birth);
-        }
-        self.by_address.get(&(pid, address)).copied()
+    fn find(&self, pid: Pid, address: Address) -> Option<LaneId> {
+        self.images.get(&pid)?.lanes.get(&address).copied()
     }
 
     /// The lane at an address whose breadcrumb was seen. When its segment cannot be attached (the
-    /// process is already gone), a place for the markers the kernel side saves of it.
-    pub fn lane_or_virtual(&mut self, pid: Pid, address: Address) -> LaneId {
-        if let Some(id) = self.lane_at(pid, address, true) {
-            return id;
+    /// process is already gone), a place for the markers the kernel side saves of it; none for a
+    /// process that names too many of those.
+    pub fn lane_or_virtual(&mut self, pid: Pid, address: Address) -> Option<LaneId> {
+        if self.find(pid, address).is_none() {
+            self.extend_all(pid);
         }
-        self.virtual_lane(pid, address)
+        if self.find(pid, address).is_none() && !self.barren.contains(&pid) {
+            self.attach(pid, true);
+            if self.find(pid, address).is_none() {
+                self.barren.insert(pid);
+            }
+        }
+        self.find(pid, address).or_else(|| self.virtual_lane(pid, address))
     }
 
-    fn virtual_lane(&mut self, pid: Pid, address: Address) -> LaneId {
-        *self.by_address.entry((pid, address)).or_insert_with(|| {
-            self.lanes.push(Lane { pid, place: None, tail: 0, events: VecDeque::new() });
-            LaneId(self.lanes.len() - 1)
-        })
+    fn virtual_lane(&mut self, pid: Pid, address: Address) -> Option<LaneId> {
+        let image = self.images.entry(pid).or_default();
+        if let Some(&id) = image.lanes.get(&address) {
+            return Some(id);
+        }
+        if image.virtual_lanes >= MAX_VIRTUAL {
+            self.refuse(pid, "lanes_refused");
+            return None;
+        }
+        image.virtual_lanes += 1;
+        let id = LaneId(self.lanes.len());
+        image.lanes.insert(address, id);
+        let made_at = ktime::now();
+        self.lanes.push(Lane { pid, place: None, made_at, tail: 0, events: VecDeque::new() });
+        Some(id)
     }
 
     /// Whether any segment of `pid` is mapped.
     pub fn is_attached(&self, pid: Pid) -> bool {
-        self.by_process.contains_key(&pid)
+        self.images.get(&pid).is_some_and(|image| !image.segments.is_empty())
     }
 
-    /// Keeps markers that the kernel side saved from a dying process.
+    /// Keeps markers that the kernel side saved from a dying image.
     pub fn add_tail(&mut self, tail: &wire::Tail) {
         let pid = Pid(tail.tgid);
-        let id = self.virtual_lane(pid, Address(tail.va));
+        let Some(id) = self.virtual_lane(pid, Address(tail.va)) else { return };
         let lane = &mut self.lanes[id.0];
-        for bytes in tail.events.iter().take(tail.count as usize) {
+        for (i, bytes) in (0..tail.count).zip(&tail.events) {
             let mut words = [0u64; abi::EVENT_WORDS];
             for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
                 *word = u64::from_le_bytes(*bytes);
             }
             let event = Event::from_words(&words);
-            // Attached in the meantime: these were, or will be, drained.
-            if event.index < lane.tail {
+            // Another index: the slot was being written, or lies. Below the tail: attached in the
+            // meantime, so it was drained.
+            if event.index != tail.first.wrapping_add(i) || event.index < lane.tail {
                 continue;
             }
-            if words[0] != 0 {
-                self.captured += 1;
-                self.delivered += 1;
-                lane.tail = event.index + 1;
-                lane.events.push_back(event);
-            }
+            self.captured += 1;
+            self.delivered += 1;
+            lane.tail = event.index + 1;
+            lane.events.push_back(event);
         }
+        self.trim(id.0);
     }
 
     /// Keeps a name that saved markers refer to.
     pub fn add_name(&mut self, name: &wire::Name) {
-        let id = self.virtual_lane(Pid(name.tgid), Address(name.va));
-        self.saved_names.entry((id, name.id)).or_insert_with(|| segment::entry_text(&name.entry));
+        if let Some(id) = self.virtual_lane(Pid(name.tgid), Address(name.va)) {
+            let text = || segment::entry_text(&name.entry);
+            self.saved_names.entry((id, name.id)).or_insert_with(text);
+        }
     }
 
     /// Drains every lane whose head moved.
     pub fn drain(&mut self) {
-        let processes: Vec<(Pid, Vec<usize>)> =
-            self.by_process.iter().map(|(pid, segments)| (*pid, segments.clone())).collect();
-        for (pid, segments) in processes {
-            for index in segments {
-                self.extend(pid, index, true);
-            }
+        let pids: Vec<Pid> = self.images.keys().copied().collect();
+        for pid in pids {
+            self.extend_all(pid);
         }
-        for id in 0..self.lanes.len() {
-            self.drain_lane(id);
+        for i in 0..self.live.len() {
+            self.drain_lane(self.live[i]);
         }
-        self.round += 1;
-        while self.dying.front().is_some_and(|&(round, _)| round < self.round) {
-            if let Some((_, index)) = self.dying.pop_front()
-                && let Some(segment) = self.segments[index].take()
-            {
-                self.attached.remove(&segment.identity);
-            }
+    }
+
+    /// Drains one process, whose image is about to be forgotten.
+    fn drain_process(&mut self, pid: Pid) {
+        self.extend_all(pid);
+        let lanes: Vec<LaneId> =
+            self.images.get(&pid).map_or_else(Vec::new, |i| i.lanes.values().copied().collect());
+        for id in lanes {
+            self.drain_lane(id.0);
         }
     }
 
     fn drain_lane(&mut self, id: usize) {
         let lane = &mut self.lanes[id];
-        let Some((index, number)) = lane.place else {
-            return;
-        };
-        let Some(Some(segment)) = self.segments.get(index) else {
-            return;
-        };
+        let Some((index, number)) = lane.place else { return };
+        let Some(Some(Attached { segment, .. })) = self.segments.get(index) else { return };
         let control = segment.control(number);
         if control.head == lane.tail {
             return;
         }
-        if control.head < lane.tail {
-            *self.refused.entry((lane.pid, "lane_head_jumped_back")).or_default() += 1;
-            lane.tail = control.head;
-            return;
-        }
-        let log2 = if control.grown_at != 0 { abi::RING_LOG2_MAX } else { control.ring_log2 };
-        let behind = control.head - lane.tail;
-        if behind > MAX_JUMP {
-            *self.refused.entry((lane.pid, "lane_head_jumped_ahead")).or_default() += 1;
+        let back = control.head < lane.tail;
+        let behind = control.head.wrapping_sub(lane.tail);
+        if back || behind > MAX_JUMP {
+            let reason = if back { "lane_head_jumped_back" } else { "lane_head_jumped_ahead" };
+            *self.refused.entry((lane.pid, reason)).or_default() += 1;
             lane.tail = control.head;
             return;
         }
         self.captured += behind;
-        let kept = behind.min((1 << log2) - 1);
-        let mut lost = behind - kept;
-        for event_index in control.head - kept..control.head {
-            match segment.event(number, &control, event_index) {
-                Some(mut event) => {
-                    if event.ts_kind == abi::ts_kind::MONOTONIC_NS {
-                        event.ts = event.ts.wrapping_sub(segment.monotonic_offset as u64);
-                    }
-                    lane.events.push_back(event);
-                    self.delivered += 1;
-                }
-                None => lost += 1,
-            }
-        }
+        let kept = behind.min(control.slots() - 1);
+        let before = lane.events.len();
+        segment.events(number, &control, control.head - kept..control.head, &mut lane.events);
+        let read = (lane.events.len() - before) as u64;
+        self.delivered += read;
         lane.tail = control.head;
+        if behind > read {
+            *self.lost.entry((lane.pid, "markers_lapped")).or_default() += behind - read;
+        }
+        self.trim(id);
+    }
+
+    /// Keeps a lane that nobody consumes within bounds.
+    fn trim(&mut self, id: usize) {
+        let lane = &mut self.lanes[id];
         while lane.events.len() > MAX_QUEUED {
             lane.events.pop_front();
             self.delivered -= 1;
             *self.lost.entry((lane.pid, "markers_unclaimed")).or_default() += 1;
         }
-        if lost > 0 {
-            *self.lost.entry((lane.pid, "markers_lapped")).or_default() += lost;
+    }
+
+    /// Ends a round: what was forgotten long enough ago is unmapped.
+    pub fn end_round(&mut self) {
+        self.round += 1;
+        self.barren.clear();
+        let mut gone = HashSet::new();
+        while self.dying.front().is_some_and(|&(round, _)| round < self.round) {
+            if let Some((_, index)) = self.dying.pop_front()
+                && let Some(attached) = self.segments[index].take()
+            {
+                self.identities.remove(&attached.segment.identity);
+                gone.insert(index);
+            }
         }
+        if gone.is_empty() {
+            return;
+        }
+        self.names.retain(|(index, _), _| !gone.contains(index));
+        let lanes = &mut self.lanes;
+        self.live.retain(|&id| {
+            let dead = lanes[id].place.is_some_and(|(index, _)| gone.contains(&index));
+            if dead {
+                lanes[id].events = VecDeque::new();
+            }
+            !dead
+        });
     }
 
     /// Events drained and not yet consumed, in order of index (with holes where some were lost).
@@ -340,88 +383,42 @@ impl Lanes {
         let Some((index, _)) = self.lanes[id.0].place else {
             return self.saved_names.get(&(id, name)).cloned().unwrap_or_default();
         };
-        let Some(Some(segment)) = self.segments.get(index) else {
+        let Some(Some(Attached { segment, .. })) = self.segments.get(index) else {
             return String::new();
         };
         self.names.entry((index, name)).or_insert_with(|| segment.name(name)).clone()
     }
 
-    /// The process image is gone (exec or exit): its addresses mean nothing any more. What was
-    /// drained stays until consumed; the mapping keeps what was not.
-    pub fn forget_addresses(&mut self, pid: Pid) {
-        self.by_address.retain(|(owner, _), _| *owner != pid);
-        if let Some(segments) = self.by_process.remove(&pid) {
-            for index in segments {
-                self.dying.push_back((self.round + DYING_ROUNDS, index));
-                if let Some(Some(segment)) = self.segments.get(index) {
-                    let without = segment.threads_without_lane();
-                    let refused = segment.publishes_refused();
-                    for (key, n) in
-                        [("threads_without_lane", without), ("publishes_refused", refused)]
-                    {
-                        if n > 0 {
-                            *self.refused.entry((pid, key)).or_default() += n;
-                        }
-                    }
-                }
-            }
+    /// The image `pid` had before `before` is gone (fork into a used number, exec, exit): its
+    /// addresses mean nothing any more. What it published is drained now or still lies in the
+    /// mapping; what was attached later is the next image's.
+    pub fn forget_image(&mut self, pid: Pid, before: u64) {
+        if !self.images.contains_key(&pid) {
+            return;
         }
-    }
-
-    /// Attaches what every process on the host already has. Returns the living owners of lanes, for
-    /// the kernel side.
-    pub fn sweep(&mut self, own: Pid) -> Vec<Owner> {
-        let mut owners = Vec::new();
-        let Ok(entries) = fs::read_dir("/proc") else {
-            return owners;
-        };
-        for entry in entries.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            let pid = Pid(pid);
-            if pid != own && !self.by_process.contains_key(&pid) && self.attach(pid, false) {
-                self.owners_of(pid, &mut owners);
-            }
+        self.drain_process(pid);
+        let Some(image) = self.images.get_mut(&pid) else { return };
+        let lanes = &self.lanes;
+        image.lanes.retain(|_, id| lanes[id.0].made_at >= before);
+        let segments = &self.segments;
+        let older = |index: &usize| segments[*index].as_ref().is_none_or(|a| a.at < before);
+        let (old, new): (Vec<usize>, Vec<usize>) =
+            std::mem::take(&mut image.segments).into_iter().partition(older);
+        image.segments = new;
+        image.virtual_lanes = image.lanes.values().filter(|id| lanes[id.0].place.is_none()).count();
+        if image.lanes.is_empty() && image.segments.is_empty() {
+            self.images.remove(&pid);
         }
-        owners
-    }
-
-    /// Matches each owned lane to a living thread of its own process; a lane that names a thread of
-    /// another process finds nobody.
-    fn owners_of(&mut self, pid: Pid, owners: &mut Vec<Owner>) {
-        let inner = inner_tids(pid);
-        for (&(owner, address), &id) in &self.by_address {
-            let Some((index, number)) = self.lanes[id.0].place else {
-                continue;
-            };
-            let Some(Some(segment)) = self.segments.get(index) else {
-                continue;
-            };
-            if owner != pid {
-                continue;
+        for index in old {
+            self.dying.push_back((self.round + DYING_ROUNDS, index));
+            let Some(Some(Attached { segment, .. })) = self.segments.get(index) else { continue };
+            let counts = [
+                ("threads_without_lane", segment.threads_without_lane()),
+                ("publishes_refused", segment.publishes_refused()),
+            ];
+            for (key, n) in counts.into_iter().filter(|(_, n)| *n > 0) {
+                *self.refused.entry((pid, key)).or_default() += n;
             }
-            let control = segment.control(number);
-            if control.generation.is_multiple_of(2) {
-                continue;
-            }
-            let Some(&tid) = inner.get(&control.owner_tid) else {
-                *self.refused.entry((pid, "lane_owner_unknown")).or_default() += 1;
-                continue;
-            };
-            let Some(start_ticks) = start_ticks(pid, tid) else {
-                continue;
-            };
-            owners.push(Owner {
-                tid,
-                lane: id,
-                reference: LaneRef {
-                    va: address.0,
-                    start_ticks,
-                    generation: control.generation,
-                    owner_tid: control.owner_tid,
-                },
-            });
         }
     }
 
@@ -430,43 +427,19 @@ impl Lanes {
         self.lanes[id.0].pid
     }
 
+    fn control(&self, id: LaneId) -> Option<Control> {
+        let (index, number) = self.lanes[id.0].place?;
+        let attached = self.segments.get(index)?.as_ref()?;
+        Some(attached.segment.control(number))
+    }
+
     /// Where in the lane its present owner began.
     pub fn first_index(&self, id: LaneId) -> u64 {
-        match self.lanes[id.0].place {
-            Some((index, number)) => self
-                .segments
-                .get(index)
-                .and_then(Option::as_ref)
-                .map_or(0, |segment| segment.control(number).first_index),
-            None => 0,
-        }
+        self.control(id).map_or(0, |control| control.first_index)
     }
 }
 
 fn is_segment(path: &Path) -> bool {
     let name = path.as_os_str().as_encoded_bytes();
     name.strip_prefix(b"/memfd:").is_some_and(|rest| rest == abi::SEGMENT_NAME.as_bytes())
-}
-
-/// Threads of `pid`: id in the innermost pid namespace -> id in the initial one.
-fn inner_tids(pid: Pid) -> HashMap<u32, u32> {
-    let mut tids = HashMap::new();
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return tids;
-    };
-    for entry in entries.flatten() {
-        let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")) else {
-            continue;
-        };
-        let inner = status
-            .lines()
-            .find(|line| line.starts_with("NSpid:"))
-            .and_then(|line| line.split_whitespace().last())
-            .and_then(|word| word.parse().ok());
-        tids.insert(inner.unwrap_or(tid), tid);
-    }
-    tids
 }

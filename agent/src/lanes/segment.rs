@@ -5,8 +5,10 @@
 //! followed; every value is copied once.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File},
     io,
+    ops::Range,
     os::{
         fd::AsRawFd as _,
         unix::fs::{FileExt as _, MetadataExt as _},
@@ -22,8 +24,6 @@ use crate::process::{
     maps::{Address, Mapping},
 };
 
-/// Largest segment that is mapped.
-const MAX_SEGMENT: u64 = 64 << 20;
 /// `TMPFS_MAGIC` (include/uapi/linux/magic.h).
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
@@ -45,8 +45,8 @@ pub enum Refused {
     /// Magic, version or state are not those of a ready segment of ours.
     #[error("not a ready segment of a known version")]
     Header,
-    /// Offsets that do not fit into each other.
-    #[error("impossible geometry")]
+    /// Not the geometry of this version.
+    #[error("not the geometry of its version")]
     Geometry,
     /// Made by another process and passed on.
     #[error("made by another process")]
@@ -72,25 +72,12 @@ impl Refused {
     }
 }
 
-/// Geometry, checked and copied.
-#[derive(Clone, Copy, Debug)]
-struct Geometry {
-    lane_off: usize,
-    lane_stride: usize,
-    lane_cap: usize,
-    name_off: u64,
-    name_cap: u32,
-    name_stride: u64,
-    ring_log2_max: u32,
-}
-
 /// A mapped segment.
 #[derive(Debug)]
 pub struct Segment {
     file: File,
     base: NonNull<u8>,
     len: usize,
-    geometry: Geometry,
     /// Where its process sees it.
     pub address: Address,
     /// What a time namespace adds to the process's monotonic clock, ns: subtracted from stamps.
@@ -119,6 +106,15 @@ pub struct Control {
     pub grown_at: u64,
 }
 
+// === impl Control ===
+
+impl Control {
+    /// Slots of the ring as it is now.
+    pub fn slots(&self) -> u64 {
+        1 << if self.grown_at != 0 { abi::RING_LOG2_MAX } else { self.ring_log2 }
+    }
+}
+
 // === impl Segment ===
 
 impl Segment {
@@ -130,7 +126,7 @@ impl Segment {
         check_memory(&file)?;
         let meta = file.metadata().map_err(Refused::Open)?;
         let len = meta.len();
-        if !(u64::from(abi::HEADER_LEN)..=MAX_SEGMENT).contains(&len) || len > end - start {
+        if len < u64::from(abi::HEADER_LEN) || len > end - start {
             return Err(Refused::Size);
         }
         // pread: looking through a mapping would make pages of a sparse file, charged to us.
@@ -144,7 +140,7 @@ impl Segment {
         {
             return Err(Refused::Header);
         }
-        let geometry = head.geometry(len)?;
+        head.check_geometry(len)?;
         if !is_creator(pid, head.u32(header::CREATOR_PID), head.u64(header::CREATOR_START)) {
             return Err(Refused::Foreign);
         }
@@ -169,7 +165,6 @@ impl Segment {
             file,
             base,
             len,
-            geometry,
             address: mapping.start,
             monotonic_offset: namespace_offset(pid, "monotonic"),
             identity: (meta.dev(), meta.ino()),
@@ -178,7 +173,7 @@ impl Segment {
 
     /// Lanes ever used, as far as the segment says.
     pub fn lanes_in_use(&self) -> usize {
-        (self.u32_at(header::LANES_HIGH_WATER) as usize).min(self.geometry.lane_cap)
+        (self.u32_at(header::LANES_HIGH_WATER) as usize).min(abi::LANE_CAP)
     }
 
     /// Threads that found no lane.
@@ -205,34 +200,68 @@ impl Segment {
             owner_tid: self.u32_at(at + lane::OWNER_TID),
             first_index: self.u64_at(at + lane::FIRST_INDEX),
             ring_log2: (self.u32_at(at + lane::RING_LOG2) & 0xffff)
-                .clamp(abi::RING_LOG2_MIN, self.geometry.ring_log2_max),
+                .clamp(abi::RING_LOG2_MIN, abi::RING_LOG2_MAX),
             grown_at: self.u64_at(at + lane::GROWN_AT),
         }
     }
 
-    /// Copies one event; `None` when its slot holds another one by now.
-    pub fn event(&self, number: usize, control: &Control, index: u64) -> Option<Event> {
+    /// Copies the events of `range` that are still there, in order.
+    ///
+    /// By `pread`: looking at a hole of a sparse file through a mapping would make a page there,
+    /// charged to us. Each stretch is read twice; an event whose sequence word is right both before
+    /// and after its content was copied was not being written in between (`abi::read_slot`).
+    pub fn events(
+        &self,
+        number: usize,
+        control: &Control,
+        range: Range<u64>,
+        out: &mut VecDeque<Event>,
+    ) {
+        let ring = (self.lane_offset(number) + abi::RING_IN_LANE) as u64;
         let slot =
-            abi::slot_of(index, control.ring_log2, control.grown_at, self.geometry.ring_log2_max);
-        let at = self.lane_offset(number) + abi::RING_IN_LANE + slot as usize * abi::EVENT_LEN;
-        if at + abi::EVENT_LEN > self.len {
-            return None;
+            |index| abi::slot_of(index, control.ring_log2, control.grown_at, abi::RING_LOG2_MAX);
+        let mut from = range.start;
+        while from < range.end {
+            let mut to = from + 1;
+            while to < range.end && slot(to) == slot(to - 1) + 1 {
+                to += 1;
+            }
+            let len = (to - from) as usize * abi::EVENT_LEN;
+            let (mut content, mut check) = (vec![0u8; len], vec![0u8; len]);
+            let at = ring + slot(from) * abi::EVENT_LEN as u64;
+            if self.file.read_exact_at(&mut content, at).is_err()
+                || self.file.read_exact_at(&mut check, at).is_err()
+            {
+                return;
+            }
+            let pairs = content.as_chunks::<{ abi::EVENT_LEN }>().0.iter();
+            let pairs = pairs.zip(check.as_chunks::<{ abi::EVENT_LEN }>().0);
+            for (index, (content, check)) in (from..to).zip(pairs) {
+                let seq = (index + 1).to_le_bytes();
+                if content[..8] != seq || check[..8] != seq {
+                    continue;
+                }
+                let mut words = [0u64; abi::EVENT_WORDS];
+                for (word, bytes) in words.iter_mut().zip(content.as_chunks::<8>().0) {
+                    *word = u64::from_le_bytes(*bytes);
+                }
+                let mut event = Event::from_words(&words);
+                if event.ts_kind == abi::ts_kind::MONOTONIC_NS {
+                    event.ts = event.ts.wrapping_sub(self.monotonic_offset as u64);
+                }
+                out.push_back(event);
+            }
+            from = to;
         }
-        // SAFETY:
-        // - `at` is inside the mapping with the whole slot (checked above) and 8-aligned, since
-        //   offsets are multiples of 64 from a page;
-        // - the mapping lives as long as `self`; other processes write it, hence atomics.
-        let words = unsafe { &*self.base.as_ptr().add(at).cast::<[AtomicU64; abi::EVENT_WORDS]>() };
-        abi::read_slot(words, index).map(|words| Event::from_words(&words))
     }
 
     /// An operation name; empty when there is none. Capped, lossy.
     pub fn name(&self, id: u32) -> String {
-        if id == 0 || id > self.geometry.name_cap {
+        if id == 0 || id > abi::NAME_CAP as u32 {
             return String::new();
         }
         let mut entry = [0u8; abi::NAME_STRIDE];
-        let at = self.geometry.name_off + u64::from(id - 1) * self.geometry.name_stride;
+        let at = (abi::NAME_OFF + (id as usize - 1) * abi::NAME_STRIDE) as u64;
         if self.file.read_exact_at(&mut entry, at).is_err() {
             return String::new();
         }
@@ -240,7 +269,7 @@ impl Segment {
     }
 
     fn lane_offset(&self, number: usize) -> usize {
-        self.geometry.lane_off + number * self.geometry.lane_stride
+        abi::LANE_OFF + number * abi::LANE_STRIDE
     }
 
     fn u32_at(&self, at: usize) -> u32 {
@@ -289,42 +318,19 @@ impl Header<'_> {
         u64::from(self.u32(at)) | u64::from(self.u32(at + 4)) << 32
     }
 
-    /// Checks that all parts fit into the file and do not depend on anything read later.
-    fn geometry(&self, len: u64) -> Result<Geometry, Refused> {
-        let lane_off = u64::from(self.u32(header::LANE_OFF));
-        let lane_stride = u64::from(self.u32(header::LANE_STRIDE));
-        let lane_cap = u64::from(self.u32(header::LANE_CAP));
-        let name_off = self.u64(header::NAME_OFF);
-        let name_cap = self.u32(header::NAME_CAP);
-        let name_stride = u64::from(self.u32(header::NAME_STRIDE));
-        let ring_log2_max = u32::from(self.0[header::RING_LOG2_MAX]);
-        let page = abi::PAGE as u64;
-        let ring = (abi::EVENT_LEN as u64) << ring_log2_max.min(32);
-        let fits = self.u64(header::SEG_LEN) == len
+    /// Version 1 has one geometry: with any other, a small lie could make us look at a lot of memory.
+    fn check_geometry(&self, len: u64) -> Result<(), Refused> {
+        let right = len == abi::SEGMENT_LEN as u64
+            && self.u64(header::SEG_LEN) == len
             && usize::from(self.u16(header::EVENT_LEN)) == abi::EVENT_LEN
-            && (abi::RING_LOG2_MIN..=20).contains(&ring_log2_max)
-            && lane_off.is_multiple_of(page)
-            && lane_stride.is_multiple_of(page)
-            && lane_cap > 0
-            && lane_stride >= page + ring
-            && lane_stride <= len
-            && lane_cap <= len / lane_stride
-            && lane_off <= len - lane_cap * lane_stride
-            && name_stride == abi::NAME_STRIDE as u64
-            && u64::from(name_cap) <= len / name_stride
-            && name_off <= len - u64::from(name_cap) * name_stride;
-        if !fits {
-            return Err(Refused::Geometry);
-        }
-        Ok(Geometry {
-            lane_off: lane_off as usize,
-            lane_stride: lane_stride as usize,
-            lane_cap: lane_cap as usize,
-            name_off,
-            name_cap,
-            name_stride,
-            ring_log2_max,
-        })
+            && u32::from(self.0[header::RING_LOG2_MAX]) == abi::RING_LOG2_MAX
+            && self.u32(header::LANE_OFF) as usize == abi::LANE_OFF
+            && self.u32(header::LANE_STRIDE) as usize == abi::LANE_STRIDE
+            && self.u32(header::LANE_CAP) as usize == abi::LANE_CAP
+            && self.u64(header::NAME_OFF) == abi::NAME_OFF as u64
+            && self.u32(header::NAME_CAP) as usize == abi::NAME_CAP
+            && self.u32(header::NAME_STRIDE) as usize == abi::NAME_STRIDE;
+        if right { Ok(()) } else { Err(Refused::Geometry) }
     }
 }
 

@@ -7,14 +7,18 @@ pub mod spans;
 pub mod timeline;
 pub mod window;
 
-use std::collections::{HashMap, HashSet};
+use std::{collections::HashMap, sync::Arc};
 
-use agent_ebpf::wire::{Exit, Snapshot, State as K};
+use agent_ebpf::wire::{Exit, Phase, Snapshot, State as K};
 
 use crate::{
     kernel::{Record, StackDefinition, ktime::TscClock},
     lanes::{LaneId, Lanes, Tally},
-    process::{Processes, id::Pid, maps::Address},
+    process::{
+        Processes,
+        id::Pid,
+        maps::{Address, ProcessMap},
+    },
     profile::state::{State, StateTimes},
 };
 use records::open_part;
@@ -65,15 +69,14 @@ pub struct Linker {
     pub threads: Vec<ThreadAccount>,
     /// Who is who.
     pub processes: Processes,
-    /// Stack definitions by hash.
-    pub stacks: HashMap<u64, StackDefinition>,
+    /// Stack definitions by hash, with the mappings their addresses lie in.
+    pub stacks: HashMap<u64, (StackDefinition, Option<Arc<ProcessMap>>)>,
     /// Records seen.
     pub delivered: Delivered,
     /// What went wrong, by process and name.
     pub counts: Tally,
     timelines: HashMap<u64, Timeline>,
     by_tid: HashMap<u32, u64>,
-    exited: HashSet<u64>,
     finished: Vec<u64>,
     unnamed: Vec<Unnamed>,
     clock: TscClock,
@@ -99,7 +102,6 @@ impl Linker {
             counts: Tally::new(),
             timelines: HashMap::new(),
             by_tid: HashMap::new(),
-            exited: HashSet::new(),
             finished: Vec::new(),
             unnamed: Vec::new(),
             clock: TscClock::start(),
@@ -136,21 +138,26 @@ impl Linker {
             }
             Record::Stack(stack) => {
                 self.delivered.stacks += 1;
+                let pid = Pid(stack.tgid);
                 // Only recorded processes' stacks are ever named.
-                if self.processes.in_tree(Pid(stack.tgid)) {
-                    self.processes.saw_stack(Pid(stack.tgid), &stack.frames);
+                if stack.tgid != 0 && !self.processes.in_tree(pid) {
+                    return None;
                 }
+                // The mappings of now: later the addresses may mean something else.
+                let map = (stack.tgid != 0)
+                    .then(|| self.processes.saw_stack(pid, &stack.frames))
+                    .flatten();
                 if self.stacks.len() < MAX_STACKS {
-                    self.stacks.insert(stack.hash, stack);
+                    self.stacks.insert(stack.hash, (stack, map));
                 } else {
-                    *self.counts.entry((Pid(stack.tgid), "stacks_table_full")).or_default() += 1;
+                    *self.counts.entry((pid, "stacks_table_full")).or_default() += 1;
                 }
             }
             Record::Fork(fork) => {
                 self.delivered.lifecycle += 1;
                 // A new process: whoever had this pid before is gone.
-                self.lanes.forget_addresses(Pid(fork.tgid));
-                self.processes.forked(Pid(fork.parent_tgid), Pid(fork.tgid));
+                self.lanes.forget_image(Pid(fork.tgid), fork.at);
+                self.processes.forked(Pid(fork.parent_tgid), Pid(fork.tgid), fork.at);
             }
             Record::Exec(exec) => {
                 self.delivered.lifecycle += 1;
@@ -159,10 +166,8 @@ impl Linker {
                     self.by_tid.remove(&exec.old_tid);
                 }
                 self.by_tid.insert(exec.tid, exec.serial);
-                // What the old image published is drained before its addresses are forgotten.
-                self.lanes.drain();
-                self.lanes.forget_addresses(pid);
-                self.processes.execed(pid, &exec.comm);
+                self.lanes.forget_image(pid, exec.at);
+                self.processes.execed(pid, &exec.comm, exec.at);
                 if let Some(timeline) = self.timelines.get_mut(&exec.serial) {
                     timeline.push(Item::Exec(exec));
                 }
@@ -177,7 +182,7 @@ impl Linker {
                 self.by_tid.insert(seen.tid, seen.serial);
                 let timeline =
                     self.timelines.entry(seen.serial).or_insert_with(|| Timeline::new(pid));
-                let lane = self.lanes.lane_or_virtual(pid, Address(seen.va));
+                let lane = self.lanes.lane_or_virtual(pid, Address(seen.va))?;
                 timeline.push(Item::Lane {
                     seq: seen.seq,
                     at: seen.at,
@@ -199,19 +204,20 @@ impl Linker {
 
     /// A thread is gone: its whole account.
     pub fn exit(&mut self, exit: &Exit) {
-        self.exited.insert(exit.serial);
         let pid = Pid(exit.tgid);
         if exit.tid == exit.tgid {
-            self.processes.exited(pid, &exit.comm);
+            self.processes.exited(pid, &exit.comm, exit.at);
         }
-        self.threads.push(ThreadAccount {
-            tid: exit.tid,
-            pid,
-            comm: text(&exit.comm),
-            birth: exit.birth,
-            end: exit.at,
-            states: totals(&exit.total),
-        });
+        if self.processes.in_tree(pid) {
+            self.threads.push(ThreadAccount {
+                tid: exit.tid,
+                pid,
+                comm: text(&exit.comm),
+                birth: exit.birth,
+                end: exit.at,
+                states: totals(&exit.total),
+            });
+        }
         if let Some(timeline) = self.timelines.get_mut(&exit.serial) {
             timeline.push(Item::Exit(*exit));
         }
@@ -229,28 +235,43 @@ impl Linker {
         let mut told = Vec::new();
         let mut pids = Vec::new();
         for owner in owners {
-            let Some(snapshot) = by_tid.get(&owner.tid) else {
-                continue;
-            };
+            let Some(snapshot) = by_tid.get(&owner.tid) else { continue };
             let pid = self.lanes.pid(owner.lane);
-            if snapshot.tgid != pid.0 || self.timelines.contains_key(&snapshot.serial) {
+            // A torn one is asked again at the next sweep.
+            if snapshot.tgid != pid.0 || snapshot.torn != 0 {
                 continue;
             }
-            let mut timeline = Timeline::new(pid);
-            let counts = &mut self.counts;
-            timeline.adopt(
-                snapshot,
-                owner.lane,
-                &mut Context {
-                    lanes: &mut self.lanes,
-                    spans: &mut self.spans,
-                    clock: &self.clock,
-                    unnamed: &mut self.unnamed,
-                    sample_ns: self.sample_ns,
-                    count: &mut |name, n| *counts.entry((pid, name)).or_default() += n,
-                },
-            );
-            self.timelines.insert(snapshot.serial, timeline);
+            let first_index = self.lanes.first_index(owner.lane);
+            if let Some(timeline) = self.timelines.get_mut(&snapshot.serial) {
+                if timeline.needs().any(|(lane, _)| lane == owner.lane) {
+                    continue;
+                }
+                timeline.push(Item::Lane {
+                    seq: snapshot.seq,
+                    at: snapshot.since,
+                    since: snapshot.since,
+                    total: snapshot.total,
+                    lane: owner.lane,
+                    first_index,
+                });
+            } else {
+                let mut timeline = Timeline::new(pid);
+                let counts = &mut self.counts;
+                timeline.adopt(
+                    snapshot,
+                    owner.lane,
+                    &mut Context {
+                        lanes: &mut self.lanes,
+                        spans: &mut self.spans,
+                        clock: &self.clock,
+                        unnamed: &mut self.unnamed,
+                        sample_ns: self.sample_ns,
+                        recorded: self.processes.in_tree(pid),
+                        count: &mut |name, n| *counts.entry((pid, name)).or_default() += n,
+                    },
+                );
+                self.timelines.insert(snapshot.serial, timeline);
+            }
             self.by_tid.insert(snapshot.tid, snapshot.serial);
             told.push((owner.tid, owner.reference));
             pids.push(pid);
@@ -262,11 +283,14 @@ impl Linker {
     /// recording closes every living thread.
     pub fn take_totals(&mut self, snapshots: &[Snapshot], end: bool) {
         for snapshot in snapshots {
+            if snapshot.phase == Phase::Dead as u32 {
+                continue; // its exit record says all
+            }
             self.by_tid.insert(snapshot.tid, snapshot.serial);
             if let Some(timeline) = self.timelines.get_mut(&snapshot.serial) {
                 timeline.push(Item::Snapshot { snapshot: *snapshot, end });
             }
-            if end && !self.exited.contains(&snapshot.serial) {
+            if end && self.processes.in_tree(Pid(snapshot.tgid)) {
                 let mut states = totals(&snapshot.total);
                 for (state, ns) in open_part(snapshot).iter() {
                     states.add(state, ns);
@@ -302,6 +326,7 @@ impl Linker {
                     clock: &self.clock,
                     unnamed: &mut self.unnamed,
                     sample_ns: self.sample_ns,
+                    recorded: self.processes.in_tree(pid),
                     count: &mut count,
                 },
             );
@@ -316,10 +341,10 @@ impl Linker {
         }
         self.name_causes();
         self.bury();
-        let gone: Vec<Pid> = self.processes.take_dead();
-        for pid in gone {
-            self.lanes.forget_addresses(pid);
+        for (pid, at) in self.processes.take_dead() {
+            self.lanes.forget_image(pid, at);
         }
+        self.lanes.end_round();
     }
 
     /// Forgets finished threads one round after their end: others may still name them as wakers.
@@ -345,7 +370,7 @@ impl Linker {
                 pid: unnamed.pid,
                 span,
             };
-            self.spans.get_mut(unnamed.span).causes.entry(cause).or_default().add(unnamed.ns);
+            self.spans.get_mut(unnamed.span).add_cause(cause, unnamed.ns);
         }
     }
 }

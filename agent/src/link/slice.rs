@@ -1,6 +1,6 @@
 //! The inner half of a thread's timeline: one slice, cut by the markers published in it.
 
-use agent_ebpf::wire::{State as K, state::STATES};
+use agent_ebpf::wire::{State as K, record::HEAD_KNOWN, state::STATES};
 use hotspan_lanes::abi::{Event, op, ts_kind};
 
 use super::{
@@ -33,7 +33,9 @@ impl Timeline {
         }
         let len = end - position.at;
         if lost > 0 {
-            (context.count)("intervals_bridged", lost);
+            if self.lane.is_some() || self.active.is_some() {
+                (context.count)("intervals_bridged", lost);
+            }
             if head.is_none_or(|head| head != self.next) {
                 composition = Composition::of(State::Kernel(K::UnknownEventsLost), len);
             }
@@ -43,6 +45,8 @@ impl Timeline {
             composition = Composition::of(State::ContextUnreadable, len);
         }
         let turns = std::mem::take(&mut self.turns);
+        // After an exec the head that is known is the new image's lane's.
+        let rebound = turns.iter().any(|turn| matches!(turn, Turn::Bind { .. }));
         let mut start = position.at;
         for turn in turns {
             let at = match turn {
@@ -50,12 +54,13 @@ impl Timeline {
             };
             let until = match turn {
                 // All the old lane ever published lies before its end.
-                Turn::Clear { .. } => head.filter(|_| self.lane.is_some()),
+                Turn::Clear { .. } => head.filter(|_| self.lane.is_some() && !rebound),
                 Turn::Bind { .. } => None,
             };
             let part = composition.share(len, start - position.at, at - position.at);
             self.window(start, at, until, &part, context);
             start = at;
+            self.checkpoints.retain(|checkpoint| checkpoint.at >= at);
             match turn {
                 Turn::Clear { .. } => {
                     self.deactivate(at, context);
@@ -86,17 +91,15 @@ impl Timeline {
         let len = end - start;
         let mut cursor = start;
         let events: Vec<Event> = match self.lane {
-            Some(lane) => context
-                .lanes
-                .events(lane)
-                .iter()
-                .filter(|event| event.index >= self.next)
-                .take_while(|event| match head {
+            Some(lane) => {
+                let queue = context.lanes.events(lane);
+                let from = queue.partition_point(|event| event.index < self.next);
+                let within = queue.range(from..).take_while(|event| match head {
                     Some(head) => event.index < head,
                     None => stamp(event, context.clock).is_none_or(|at| at <= end),
-                })
-                .copied()
-                .collect(),
+                });
+                within.copied().collect()
+            }
             None => Vec::new(),
         };
         for event in &events {
@@ -179,7 +182,8 @@ impl Timeline {
         let seen = self.samples.iter().take_while(|s| s.head <= head).count();
         for sample in self.samples.drain(..seen) {
             let Some(active) = self.active else { continue };
-            if sample.user_stack | sample.kernel_stack == 0 {
+            // Without a head of its own it does not say whose it is.
+            if sample.flags & HEAD_KNOWN == 0 || sample.user_stack | sample.kernel_stack == 0 {
                 continue;
             }
             let key = StackKey {
@@ -238,7 +242,7 @@ impl Timeline {
             let name = lane.map_or_else(String::new, |lane| lanes.name(lane, event.name_id));
             (name, event.parent_span_id)
         };
-        let span = context.spans.find_or_insert(self.key(event), make, at)?;
+        let span = context.spans.find_or_insert(self.key(event), make, at, context.recorded)?;
         self.active = Some(Active { span, since: at });
         Some(span)
     }

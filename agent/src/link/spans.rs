@@ -104,12 +104,14 @@ pub struct Span {
     pub active_ns: u64,
     /// Sum of pieces, from scheduler cuts alone.
     pub states: StateTimes,
-    /// When it was active: sorted, merged lazily.
+    /// When it was active, in order of its ends on each thread.
     pub active: Vec<(u64, u64)>,
     /// Causes of its waits.
     pub causes: HashMap<Cause, Tally>,
     /// Stacks.
     pub stacks: HashMap<StackKey, Tally>,
+    /// Whether its process is one that is reported.
+    pub recorded: bool,
     /// Whether every state of it is exact.
     pub exact: bool,
     /// What is missing.
@@ -121,12 +123,20 @@ pub struct Span {
 pub struct Spans {
     table: Vec<Span>,
     index: HashMap<SpanKey, SpanIndex>,
-    /// Spans the table had no room for.
+    /// Spans of processes that are not reported.
+    foreign: usize,
+    /// Reported spans the table had no room for.
     pub refused: u64,
 }
 
 /// Spans kept in memory.
 const MAX_SPANS: usize = 2_000_000;
+/// Of those, spans of processes that are not reported.
+const MAX_FOREIGN: usize = 200_000;
+/// Separate intervals kept of one span before they are merged.
+const MAX_ACTIVE: usize = 4096;
+/// Distinct causes kept of one span; beyond, those with a span of their own are summed without it.
+const MAX_CAUSES: usize = 1024;
 
 // === impl Spans ===
 
@@ -137,16 +147,19 @@ impl Spans {
         key: SpanKey,
         make: impl FnOnce() -> (String, [u8; 8]),
         at: u64,
+        recorded: bool,
     ) -> Option<SpanIndex> {
         if let Some(&index) = self.index.get(&key) {
             let span = &mut self.table[index.0 as usize];
             span.start = span.start.min(at);
             return Some(index);
         }
-        if self.table.len() >= MAX_SPANS {
-            self.refused += 1;
+        // Others' spans only serve to name wakers: they must not take the recorded ones' room.
+        if self.table.len() >= MAX_SPANS || (!recorded && self.foreign >= MAX_FOREIGN) {
+            self.refused += u64::from(recorded);
             return None;
         }
+        self.foreign += usize::from(!recorded);
         let index = SpanIndex(self.table.len() as u32);
         let (name, parent) = make();
         self.table.push(Span {
@@ -160,6 +173,7 @@ impl Spans {
             active: Vec::new(),
             causes: HashMap::new(),
             stacks: HashMap::new(),
+            recorded,
             exact: true,
             loss: BTreeMap::new(),
         });
@@ -200,6 +214,35 @@ impl Span {
             Some(last) if last.1 == from => last.1 = to,
             _ => self.active.push((from, to)),
         }
+        if self.active.len() > MAX_ACTIVE {
+            self.merge_active();
+        }
+    }
+
+    /// Joins intervals that touch or overlap; when that does not help, the closest ones: then the
+    /// time on no thread is a little too small, never the active time.
+    fn merge_active(&mut self) {
+        self.active.sort_unstable();
+        let mut slack = 0;
+        while self.active.len() > MAX_ACTIVE / 2 {
+            let mut merged: Vec<(u64, u64)> = Vec::with_capacity(self.active.len());
+            for &(from, to) in &self.active {
+                match merged.last_mut() {
+                    Some(last) if from <= last.1.saturating_add(slack) => last.1 = last.1.max(to),
+                    _ => merged.push((from, to)),
+                }
+            }
+            self.active = merged;
+            slack = slack * 2 + 1_000;
+        }
+    }
+
+    /// Adds a wait's cause.
+    pub fn add_cause(&mut self, mut cause: Cause, ns: u64) {
+        if self.causes.len() >= MAX_CAUSES && !self.causes.contains_key(&cause) {
+            cause.span = None;
+        }
+        self.causes.entry(cause).or_default().add(ns);
     }
 
     /// Adds another span's time, causes and stacks to this one's: for scopes wider than a span.

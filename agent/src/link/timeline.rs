@@ -81,6 +81,8 @@ pub struct Context<'a> {
     pub unnamed: &'a mut Vec<Unnamed>,
     /// ns a timer sample stands for.
     pub sample_ns: u64,
+    /// Whether the thread's process is one that is reported.
+    pub recorded: bool,
     /// What went wrong, by name.
     pub count: &'a mut dyn FnMut(&'static str, u64),
 }
@@ -259,6 +261,8 @@ impl Timeline {
     pub(super) fn bind(&mut self, lane: LaneId, first_index: u64) {
         self.lane = Some(lane);
         self.next = first_index;
+        // Indexes of another lane.
+        self.history.clear();
     }
 
     /// Takes over a thread that had its lane before the agent came: finds the span that is open at
@@ -419,7 +423,9 @@ impl Timeline {
     /// Index after this thread's LANE_END, when it has been drained.
     fn released(&self, context: &Context<'_>) -> Option<u64> {
         let events = context.lanes.events(self.lane?);
-        let end = events.iter().find(|e| e.index >= self.next && e.op == op::LANE_END)?;
+        let own = events.iter().filter(|e| e.index >= self.next);
+        let end = own.take_while(|e| e.op != op::LANE_BEGIN || e.index == self.next);
+        let end = end.into_iter().find(|e| e.op == op::LANE_END)?;
         Some(end.index + 1)
     }
 }

@@ -53,7 +53,7 @@ struct World {
 impl World {
     fn new(stamped: bool) -> Self {
         let mut lanes = Lanes::default();
-        let lane = lanes.lane_or_virtual(PID, Address(VA));
+        let lane = lanes.lane_or_virtual(PID, Address(VA)).unwrap();
         let mut timeline = Timeline::new(PID);
         let mut thread = account::fresh();
         account::forked(&mut thread, 1_000);
@@ -232,6 +232,7 @@ impl World {
                 clock: &TscClock::default(),
                 unnamed: &mut self.unnamed,
                 sample_ns: 1,
+                recorded: true,
                 count: &mut |name, n| *counts.entry(name).or_default() += n,
             },
         );
@@ -386,7 +387,7 @@ fn span_open_before_attach_is_charged_to_before_attach() {
     let mut world = World::new(true);
     // Published before anything was accounted.
     world.publish(3, false);
-    let lane = world.lanes.lane_or_virtual(PID, Address(VA));
+    let lane = world.lanes.lane_or_virtual(PID, Address(VA)).unwrap();
     let mut timeline = Timeline::new(PID);
     let snapshot = Snapshot {
         tid: 77,
@@ -420,6 +421,7 @@ fn span_open_before_attach_is_charged_to_before_attach() {
             clock: &TscClock::default(),
             unnamed: &mut world.unnamed,
             sample_ns: 1,
+            recorded: true,
             count: &mut |name, n| *counts.entry(name).or_default() += n,
         },
     );
@@ -432,6 +434,7 @@ fn span_open_before_attach_is_charged_to_before_attach() {
             clock: &TscClock::default(),
             unnamed: &mut world.unnamed,
             sample_ns: 1,
+            recorded: true,
             count: &mut |_, _| {},
         },
     );

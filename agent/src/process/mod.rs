@@ -22,6 +22,8 @@ pub struct Process {
     pub executable: String,
     /// Its mappings when a stack of it was last looked at.
     pub map: Option<Arc<ProcessMap>>,
+    /// When this image began, ktime; 0 when it is older than the agent.
+    since: u64,
     /// Times the map was read again because an address was not in it.
     rereads: u32,
 }
@@ -32,7 +34,7 @@ pub struct Processes {
     known: HashMap<Pid, Process>,
     /// Root of the recorded tree and all its descendants.
     tree: HashSet<Pid>,
-    dead: Vec<Pid>,
+    dead: Vec<(Pid, u64)>,
     /// Maps read since they were last asked for.
     fresh_maps: Vec<Arc<ProcessMap>>,
 }
@@ -58,46 +60,51 @@ impl Processes {
         self.tree.contains(&pid)
     }
 
-    /// `parent` forked `child`.
-    pub fn forked(&mut self, parent: Pid, child: Pid) {
+    /// `parent` forked `child` at `at`.
+    pub fn forked(&mut self, parent: Pid, child: Pid, at: u64) {
         if self.tree.contains(&parent) {
             self.tree.insert(child);
         } else {
             // A reused pid is not a member because its predecessor was.
             self.tree.remove(&child);
         }
-        self.known.remove(&child);
-        if let Some(process) = self.known.get(&parent).cloned() {
-            self.known.insert(child, Process { map: None, ..process });
+        // Its exec may have been told first.
+        if self.known.get(&child).is_some_and(|process| process.since > at) {
+            return;
         }
+        let parent = self.known.get(&parent);
+        let comm = parent.map_or_else(String::new, |parent| parent.comm.clone());
+        let executable = parent.map_or_else(String::new, |parent| parent.executable.clone());
+        self.known.insert(child, Process { comm, executable, since: at, ..Process::default() });
     }
 
-    /// `pid` replaced its image. Its executable is asked for while it surely lives only where it
-    /// will be needed: a host that builds software execs all the time.
-    pub fn execed(&mut self, pid: Pid, comm: &[u8; 16]) {
+    /// `pid` replaced its image at `at`. Its executable is asked for while it surely lives only where
+    /// it will be needed: a host that builds software execs all the time.
+    pub fn execed(&mut self, pid: Pid, comm: &[u8; 16], at: u64) {
+        // The main thread that died for an exec by another thread did not end the process.
+        self.dead.retain(|(dead, _)| *dead != pid);
         let executable = if self.in_tree(pid) { executable(pid) } else { String::new() };
-        let process = Process { comm: text(comm), executable, ..Process::default() };
+        let process = Process { comm: text(comm), executable, since: at, ..Process::default() };
         self.known.insert(pid, process);
     }
 
-    /// `pid` is gone.
-    pub fn exited(&mut self, pid: Pid, comm: &[u8; 16]) {
+    /// The main thread of `pid` ended at `at`.
+    pub fn exited(&mut self, pid: Pid, comm: &[u8; 16], at: u64) {
         self.known.entry(pid).or_default().comm = text(comm);
-        self.dead.push(pid);
+        self.dead.push((pid, at));
     }
 
-    /// Processes that died since the last call. A main thread that ends before the others leaves
-    /// its process alive: that one is asked about again.
-    pub fn take_dead(&mut self) -> Vec<Pid> {
-        let (alive, dead) = std::mem::take(&mut self.dead).into_iter().partition(|pid| {
-            fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() > 1)
-        });
+    /// Processes that died since the last call, and when. A main thread that ends before the others
+    /// leaves its process alive: that one is asked about again.
+    pub fn take_dead(&mut self) -> Vec<(Pid, u64)> {
+        let dead = std::mem::take(&mut self.dead);
+        let (alive, dead) = dead.into_iter().partition(|(pid, _)| is_alive(*pid));
         self.dead = alive;
         dead
     }
 
-    /// A stack of `pid` was seen: its mappings must be known while it lives.
-    pub fn saw_stack(&mut self, pid: Pid, frames: &[u64]) {
+    /// A stack of `pid` was seen: its mappings must be known while it lives. Returns them.
+    pub fn saw_stack(&mut self, pid: Pid, frames: &[u64]) -> Option<Arc<ProcessMap>> {
         let process = self.known.entry(pid).or_default();
         let stale = match &process.map {
             None => true,
@@ -120,6 +127,7 @@ impl Processes {
                 process.map = Some(map);
             }
         }
+        process.map.clone()
     }
 
     /// Maps read since the last call: their files can be opened while the process lives.
@@ -142,6 +150,18 @@ impl Processes {
         }
         process
     }
+}
+
+/// Whether a process whose main thread ended still runs: its main thread is a zombie then, and not
+/// alone.
+fn is_alive(pid: Pid) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    // Not a zombie: an exec by another thread took its place, or the number was given out again.
+    if !matches!(state, Some('Z' | 'X')) {
+        return true;
+    }
+    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.take(2).count() > 1)
 }
 
 fn executable(pid: Pid) -> String {

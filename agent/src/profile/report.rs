@@ -76,13 +76,11 @@ impl<'a> Reporter<'a> {
         let mut requests = Vec::new();
         let mut asked = Vec::new();
         for hash in hashes {
-            let Some(stack) = self.linker.stacks.get(&hash) else {
-                continue;
-            };
+            let Some((stack, map)) = self.linker.stacks.get(&hash) else { continue };
             let pid = Pid(stack.tgid);
             let user = stack.tgid != 0;
             requests.push(Request {
-                map: if user { self.linker.processes.get(pid).map.clone() } else { None },
+                map: map.clone(),
                 pid,
                 frames: addresses(stack),
                 space: if user { Space::User } else { Space::Kernel },
@@ -121,11 +119,8 @@ impl<'a> Reporter<'a> {
 
     fn recorded(&self) -> Vec<SpanIndex> {
         let spans = &self.linker.spans;
-        let mut chosen: Vec<SpanIndex> = spans
-            .iter()
-            .filter(|(_, span)| self.linker.processes.in_tree(span.key.pid))
-            .map(|(index, _)| index)
-            .collect();
+        let mut chosen: Vec<SpanIndex> =
+            spans.iter().filter(|(_, span)| span.recorded).map(|(index, _)| index).collect();
         chosen.sort_by_key(|&index| spans.get(index).start);
         chosen
     }
@@ -136,7 +131,6 @@ impl<'a> Reporter<'a> {
             .linker
             .threads
             .iter()
-            .filter(|thread| self.linker.processes.in_tree(thread.pid))
             .map(|thread| ThreadDocument {
                 pid: thread.pid.0,
                 tid: thread.tid,

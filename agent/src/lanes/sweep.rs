@@ -1,0 +1,87 @@
+//! The sweep: lanes that are older than the agent, or whose announcement was missed.
+
+use std::{collections::HashMap, fs};
+
+use agent_ebpf::wire::LaneRef;
+
+use super::{LaneId, Lanes, segment::start_ticks};
+use crate::process::id::Pid;
+
+/// A living thread that owns a lane older than the agent.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner {
+    /// Its id in the initial pid namespace.
+    pub tid: u32,
+    /// Its lane.
+    pub lane: LaneId,
+    /// What the kernel side is to know.
+    pub reference: LaneRef,
+}
+
+impl Lanes {
+    /// Attaches what every process on the host has. Returns the living owners of lanes.
+    pub fn sweep(&mut self, own: Pid) -> Vec<Owner> {
+        let mut owners = Vec::new();
+        let Ok(entries) = fs::read_dir("/proc") else { return owners };
+        for entry in entries.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let pid = Pid(pid);
+            if pid != own && (self.is_attached(pid) || self.attach(pid, false)) {
+                self.owners_of(pid, &mut owners);
+            }
+        }
+        owners
+    }
+
+    /// Matches each owned lane to a living thread of its own process; a lane that names a thread of
+    /// another process finds nobody.
+    fn owners_of(&mut self, pid: Pid, owners: &mut Vec<Owner>) {
+        self.extend_all(pid);
+        let inner = inner_tids(pid);
+        let Some(image) = self.images.get(&pid) else { return };
+        for (&address, &id) in &image.lanes {
+            let Some(control) = self.control(id) else { continue };
+            if control.generation.is_multiple_of(2) || control.owner_tid == 0 {
+                continue;
+            }
+            // Its owner may just have died: then somebody else takes the lane, and says so.
+            let Some(&tid) = inner.get(&control.owner_tid) else { continue };
+            let Some(start_ticks) = start_ticks(pid, tid) else { continue };
+            owners.push(Owner {
+                tid,
+                lane: id,
+                reference: LaneRef {
+                    va: address.0,
+                    start_ticks,
+                    generation: control.generation,
+                    owner_tid: control.owner_tid,
+                },
+            });
+        }
+    }
+}
+
+/// Threads of `pid`: id in the innermost pid namespace -> id in the initial one.
+fn inner_tids(pid: Pid) -> HashMap<u32, u32> {
+    let mut tids = HashMap::new();
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return tids;
+    };
+    for entry in entries.flatten() {
+        let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")) else {
+            continue;
+        };
+        let inner = status
+            .lines()
+            .find(|line| line.starts_with("NSpid:"))
+            .and_then(|line| line.split_whitespace().last())
+            .and_then(|word| word.parse().ok());
+        tids.insert(inner.unwrap_or(tid), tid);
+    }
+    tids
+}
