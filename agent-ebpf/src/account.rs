@@ -90,6 +90,7 @@ pub const fn fresh() -> Thread {
         user_stack: 0,
         kernel_stack: 0,
         futex: 0,
+        sequence_futex: 0,
         exiting_at: 0,
         total: [0; STATES],
     }

@@ -12,8 +12,8 @@ use agent_ebpf::{
         record::{self, HAS_LANE},
         settings::Live,
         thread::{
-            EXITING, HEAD_KNOWN, IN_MISSED, LANE_KNOWN, NO_WAKEUP, PENDING, PREEMPTED, UNREADABLE,
-            WAKER_IRQ,
+            EXITING, HEAD_FINAL, HEAD_KNOWN, IN_MISSED, LANE_KNOWN, NO_WAKEUP, PENDING, PREEMPTED,
+            UNREADABLE, WAKER_IRQ,
         },
     },
 };
@@ -74,7 +74,16 @@ fn leave(
     // A signal that arrives while the thread goes to sleep leaves it runnable; before 6.13 the
     // tracepoint still shows the state it asked for (kernel/sched/core.c, __schedule).
     let blocked = dead || (!preempt && prev_state != 0 && task.state() != 0);
-    let wait = if blocked && !dead { classify::blocked(task, prev_state) } else { Wait::NONE };
+    let mut wait = if blocked && !dead { classify::blocked(task, prev_state) } else { Wait::NONE };
+    // The word itself can only be asked in the thread's own context (`finish`), which no hook gives
+    // before 6.15: what this thread waited for at the same place before tells most of it.
+    if wait.futex != 0 {
+        if wait.state == State::Notify {
+            thread.sequence_futex = wait.futex;
+        } else if wait.state == State::Lock && wait.futex == thread.sequence_futex {
+            wait.state = State::Notify;
+        }
+    }
     let throttled = task.is_throttled();
     let ready = if throttled {
         State::Throttled
@@ -342,7 +351,8 @@ fn send_exit(thread: &Thread, task: Task) {
     exit.tid = task.tid();
     exit.tgid = task.tgid();
     exit.flags = if thread.lane_va != 0 { HAS_LANE } else { 0 };
-    if thread.flags & HEAD_KNOWN != 0 {
+    // Before 6.16 the last head is gone with the memory; an older one would cut off what came after.
+    if thread.flags & HEAD_FINAL != 0 {
         exit.flags |= record::HEAD_KNOWN;
     }
     exit.pad = [0; 3];

@@ -272,6 +272,16 @@ fn load_totals(ebpf: &mut Ebpf, btf: &AyaBtf) -> Result<(), LoadError> {
     program.load("task", btf).map_err(failed)
 }
 
+/// Writes to the log how much the verifier had to look at, by program.
+pub fn log_verified(ebpf: &Ebpf) {
+    for (name, program) in ebpf.programs() {
+        let count = program.info().ok().and_then(|info| info.verified_instruction_count());
+        if let Some(count) = count {
+            tracing::debug!(name, count, "verified instructions");
+        }
+    }
+}
+
 /// Starts the timer on every CPU: hardware cycles where the machine has them, else the CPU clock.
 pub fn attach_timer(loaded: &mut Loaded, hz: u64) -> Result<(), LoadError> {
     const NAME: &str = "timer_sample";

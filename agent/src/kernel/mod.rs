@@ -73,6 +73,7 @@ impl KernelSide {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let mut loaded = load::load(config)?;
         load::attach_timer(&mut loaded, config.hz)?;
+        load::log_verified(&loaded.ebpf);
         tracing::debug!(clock = ?loaded.clock, exit_tp = loaded.has_exit_tp, "attached");
         let mut side = Self { loaded, live: Live::default(), undecoded: 0, storage_baseline: 0 };
         side.live.stack_generation = 1;

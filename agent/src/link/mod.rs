@@ -78,6 +78,8 @@ pub struct Linker {
     timelines: HashMap<u64, Timeline>,
     by_tid: HashMap<u32, u64>,
     finished: Vec<u64>,
+    /// What each lane's threads needed in the last round.
+    needed: HashMap<LaneId, u64>,
     unnamed: Vec<Unnamed>,
     clock: TscClock,
     sample_ns: u64,
@@ -103,6 +105,7 @@ impl Linker {
             timelines: HashMap::new(),
             by_tid: HashMap::new(),
             finished: Vec::new(),
+            needed: HashMap::new(),
             unnamed: Vec::new(),
             clock: TscClock::start(),
             sample_ns: 1_000_000_000 / hz.max(1),
@@ -336,9 +339,14 @@ impl Linker {
             let least = needed.entry(lane).or_insert(index);
             *least = index.min(*least);
         }
-        for (lane, index) in needed {
-            self.lanes.consume(lane, index);
+        // A round late: the announcement of a lane's former owner may still lie in another CPU's ring
+        // when the present owner's has been read.
+        for (lane, index) in &needed {
+            if let Some(before) = self.needed.get(lane) {
+                self.lanes.consume(*lane, *index.min(before));
+            }
         }
+        self.needed = needed;
         self.name_causes();
         self.bury();
         for (pid, at) in self.processes.take_dead() {
