@@ -41,8 +41,9 @@ pub struct Daemon {
 // === impl Daemon ===
 
 impl Daemon {
-    /// Loads and attaches everything and finds what is already there.
-    pub fn start(config: &Config) -> Result<Self, StartError> {
+    /// Loads and attaches everything and finds what is already there. `roots` and what they fork are
+    /// the processes to be reported.
+    pub fn start(config: &Config, roots: &[Pid]) -> Result<Self, StartError> {
         let kernel = KernelSide::start(config)?;
         let mut daemon = Self {
             kernel,
@@ -51,6 +52,9 @@ impl Daemon {
             swept_at: Instant::now(),
             parked: 0,
         };
+        for &root in roots {
+            daemon.linker.processes.set_root(root);
+        }
         daemon.sweep()?;
         Ok(daemon)
     }

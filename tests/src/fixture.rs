@@ -40,6 +40,7 @@ pub struct Recorder {
     scratch: host::Scratch,
     environment: Vec<(String, String)>,
     report_to_file: bool,
+    pids: Vec<u32>,
 }
 
 /// A recording at work.
@@ -67,12 +68,18 @@ pub struct Recording {
 impl Recorder {
     pub fn new() -> Result<Self> {
         let scratch = host::Scratch::new()?;
-        Ok(Self { scratch, environment: Vec::new(), report_to_file: true })
+        Ok(Self { scratch, environment: Vec::new(), report_to_file: true, pids: Vec::new() })
     }
 
     /// Sets a variable of hotspan (which its command inherits).
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Records a running process too.
+    pub fn pid(mut self, pid: u32) -> Self {
+        self.pids.push(pid);
         self
     }
 
@@ -121,6 +128,9 @@ impl Recorder {
         hotspan.args(["record", "--json"]);
         if self.report_to_file {
             hotspan.arg("-o").arg(self.scratch.file("report.json"));
+        }
+        for pid in &self.pids {
+            hotspan.arg("--pid").arg(pid.to_string());
         }
         hotspan
             .arg("--")

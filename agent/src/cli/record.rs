@@ -77,14 +77,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let symbols = Symbols::spawn().context("cannot start the symbol thread")?;
     super::command::catch_signals();
     let config = Config { hz: arguments.hz, ring_bytes: arguments.ring_bytes, ..Config::default() };
-    let mut daemon = Daemon::start(&config).map_err(|error| {
+    // The command is our child: with us as a root it belongs to the tree from its first instant.
+    let own = std::process::id();
+    let roots: Vec<Pid> = arguments.pids.iter().copied().chain([own]).map(Pid).collect();
+    let mut daemon = Daemon::start(&config, &roots).map_err(|error| {
         tracing::debug!(?error, "start failed");
         anyhow!("{error}. `hotspan doctor` tells what this host allows")
     })?;
-    daemon.linker.processes.set_root(Pid(std::process::id()));
-    for &pid in &arguments.pids {
-        daemon.linker.processes.set_root(Pid(pid));
-    }
 
     // Rings and lanes must be drained before they lap, above all when the host is overloaded.
     let nice = daemon::raise_priority();
@@ -101,8 +100,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             bail!("nothing was recorded");
         }
     };
+    // Our own threads are not the command's.
+    daemon.linker.processes.leave(Pid(own));
     let outcome = daemon.finish().context("reading what was recorded")?;
-    daemon.linker.processes.leave(Pid(std::process::id()));
 
     let report = {
         let mut reporter = Reporter::new(&mut daemon.linker, &symbols, ktime::unix_offset());
