@@ -100,8 +100,6 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             bail!("nothing was recorded");
         }
     };
-    // Our own threads are not the command's.
-    daemon.linker.processes.leave(Pid(own));
     let outcome = daemon.finish().context("reading what was recorded")?;
 
     let report = {

@@ -113,6 +113,11 @@ impl Linker {
         }
     }
 
+    /// Whether a process's threads are reported: those of the tree but for its root, ourselves.
+    fn is_reported(&self, pid: Pid) -> bool {
+        pid != self.own && self.processes.in_tree(pid)
+    }
+
     /// Whether any thread has a lane.
     pub fn has_lanes(&self) -> bool {
         !self.timelines.is_empty()
@@ -211,7 +216,7 @@ impl Linker {
         if exit.tid == exit.tgid {
             self.processes.exited(pid, &exit.comm, exit.at);
         }
-        if self.processes.in_tree(pid) {
+        if self.is_reported(pid) {
             self.threads.push(ThreadAccount {
                 tid: exit.tid,
                 pid,
@@ -293,7 +298,7 @@ impl Linker {
             if let Some(timeline) = self.timelines.get_mut(&snapshot.serial) {
                 timeline.push(Item::Snapshot { snapshot: *snapshot, end });
             }
-            if end && self.processes.in_tree(Pid(snapshot.tgid)) {
+            if end && self.is_reported(Pid(snapshot.tgid)) {
                 let mut states = totals(&snapshot.total);
                 for (state, ns) in open_part(snapshot).iter() {
                     states.add(state, ns);

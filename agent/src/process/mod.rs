@@ -50,11 +50,6 @@ impl Processes {
         self.tree.insert(root);
     }
 
-    /// Takes one process out of the tree; its descendants stay.
-    pub fn leave(&mut self, pid: Pid) {
-        self.tree.remove(&pid);
-    }
-
     /// Whether a process belongs to the tree.
     pub fn in_tree(&self, pid: Pid) -> bool {
         self.tree.contains(&pid)

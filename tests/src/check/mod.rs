@@ -129,8 +129,8 @@ impl<'a> Checks<'a> {
     /// `running` against the thread CPU clock: max(1 %, 60 us) + 40 us per switch-in, for the sum over
     /// the spans and for each of them but a few.
     ///
-    /// A few: on a guest, a single span can lose up to 100 us to the hypervisor without a trace (the
-    /// threshold under which design 4 calls it jitter), share a larger theft with its neighbours in
+    /// A few, one in twenty: on a guest, a span can lose up to 64 us to the hypervisor without a trace
+    /// (jitter, below the threshold of steal), share a larger theft with its neighbours in
     /// the slice, or have the latency of its wakeup booked as CPU by the kernel.
     pub fn cpu_time(&mut self) -> &mut Self {
         let (mut running_sum, mut clock_sum, mut switches, mut steal, mut count) = (0, 0, 0, 0, 0);
@@ -152,7 +152,7 @@ impl<'a> Checks<'a> {
                 off.push(format!("`{}` {}: {problem}, {:?}", span.name, span.span_id, span.states));
             }
         }
-        let few = (count / 100).max(2);
+        let few = (count / 20).max(2);
         self.figures.push(format!(
             "running {running_sum} ns, CPU clock {clock_sum} ns, off by {worst} ns (worst); {} of \
              {count} spans over the bound",
