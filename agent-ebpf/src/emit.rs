@@ -73,10 +73,9 @@ pub fn place<T: 'static>(urgency: Urgency, full: Counter, fill: impl FnOnce(&mut
 /// Whether half of this CPU's ring is unread.
 #[inline(always)]
 pub fn is_half_full() -> bool {
+    let half = injected!(SETTINGS.ring_bytes) / 2;
     // SAFETY: the ring is a ring map.
-    own_ring().is_none_or(|ring| unsafe {
-        bpf_ringbuf_query(ring.cast(), AVAIL_DATA) > injected!(SETTINGS.ring_bytes) / 2
-    })
+    own_ring().is_none_or(|ring| unsafe { bpf_ringbuf_query(ring.cast(), AVAIL_DATA) } > half)
 }
 
 /// This CPU's ring.

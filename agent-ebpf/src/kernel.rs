@@ -188,8 +188,11 @@ impl Task {
         if !present(offset) {
             return 0;
         }
-        let cfs_rq: u64 = self.load(injected!(OFFSETS.task_cfs_rq));
-        read_kernel::<u64>(cfs_rq + u64::from(offset)).unwrap_or(0)
+        let cfs_rq: *const c_void = self.load(injected!(OFFSETS.task_cfs_rq));
+        if cfs_rq.is_null() {
+            return 0;
+        }
+        Self(cfs_rq).load(offset)
     }
 }
 

@@ -143,58 +143,37 @@ impl Daemon {
         let linker = &self.linker;
         let get = |counter: Counter| counters.get(&counter).copied().unwrap_or(0);
         let delivered = linker.delivered;
-        let kind = |captured: u64, delivered: u64, lost: &[(&'static str, u64)]| Conservation {
-            captured,
-            delivered,
-            in_flight: 0,
-            spooled: 0,
-            lost: lost
-                .iter()
-                .filter(|(_, n)| *n > 0)
-                .map(|(reason, n)| ((*reason).to_owned(), *n))
-                .collect(),
-        };
-        let ring = |counter: Counter| [("ring_full", get(counter))];
-        let mut markers_lost: BTreeMap<&'static str, u64> = BTreeMap::new();
-        for ((_, reason), n) in &linker.lanes.lost {
-            *markers_lost.entry(reason).or_default() += n;
-        }
-        let markers_lost: Vec<_> = markers_lost.into_iter().collect();
-        let conservation = BTreeMap::from([
-            (
-                "samples",
-                kind(
-                    get(Counter::SamplesCaptured),
-                    delivered.samples,
-                    &ring(Counter::SamplesRingFull),
-                ),
-            ),
+        let rings = [
+            ("samples", Counter::SamplesCaptured, delivered.samples, Counter::SamplesRingFull),
             (
                 "intervals",
-                kind(
-                    get(Counter::IntervalsCaptured),
-                    delivered.intervals,
-                    &ring(Counter::IntervalsRingFull),
-                ),
+                Counter::IntervalsCaptured,
+                delivered.intervals,
+                Counter::IntervalsRingFull,
             ),
             (
                 "interval_ns",
-                kind(
-                    get(Counter::IntervalNsCaptured),
-                    delivered.interval_ns,
-                    &ring(Counter::IntervalNsRingFull),
-                ),
+                Counter::IntervalNsCaptured,
+                delivered.interval_ns,
+                Counter::IntervalNsRingFull,
             ),
-            (
-                "stacks",
-                kind(
-                    get(Counter::StacksCaptured),
-                    delivered.stacks,
-                    &ring(Counter::StacksRingFull),
-                ),
-            ),
-            ("markers", kind(linker.lanes.captured, linker.lanes.delivered, &markers_lost)),
-        ]);
+            ("stacks", Counter::StacksCaptured, delivered.stacks, Counter::StacksRingFull),
+        ];
+        let mut conservation: BTreeMap<&'static str, Conservation> = rings
+            .into_iter()
+            .map(|(kind, captured, delivered, full)| {
+                let lost = BTreeMap::from([("ring_full", get(full))]);
+                (kind, balance(get(captured), delivered, lost))
+            })
+            .collect();
+        // Markers of the dying are captured by the kernel side, the others by the lanes.
+        let unsaved = get(Counter::TailMarkersLost);
+        let mut lost = BTreeMap::from([("tail_markers_lost", unsaved)]);
+        for ((_, reason), n) in &linker.lanes.lost {
+            *lost.entry(reason).or_default() += n;
+        }
+        let lanes = &linker.lanes;
+        conservation.insert("markers", balance(lanes.captured + unsaved, lanes.delivered, lost));
         Outcome { conservation, loss: self.loss(&get) }
     }
 
@@ -236,6 +215,18 @@ impl Daemon {
         add("spans_table_full", self.linker.spans.refused);
         add("records_undecoded", self.kernel.undecoded);
         loss
+    }
+}
+
+/// One kind's balance at the end of a recording, when nothing is in flight any more.
+fn balance(captured: u64, delivered: u64, lost: BTreeMap<&'static str, u64>) -> Conservation {
+    let lost = lost.into_iter().filter(|(_, n)| *n > 0);
+    Conservation {
+        captured,
+        delivered,
+        in_flight: 0,
+        spooled: 0,
+        lost: lost.map(|(reason, n)| (reason.to_owned(), n)).collect(),
     }
 }
 

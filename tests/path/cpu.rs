@@ -2,26 +2,7 @@
 //! switch, 10,000 short spans, 1,000 short threads, migration.
 
 use anyhow::Result;
-use hotspan_tests::{
-    check::Checks,
-    fixture::{Language, Recorder},
-    host::can_record,
-    report::get,
-};
-
-fn whole_path(scenario: &str, more: impl Fn(&mut Checks<'_>)) -> Result<()> {
-    if !can_record() {
-        return Ok(());
-    }
-    for language in Language::BOTH {
-        let recording = Recorder::new()?.scenario(language, scenario)?;
-        let mut checks = Checks::new(format!("{scenario} {language:?}"), &recording)?;
-        checks.everything();
-        more(&mut checks);
-        checks.finish();
-    }
-    Ok(())
-}
+use hotspan_tests::{report::get, scenario::whole_path};
 
 #[test]
 fn burning_is_running() -> Result<()> {

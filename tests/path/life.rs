@@ -12,25 +12,12 @@ use hotspan_tests::{
     fixture::{Language, Recorder},
     host::{can_record, wait_for_child, wait_until},
     report::get,
+    scenario::whole_path,
 };
 
 /// How much longer than its truth a span may be whose thread died in it: what the workload still
 /// does after its last clock read (it writes the truth).
 const DYING: i64 = 20_000_000;
-
-fn whole_path(scenario: &str, more: impl Fn(&mut Checks<'_>)) -> Result<()> {
-    if !can_record() {
-        return Ok(());
-    }
-    for language in Language::BOTH {
-        let recording = Recorder::new()?.scenario(language, scenario)?;
-        let mut checks = Checks::new(format!("{scenario} {language:?}"), &recording)?;
-        checks.everything();
-        more(&mut checks);
-        checks.finish();
-    }
-    Ok(())
-}
 
 fn open_spans_end(checks: &mut Checks<'_>) {
     let mut problems = Vec::new();

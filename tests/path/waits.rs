@@ -2,26 +2,7 @@
 //! name of whoever ended it.
 
 use anyhow::Result;
-use hotspan_tests::{
-    check::Checks,
-    fixture::{Language, Recorder},
-    host::can_record,
-};
-
-/// Records a scenario from both publishers and checks everything that holds for every workload.
-fn whole_path(scenario: &str, more: impl Fn(&mut Checks<'_>)) -> Result<()> {
-    if !can_record() {
-        return Ok(());
-    }
-    for language in Language::BOTH {
-        let recording = Recorder::new()?.scenario(language, scenario)?;
-        let mut checks = Checks::new(format!("{scenario} {language:?}"), &recording)?;
-        checks.everything();
-        more(&mut checks);
-        checks.finish();
-    }
-    Ok(())
-}
+use hotspan_tests::scenario::whole_path;
 
 #[test]
 fn nanosleep_is_sleep() -> Result<()> {

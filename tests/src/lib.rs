@@ -6,4 +6,5 @@ pub mod check;
 pub mod fixture;
 pub mod host;
 pub mod report;
+pub mod scenario;
 pub mod truth;

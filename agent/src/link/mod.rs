@@ -15,7 +15,7 @@ use crate::{
     kernel::{Record, StackDefinition, ktime::TscClock},
     lanes::{LaneId, Lanes, Tally},
     process::{
-        Processes,
+        Processes, comm_text,
         id::Pid,
         maps::{Address, ProcessMap},
     },
@@ -220,7 +220,7 @@ impl Linker {
             self.threads.push(ThreadAccount {
                 tid: exit.tid,
                 pid,
-                comm: text(&exit.comm),
+                comm: comm_text(&exit.comm),
                 birth: exit.birth,
                 end: exit.at,
                 states: totals(&exit.total),
@@ -306,7 +306,7 @@ impl Linker {
                 self.threads.push(ThreadAccount {
                     tid: snapshot.tid,
                     pid: Pid(snapshot.tgid),
-                    comm: text(&snapshot.comm),
+                    comm: comm_text(&snapshot.comm),
                     birth: snapshot.birth,
                     end: snapshot.at.max(snapshot.since),
                     states,
@@ -386,11 +386,6 @@ impl Linker {
             self.spans.get_mut(unnamed.span).add_cause(cause, unnamed.ns);
         }
     }
-}
-
-fn text(comm: &[u8; 16]) -> String {
-    let len = comm.iter().position(|&b| b == 0).unwrap_or(comm.len());
-    String::from_utf8_lossy(&comm[..len]).into_owned()
 }
 
 fn totals(total: &[u64]) -> StateTimes {

@@ -79,13 +79,14 @@ impl Processes {
         // The main thread that died for an exec by another thread did not end the process.
         self.dead.retain(|(dead, _)| *dead != pid);
         let executable = if self.in_tree(pid) { executable(pid) } else { String::new() };
-        let process = Process { comm: text(comm), executable, since: at, ..Process::default() };
+        let process =
+            Process { comm: comm_text(comm), executable, since: at, ..Process::default() };
         self.known.insert(pid, process);
     }
 
     /// The main thread of `pid` ended at `at`.
     pub fn exited(&mut self, pid: Pid, comm: &[u8; 16], at: u64) {
-        self.known.entry(pid).or_default().comm = text(comm);
+        self.known.entry(pid).or_default().comm = comm_text(comm);
         self.dead.push((pid, at));
     }
 
@@ -167,7 +168,8 @@ fn executable(pid: Pid) -> String {
     name.map_or_else(String::new, |name| name.trim_end_matches(" (deleted)").to_owned())
 }
 
-fn text(comm: &[u8; 16]) -> String {
+/// A task's name as the kernel keeps it: up to 15 bytes, then zeros.
+pub fn comm_text(comm: &[u8; 16]) -> String {
     let len = comm.iter().position(|&b| b == 0).unwrap_or(comm.len());
     String::from_utf8_lossy(&comm[..len]).into_owned()
 }
