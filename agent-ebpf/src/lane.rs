@@ -105,6 +105,8 @@ pub fn read_head(thread: &mut Thread, task: Task) {
         return;
     }
     if !task.has_mm() {
+        // Exiting, its memory gone: what was read before says nothing of what came after.
+        thread.flags &= !HEAD_KNOWN;
         return;
     }
     match look(thread.lane_va, thread.lane_gen, thread.lane_owner) {

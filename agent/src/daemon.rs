@@ -20,6 +20,8 @@ use crate::{
 const ROUND: Duration = Duration::from_millis(20);
 /// How often rings are, when there is no lane: they call when half full.
 const ROUND_WITHOUT_LANES: Duration = Duration::from_millis(200);
+/// A record is in its ring this long after the time it bears.
+const SENT_WITHIN_NS: u64 = 2_000_000;
 /// How often open waits are looked at, so that a thread that does not come back is still shown.
 const TOTALS_EVERY: Duration = Duration::from_millis(500);
 /// How often processes without a segment are looked at again.
@@ -87,7 +89,8 @@ impl Daemon {
         if self.swept_at.elapsed() >= every {
             self.sweep()?;
         }
-        let watermark = ktime::now();
+        // A switch-in is stamped a little before its record is sent: interrupts run in between.
+        let watermark = ktime::now() - SENT_WITHIN_NS;
         self.kernel.begin_round()?;
         self.drain()?;
         if self.totals_at.elapsed() >= TOTALS_EVERY {
