@@ -296,7 +296,6 @@ pub fn read_user_into<T: Copy>(value: &mut T, address: u64) -> bool {
 }
 
 /// Whether the current context is an interrupt, NMI or softirq, in which `current` is a bystander.
-/// `bystander_softirq` tells hard interrupts from softirqs: see `wake`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Context {
     /// A thread's own.

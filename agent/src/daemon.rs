@@ -182,7 +182,7 @@ impl Daemon {
 
     /// Everything that was lost, and everything that made part of the account unknown.
     fn loss(&self, get: &dyn Fn(Counter) -> u64) -> BTreeMap<String, u64> {
-        const LOSSES: [Counter; 14] = [
+        const LOSSES: [Counter; 15] = [
             Counter::SamplesRingFull,
             Counter::IntervalsRingFull,
             Counter::StacksRingFull,
@@ -194,6 +194,7 @@ impl Daemon {
             Counter::StorageMissing,
             Counter::LaneUnreadable,
             Counter::LaneMismatch,
+            Counter::LanesRefused,
             Counter::KernelStackFailed,
             Counter::TailMarkersLost,
             Counter::NegativeClamped,
