@@ -5,9 +5,10 @@ use std::ffi::OsString;
 
 use anyhow::{Result, ensure};
 use hotspan_tests::{
-    check::Checks,
+    check::{Checks, Verdict},
     fixture::{Language, Recorder},
     host::{can_record, program},
+    scenario::settled,
 };
 
 /// Trace id of every lie of `hostile`.
@@ -15,9 +16,10 @@ const LIE: &str = "eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee";
 
 /// Runs `hostile CASE` around an honest workload. `counted`: the loss must tell of it.
 fn survives(case: &str, counted: bool) -> Result<()> {
-    if !can_record() {
-        return Ok(());
-    }
+    if can_record() { settled(|| survives_once(case, counted)) } else { Ok(()) }
+}
+
+fn survives_once(case: &str, counted: bool) -> Result<Verdict> {
     let recorder = Recorder::new()?;
     let mut command: Vec<OsString> = vec![program("hostile")?.into(), case.into(), "--".into()];
     command.extend(recorder.scenario_command(Language::C, "mutex")?);
@@ -44,8 +46,7 @@ fn survives(case: &str, counted: bool) -> Result<()> {
     checks.require(false_causes == 0, || format!("{false_causes} causes name a lie"));
     let loss = checks.report.loss.clone();
     checks.require(!counted || !loss.is_empty(), || "no loss tells of it".to_owned());
-    checks.finish();
-    Ok(())
+    Ok(checks.finish())
 }
 
 #[test]

@@ -8,11 +8,11 @@ use std::{
 
 use anyhow::{Result, ensure};
 use hotspan_tests::{
-    check::Checks,
+    check::{Checks, Verdict},
     fixture::{Language, Recorder},
     host::{can_record, wait_for_child, wait_until},
     report::get,
-    scenario::whole_path,
+    scenario::{settled, whole_path},
 };
 
 /// How much longer than its truth a span may be whose thread died in it: what the workload still
@@ -72,42 +72,42 @@ fn a_span_older_than_the_agent() -> Result<()> {
     if !can_record() {
         return Ok(());
     }
-    for language in Language::BOTH {
-        let recorder = Recorder::new()?;
-        let (ready, go) = (recorder.file("ready"), recorder.file("go"));
-        let command = recorder.scenario_command(language, "before_attach")?;
-        let mut workload = Command::new(&command[0])
-            .args(&command[1..])
-            .arg("--ready")
-            .arg(&ready)
-            .arg("--go")
-            .arg(&go)
-            .stdin(Stdio::null())
-            .spawn()?;
-        let pid = workload.id();
-        let is_ready = wait_until(Duration::from_secs(10), || ready.exists());
-        // Says go, then lives as long as the workload: a recording ends with its command.
-        let script = format!(": > {}; while kill -0 {pid} 2>&-; do sleep 0.02; done", go.display());
-        let running = recorder.pid(pid).start(["sh", "-c", &script].map(Into::into).to_vec());
-        let ended = wait_for_child(&mut workload, Duration::from_secs(40))?;
-        if ended.is_none() {
-            workload.kill()?;
-            workload.wait()?;
-        }
-        ensure!(is_ready && ended.is_some(), "the workload did not play its part");
-        let recording = running?.finish()?;
-        let mut checks = Checks::new(format!("before_attach {language:?}"), &recording)?;
-        checks.found().no_strangers().exact_sums().conservation();
-        let mut problems = Vec::new();
-        for (truth, span) in &checks.pairs {
-            let unknown = get(&span.states, "unknown.before_attach");
-            let early = truth.name == "before attach";
-            if early != (unknown > 0) || early == span.exact.states {
-                problems
-                    .push(format!("`{}`: exact {:?}, {:?}", truth.name, span.exact, span.states));
-            }
-        }
-        checks.require(problems.is_empty(), || problems.join("; ")).finish();
+    Language::BOTH.into_iter().try_for_each(|language| settled(|| older_than_the_agent(language)))
+}
+
+fn older_than_the_agent(language: Language) -> Result<Verdict> {
+    let recorder = Recorder::new()?;
+    let (ready, go) = (recorder.file("ready"), recorder.file("go"));
+    let command = recorder.scenario_command(language, "before_attach")?;
+    let mut workload = Command::new(&command[0])
+        .args(&command[1..])
+        .arg("--ready")
+        .arg(&ready)
+        .arg("--go")
+        .arg(&go)
+        .stdin(Stdio::null())
+        .spawn()?;
+    let pid = workload.id();
+    let is_ready = wait_until(Duration::from_secs(10), || ready.exists());
+    // Says go, then lives as long as the workload: a recording ends with its command.
+    let script = format!(": > {}; while kill -0 {pid} 2>&-; do sleep 0.02; done", go.display());
+    let running = recorder.pid(pid).start(["sh", "-c", &script].map(Into::into).to_vec());
+    let ended = wait_for_child(&mut workload, Duration::from_secs(40))?;
+    if ended.is_none() {
+        workload.kill()?;
+        workload.wait()?;
     }
-    Ok(())
+    ensure!(is_ready && ended.is_some(), "the workload did not play its part");
+    let recording = running?.finish()?;
+    let mut checks = Checks::new(format!("before_attach {language:?}"), &recording)?;
+    checks.found().no_strangers().exact_sums().conservation();
+    let mut problems = Vec::new();
+    for (truth, span) in &checks.pairs {
+        let unknown = get(&span.states, "unknown.before_attach");
+        let early = truth.name == "before attach";
+        if early != (unknown > 0) || early == span.exact.states {
+            problems.push(format!("`{}`: exact {:?}, {:?}", truth.name, span.exact, span.states));
+        }
+    }
+    Ok(checks.require(problems.is_empty(), || problems.join("; ")).finish())
 }

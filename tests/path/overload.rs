@@ -9,6 +9,7 @@ use hotspan_tests::{
     fixture::{Language, Recorder, Recording},
     host::{can_record, has_child, signal, wait_until},
     report::get,
+    scenario::settled,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -35,11 +36,14 @@ fn with_tiny_rings(scenario: &str) -> Result<()> {
         return Ok(());
     }
     for language in Language::BOTH {
-        let recorder = Recorder::new()?.env("HOTSPAN_RING_BYTES", "4096");
-        let recording = recorder.scenario(language, scenario)?;
-        let mut checks = Checks::new(format!("{scenario} {language:?}, tiny rings"), &recording)?;
-        totals_hold(&mut checks);
-        checks.finish();
+        settled(|| {
+            let recorder = Recorder::new()?.env("HOTSPAN_RING_BYTES", "4096");
+            let recording = recorder.scenario(language, scenario)?;
+            let name = format!("{scenario} {language:?}, tiny rings");
+            let mut checks = Checks::new(name, &recording)?;
+            totals_hold(&mut checks);
+            Ok(checks.finish())
+        })?;
     }
     Ok(())
 }
@@ -65,11 +69,14 @@ fn with_a_stopped_daemon(scenario: &str) -> Result<()> {
         return Ok(());
     }
     for language in Language::BOTH {
-        let recording = stopped(language, scenario)?;
-        let mut checks = Checks::new(format!("{scenario} {language:?}, stopped"), &recording)?;
-        totals_hold(&mut checks);
-        let lost: u64 = checks.report.conservation.values().flat_map(|k| k.lost.values()).sum();
-        checks.require(lost > 0, || "nothing was lost, so nothing was tested".to_owned()).finish();
+        settled(|| {
+            let recording = stopped(language, scenario)?;
+            let mut checks = Checks::new(format!("{scenario} {language:?}, stopped"), &recording)?;
+            totals_hold(&mut checks);
+            let lost: u64 = checks.report.conservation.values().flat_map(|k| k.lost.values()).sum();
+            let tested = || "nothing was lost, so nothing was tested".to_owned();
+            Ok(checks.require(lost > 0, tested).finish())
+        })?;
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ impl<'a> Checks<'a> {
             });
             if !truth.is_main {
                 edges.push((edge - off_outside).max(0) as u64);
-                self.require(edge - off_outside <= EDGE as i64, || {
+                self.agree(edge - off_outside <= EDGE as i64, || {
                     format!("{who}: lived {edge} ns longer than its function: {:?}", thread.states)
                 });
                 // Its clock was read before its end, and its first switch-in is in no rusage.
@@ -51,7 +51,7 @@ impl<'a> Checks<'a> {
                 }
             }
         }
-        self.require(off.len() <= few(count), || format!("{} of {count}: {:?}", off.len(), off[0]));
+        self.agree(off.len() <= few(count), || format!("{} of {count}: {:?}", off.len(), off[0]));
         if let Some(median) = median(&mut edges) {
             self.require(median <= EDGE, || {
                 format!("threads live {median} ns longer than their functions")
@@ -99,7 +99,7 @@ impl<'a> Checks<'a> {
         self.figures.push(format!(
             "CPU {run} ns, schedstat {run_truth}; ready {delay} ns, schedstat {delay_truth}"
         ));
-        self.require(off.len() <= few(count), || format!("{} of {count}: {:?}", off.len(), off[0]));
+        self.agree(off.len() <= few(count), || format!("{} of {count}: {:?}", off.len(), off[0]));
         self
     }
 
