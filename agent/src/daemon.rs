@@ -11,7 +11,7 @@ use agent_ebpf::wire::Counter;
 
 use crate::{
     kernel::{Config, KernelError, KernelSide, Record, StartError, ktime},
-    link::Linker,
+    link::{Linker, flush::Flush},
     process::id::Pid,
     profile::document::Conservation,
 };
@@ -29,6 +29,15 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// The same where new lanes do not announce themselves.
 const SWEEP_EVERY_BLIND: Duration = Duration::from_millis(200);
 
+/// Whose time is told.
+#[derive(Clone, Debug)]
+pub enum Reported {
+    /// These processes and what they fork, all at once at the end.
+    Tree(Vec<Pid>),
+    /// Every process but ourselves, flush by flush.
+    Host,
+}
+
 /// Kernel side and join.
 pub struct Daemon {
     kernel: KernelSide,
@@ -43,17 +52,15 @@ pub struct Daemon {
 // === impl Daemon ===
 
 impl Daemon {
-    /// Loads and attaches everything and finds what is already there. `roots` and what they fork are
-    /// the processes to be reported.
-    pub fn start(config: &Config, roots: &[Pid]) -> Result<Self, StartError> {
+    /// Loads and attaches everything and finds what is already there.
+    pub fn start(config: &Config, reported: &Reported) -> Result<Self, StartError> {
         let kernel = KernelSide::start(config)?;
-        let mut daemon = Self {
-            kernel,
-            linker: Linker::new(config.hz),
-            totals_at: Instant::now(),
-            swept_at: Instant::now(),
-            parked: 0,
+        let (linker, roots) = match reported {
+            Reported::Tree(roots) => (Linker::new(config.hz), &roots[..]),
+            Reported::Host => (Linker::streaming(config.hz), &[][..]),
         };
+        let mut daemon =
+            Self { kernel, linker, totals_at: Instant::now(), swept_at: Instant::now(), parked: 0 };
         for &root in roots {
             daemon.linker.processes.set_root(root);
         }
@@ -130,16 +137,39 @@ impl Daemon {
         Ok(())
     }
 
+    /// Everything that came since the last flush, and the books so far.
+    pub fn flush(&mut self) -> Result<(Flush, Outcome), KernelError> {
+        let counters = self.kernel.counters()?;
+        let flush = self.linker.flush(ktime::now(), false);
+        Ok((flush, self.outcome(&counters)))
+    }
+
+    /// The last flush of a stream: takes the programs out first.
+    pub fn last_flush(&mut self) -> Result<(Flush, Outcome), KernelError> {
+        let counters = self.close()?;
+        let flush = self.linker.flush(ktime::now(), true);
+        Ok((flush, self.outcome(&counters)))
+    }
+
+    /// From now on every stack is sent again at its next sight.
+    pub fn resend_stacks(&mut self) -> Result<(), KernelError> {
+        self.kernel.resend_stacks()
+    }
+
     /// Takes the programs out, reads what is left and closes every account. Returns conservation
     /// per kind and everything that was lost or disturbed, by reason.
     pub fn finish(&mut self) -> Result<Outcome, KernelError> {
+        let counters = self.close()?;
+        Ok(self.outcome(&counters))
+    }
+
+    fn close(&mut self) -> Result<BTreeMap<Counter, u64>, KernelError> {
         self.kernel.detach()?;
         self.drain()?;
         let snapshots = self.kernel.totals()?;
         self.linker.take_totals(&snapshots, true);
         self.linker.round(u64::MAX);
-        let counters = self.kernel.counters()?;
-        Ok(self.outcome(&counters))
+        self.kernel.counters()
     }
 
     fn outcome(&self, counters: &BTreeMap<Counter, u64>) -> Outcome {
@@ -169,6 +199,13 @@ impl Daemon {
                 (kind, balance(get(captured), delivered, lost))
             })
             .collect();
+        let (unseen_samples, _) = linker.spans.unseen();
+        if let Some(samples) = conservation.get_mut("samples")
+            && unseen_samples > 0
+        {
+            samples.delivered -= unseen_samples;
+            samples.lost.insert("samples_over_budget".to_owned(), unseen_samples);
+        }
         // Markers of the dying are captured by the kernel side, the others by the lanes.
         let unsaved = get(Counter::TailMarkersLost);
         let mut lost = BTreeMap::from([("tail_markers_lost", unsaved)]);
@@ -177,6 +214,10 @@ impl Daemon {
         }
         let lanes = &linker.lanes;
         conservation.insert("markers", balance(lanes.captured + unsaved, lanes.delivered, lost));
+        if linker.parts_told > 0 {
+            let parts = linker.parts_told;
+            conservation.insert("spans", balance(parts, parts, BTreeMap::new()));
+        }
         Outcome { conservation, loss: self.loss(&get) }
     }
 
@@ -217,6 +258,9 @@ impl Daemon {
             }
         }
         add("spans_table_full", self.linker.spans.refused);
+        let (unseen_samples, unseen_waits) = linker.spans.unseen();
+        add("samples_over_budget", unseen_samples);
+        add("wait_stacks_over_budget", unseen_waits);
         add("records_undecoded", self.kernel.undecoded);
         loss
     }

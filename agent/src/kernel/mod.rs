@@ -115,6 +115,12 @@ impl KernelSide {
         self.publish_live()
     }
 
+    /// From now on every stack is sent again at its next sight.
+    pub fn resend_stacks(&mut self) -> Result<(), KernelError> {
+        self.live.stack_generation = self.live.stack_generation.wrapping_add(1);
+        self.publish_live()
+    }
+
     fn publish_live(&mut self) -> Result<(), KernelError> {
         const NAME: &str = "LIVE";
         let failed = |error| KernelError::Map(NAME, error);

@@ -94,10 +94,13 @@ struct Image {
 /// Every lane of every process.
 #[derive(Debug, Default)]
 pub struct Lanes {
-    segments: Vec<Option<Attached>>,
-    lanes: Vec<Lane>,
+    /// By number: numbers are never used again, so a stale one finds nothing.
+    segments: HashMap<usize, Attached>,
+    lanes: HashMap<LaneId, Lane>,
+    /// Numbers given so far.
+    numbers: usize,
     /// Lanes still worth draining.
-    live: Vec<usize>,
+    live: Vec<LaneId>,
     images: HashMap<Pid, Image>,
     identities: HashSet<(u64, u64)>,
     names: HashMap<(usize, u32), String>,
@@ -105,6 +108,8 @@ pub struct Lanes {
     saved_names: HashMap<(LaneId, u32), String>,
     /// Segments of images that are gone, and the round after which they are unmapped.
     dying: VecDeque<(u64, usize)>,
+    /// Lanes without a segment of such images, likewise.
+    dying_virtual: VecDeque<(u64, LaneId)>,
     /// Processes in which an attach found nothing this round: not asked again before the next.
     barren: HashSet<Pid>,
     round: u64,
@@ -139,7 +144,7 @@ impl Lanes {
                 break;
             }
             let same = |&index: &usize| {
-                let attached = self.segments[index].as_ref();
+                let attached = self.segments.get(&index);
                 attached.is_some_and(|attached| attached.segment.address == mapping.start)
             };
             if known.iter().any(same) {
@@ -162,15 +167,20 @@ impl Lanes {
         if !self.identities.insert(segment.identity) {
             return;
         }
-        let index = self.segments.len();
+        let index = self.number();
         self.images.entry(pid).or_default().segments.push(index);
-        self.segments.push(Some(Attached { segment, at: ktime::now() }));
+        self.segments.insert(index, Attached { segment, at: ktime::now() });
         self.extend(pid, index, from_birth);
+    }
+
+    fn number(&mut self) -> usize {
+        self.numbers += 1;
+        self.numbers
     }
 
     /// Makes lanes for those that came into use.
     fn extend(&mut self, pid: Pid, index: usize, from_birth: bool) {
-        let Some(Some(Attached { segment, at })) = self.segments.get(index) else { return };
+        let Some(Attached { segment, at }) = self.segments.get(&index) else { return };
         let image = self.images.entry(pid).or_default();
         for number in 0..segment.lanes_in_use() {
             let address = segment.lane_address(number);
@@ -180,10 +190,12 @@ impl Lanes {
             let control = segment.control(number);
             let tail =
                 if from_birth { 0 } else { control.head.saturating_sub(control.slots() - 1) };
-            let id = LaneId(self.lanes.len());
+            self.numbers += 1;
+            let id = LaneId(self.numbers);
             let place = Some((index, number));
-            self.lanes.push(Lane { pid, place, made_at: *at, tail, events: VecDeque::new() });
-            self.live.push(id.0);
+            let lane = Lane { pid, place, made_at: *at, tail, events: VecDeque::new() };
+            self.lanes.insert(id, lane);
+            self.live.push(id);
             image.lanes.insert(address, id);
         }
     }
@@ -229,10 +241,11 @@ impl Lanes {
             return None;
         }
         image.virtual_lanes += 1;
-        let id = LaneId(self.lanes.len());
+        self.numbers += 1;
+        let id = LaneId(self.numbers);
         image.lanes.insert(address, id);
         let made_at = ktime::now();
-        self.lanes.push(Lane { pid, place: None, made_at, tail: 0, events: VecDeque::new() });
+        self.lanes.insert(id, Lane { pid, place: None, made_at, tail: 0, events: VecDeque::new() });
         Some(id)
     }
 
@@ -245,7 +258,7 @@ impl Lanes {
     pub fn add_tail(&mut self, tail: &wire::Tail) {
         let pid = Pid(tail.tgid);
         let Some(id) = self.virtual_lane(pid, Address(tail.va)) else { return };
-        let lane = &mut self.lanes[id.0];
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
         for (i, bytes) in (0..tail.count).zip(&tail.events) {
             let mut words = [0u64; abi::EVENT_WORDS];
             for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
@@ -262,7 +275,7 @@ impl Lanes {
             lane.tail = event.index + 1;
             lane.events.push_back(event);
         }
-        self.trim(id.0);
+        self.trim(id);
     }
 
     /// Keeps a name that saved markers refer to.
@@ -290,14 +303,14 @@ impl Lanes {
         let lanes: Vec<LaneId> =
             self.images.get(&pid).map_or_else(Vec::new, |i| i.lanes.values().copied().collect());
         for id in lanes {
-            self.drain_lane(id.0);
+            self.drain_lane(id);
         }
     }
 
-    fn drain_lane(&mut self, id: usize) {
-        let lane = &mut self.lanes[id];
+    fn drain_lane(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
         let Some((index, number)) = lane.place else { return };
-        let Some(Some(Attached { segment, .. })) = self.segments.get(index) else { return };
+        let Some(Attached { segment, .. }) = self.segments.get(&index) else { return };
         let control = segment.control(number);
         if control.head == lane.tail {
             return;
@@ -324,8 +337,8 @@ impl Lanes {
     }
 
     /// Keeps a lane that nobody consumes within bounds.
-    fn trim(&mut self, id: usize) {
-        let lane = &mut self.lanes[id];
+    fn trim(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
         while lane.events.len() > MAX_QUEUED {
             lane.events.pop_front();
             self.delivered -= 1;
@@ -340,39 +353,41 @@ impl Lanes {
         let mut gone = HashSet::new();
         while self.dying.front().is_some_and(|&(round, _)| round < self.round) {
             if let Some((_, index)) = self.dying.pop_front()
-                && let Some(attached) = self.segments[index].take()
+                && let Some(attached) = self.segments.remove(&index)
             {
                 self.identities.remove(&attached.segment.identity);
                 gone.insert(index);
+            }
+        }
+        while self.dying_virtual.front().is_some_and(|&(round, _)| round < self.round) {
+            if let Some((_, id)) = self.dying_virtual.pop_front() {
+                self.lanes.remove(&id);
+                self.saved_names.retain(|(lane, _), _| *lane != id);
             }
         }
         if gone.is_empty() {
             return;
         }
         self.names.retain(|(index, _), _| !gone.contains(index));
-        let lanes = &mut self.lanes;
-        self.live.retain(|&id| {
-            let dead = lanes[id].place.is_some_and(|(index, _)| gone.contains(&index));
-            if dead {
-                lanes[id].events = VecDeque::new();
-            }
-            !dead
-        });
+        self.lanes.retain(|_, lane| lane.place.is_none_or(|(index, _)| !gone.contains(&index)));
+        let lanes = &self.lanes;
+        self.live.retain(|id| lanes.contains_key(id));
     }
 
     /// Events drained and not yet consumed, in order of index (with holes where some were lost).
     pub fn events(&self, id: LaneId) -> &VecDeque<Event> {
-        &self.lanes[id.0].events
+        static NONE: VecDeque<Event> = VecDeque::new();
+        self.lanes.get(&id).map_or(&NONE, |lane| &lane.events)
     }
 
     /// Where draining has come to: events before this index are queued or lost.
     pub fn drained_to(&self, id: LaneId) -> u64 {
-        self.lanes[id.0].tail
+        self.lanes.get(&id).map_or(u64::MAX, |lane| lane.tail)
     }
 
     /// Drops events before `index`.
     pub fn consume(&mut self, id: LaneId, index: u64) {
-        let events = &mut self.lanes[id.0].events;
+        let Some(Lane { events, .. }) = self.lanes.get_mut(&id) else { return };
         while events.front().is_some_and(|event| event.index < index) {
             events.pop_front();
         }
@@ -380,10 +395,10 @@ impl Lanes {
 
     /// The name behind an id in the lane's process.
     pub fn name(&mut self, id: LaneId, name: u32) -> String {
-        let Some((index, _)) = self.lanes[id.0].place else {
+        let Some((index, _)) = self.lanes.get(&id).and_then(|lane| lane.place) else {
             return self.saved_names.get(&(id, name)).cloned().unwrap_or_default();
         };
-        let Some(Some(Attached { segment, .. })) = self.segments.get(index) else {
+        let Some(Attached { segment, .. }) = self.segments.get(&index) else {
             return String::new();
         };
         self.names.entry((index, name)).or_insert_with(|| segment.name(name)).clone()
@@ -398,20 +413,28 @@ impl Lanes {
         }
         self.drain_process(pid);
         let Some(image) = self.images.get_mut(&pid) else { return };
-        let lanes = &self.lanes;
-        image.lanes.retain(|_, id| lanes[id.0].made_at >= before);
+        let (lanes, end) = (&self.lanes, self.round + DYING_ROUNDS);
+        image.lanes.retain(|_, id| {
+            let lane = lanes.get(id);
+            let stays = lane.is_some_and(|lane| lane.made_at >= before);
+            if !stays && lane.is_some_and(|lane| lane.place.is_none()) {
+                self.dying_virtual.push_back((end, *id));
+            }
+            stays
+        });
         let segments = &self.segments;
-        let older = |index: &usize| segments[*index].as_ref().is_none_or(|a| a.at < before);
+        let older = |index: &usize| segments.get(index).is_none_or(|a| a.at < before);
         let (old, new): (Vec<usize>, Vec<usize>) =
             std::mem::take(&mut image.segments).into_iter().partition(older);
         image.segments = new;
-        image.virtual_lanes = image.lanes.values().filter(|id| lanes[id.0].place.is_none()).count();
+        let is_virtual = |id: &&LaneId| lanes.get(id).is_some_and(|lane| lane.place.is_none());
+        image.virtual_lanes = image.lanes.values().filter(is_virtual).count();
         if image.lanes.is_empty() && image.segments.is_empty() {
             self.images.remove(&pid);
         }
         for index in old {
-            self.dying.push_back((self.round + DYING_ROUNDS, index));
-            let Some(Some(Attached { segment, .. })) = self.segments.get(index) else { continue };
+            self.dying.push_back((end, index));
+            let Some(Attached { segment, .. }) = self.segments.get(&index) else { continue };
             let counts = [
                 ("threads_without_lane", segment.threads_without_lane()),
                 ("publishes_refused", segment.publishes_refused()),
@@ -424,12 +447,12 @@ impl Lanes {
 
     /// The pid a lane belongs to.
     pub fn pid(&self, id: LaneId) -> Pid {
-        self.lanes[id.0].pid
+        self.lanes.get(&id).map_or(Pid(0), |lane| lane.pid)
     }
 
     fn control(&self, id: LaneId) -> Option<Control> {
-        let (index, number) = self.lanes[id.0].place?;
-        let attached = self.segments.get(index)?.as_ref()?;
+        let (index, number) = self.lanes.get(&id)?.place?;
+        let attached = self.segments.get(&index)?;
         Some(attached.segment.control(number))
     }
 

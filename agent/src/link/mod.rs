@@ -1,6 +1,7 @@
 //! The join: kernel records and markers in, spans and threads with exact time out. Owns everything
 //! it joins; one round at a time (design 2).
 
+pub mod flush;
 pub mod records;
 mod slice;
 pub mod spans;
@@ -12,7 +13,10 @@ use std::{collections::HashMap, sync::Arc};
 use agent_ebpf::wire::{Exit, Phase, Snapshot, State as K};
 
 use crate::{
-    kernel::{Record, StackDefinition, ktime::TscClock},
+    kernel::{
+        Record, StackDefinition,
+        ktime::{self, TscClock},
+    },
     lanes::{LaneId, Lanes, Tally},
     process::{
         Processes, comm_text,
@@ -21,6 +25,7 @@ use crate::{
     },
     profile::state::{State, StateTimes},
 };
+use flush::Memory;
 use records::open_part;
 use spans::{Cause, Spans};
 use timeline::{Context, Item, Timeline, Unnamed};
@@ -73,6 +78,8 @@ pub struct Linker {
     pub stacks: HashMap<u64, (StackDefinition, Option<Arc<ProcessMap>>)>,
     /// Records seen.
     pub delivered: Delivered,
+    /// Parts of spans that flushes took.
+    pub parts_told: u64,
     /// What went wrong, by process and name.
     pub counts: Tally,
     timelines: HashMap<u64, Timeline>,
@@ -84,6 +91,10 @@ pub struct Linker {
     clock: TscClock,
     sample_ns: u64,
     own: Pid,
+    /// Of a stream; a recording remembers everything else instead.
+    memory: Option<Memory>,
+    /// Threads that are gone, by tid and serial, and must not be found by their tid any more.
+    gone: Vec<(u32, u64)>,
 }
 
 /// Stack definitions kept.
@@ -101,6 +112,7 @@ impl Linker {
             processes: Processes::default(),
             stacks: HashMap::new(),
             delivered: Delivered::default(),
+            parts_told: 0,
             counts: Tally::new(),
             timelines: HashMap::new(),
             by_tid: HashMap::new(),
@@ -110,6 +122,19 @@ impl Linker {
             clock: TscClock::start(),
             sample_ns: 1_000_000_000 / hz.max(1),
             own: Pid(std::process::id()),
+            memory: None,
+            gone: Vec::new(),
+        }
+    }
+
+    /// A join that is flushed again and again, of every process but ourselves.
+    pub fn streaming(hz: u64) -> Self {
+        let own = Pid(std::process::id());
+        Self {
+            spans: Spans::streaming(),
+            processes: Processes::all_but(own),
+            memory: Some(Memory::new(ktime::now())),
+            ..Self::new(hz)
         }
     }
 
@@ -131,6 +156,8 @@ impl Linker {
                 self.delivered.samples += 1;
                 if let Some(timeline) = self.timelines.get_mut(&sample.serial) {
                     timeline.push(Item::Sample(sample));
+                } else if self.memory.is_some() {
+                    slice::see(&sample, None, self.sample_ns, &mut self.spans);
                 }
             }
             Record::Interval(interval) => {
@@ -216,7 +243,10 @@ impl Linker {
         if exit.tid == exit.tgid {
             self.processes.exited(pid, &exit.comm, exit.at);
         }
-        if self.is_reported(pid) {
+        if let Some(memory) = &mut self.memory {
+            memory.exit(exit, self.own);
+            self.gone.push((exit.tid, exit.serial));
+        } else if self.is_reported(pid) {
             self.threads.push(ThreadAccount {
                 tid: exit.tid,
                 pid,
@@ -290,6 +320,9 @@ impl Linker {
     /// Takes the iterator's accounts: places what an open wait has closed; at the `end` of a
     /// recording closes every living thread.
     pub fn take_totals(&mut self, snapshots: &[Snapshot], end: bool) {
+        if let Some(memory) = &mut self.memory {
+            memory.take_totals(snapshots, self.own);
+        }
         for snapshot in snapshots {
             if snapshot.phase == Phase::Dead as u32 {
                 continue; // its exit record says all
@@ -298,9 +331,9 @@ impl Linker {
             if let Some(timeline) = self.timelines.get_mut(&snapshot.serial) {
                 timeline.push(Item::Snapshot { snapshot: *snapshot, end });
             }
-            if end && self.is_reported(Pid(snapshot.tgid)) {
+            if end && self.memory.is_none() && self.is_reported(Pid(snapshot.tgid)) {
                 let mut states = totals(&snapshot.total);
-                for (state, ns) in open_part(snapshot).iter() {
+                for (state, ns) in open_part(snapshot, 0).iter() {
                     states.add(state, ns);
                 }
                 self.threads.push(ThreadAccount {
@@ -364,8 +397,18 @@ impl Linker {
     fn bury(&mut self) {
         let buried = std::mem::take(&mut self.finished);
         for serial in buried {
-            self.timelines.remove(&serial);
+            if let Some(mut timeline) = self.timelines.remove(&serial) {
+                timeline.give_up_samples(self.sample_ns, &mut self.spans);
+            }
         }
+        let (timelines, by_tid) = (&self.timelines, &mut self.by_tid);
+        self.gone.retain(|(tid, serial)| {
+            let needed = timelines.contains_key(serial);
+            if !needed && by_tid.get(tid) == Some(serial) {
+                by_tid.remove(tid);
+            }
+            needed
+        });
         let finished = self.timelines.iter().filter(|(_, t)| t.finished).map(|(&serial, _)| serial);
         self.finished = finished.collect();
     }
@@ -376,6 +419,7 @@ impl Linker {
                 let serial = self.by_tid.get(&unnamed.tid)?;
                 self.timelines.get(serial)?.span_at(head)
             });
+            let span = span.filter(|&index| self.spans.contains(index));
             let cause = Cause {
                 state: unnamed.state,
                 kind: unnamed.kind,

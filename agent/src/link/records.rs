@@ -14,39 +14,41 @@ use crate::profile::state::State;
 pub fn kernel_state(index: u8) -> State {
     State::Kernel(K::from_index(index).unwrap_or(K::UnknownUnresolvedWait))
 }
-/// Blocked and ready part of an interval.
-pub fn wait_of(interval: &Interval) -> Composition {
+/// Blocked and ready part of an interval, of what lies after `from`.
+pub fn wait_of(interval: &Interval, from: u64) -> Composition {
     let mut wait = Composition::default();
     if interval.flags & CUT != 0 {
         return wait;
     }
-    let blocked = interval.wake_at.saturating_sub(interval.out_at);
-    let ready = interval.in_at.saturating_sub(interval.wake_at.max(interval.out_at));
+    let out = interval.out_at.max(from);
+    let blocked = interval.wake_at.saturating_sub(out);
+    let ready = interval.in_at.saturating_sub(interval.wake_at.max(out));
     if interval.flags & PREEMPTED == 0 {
         wait.add(kernel_state(interval.state), blocked);
     }
     wait.add(kernel_state(interval.ready), ready);
     wait
 }
-/// What a snapshot's open phase consists of.
-pub fn open_part(snapshot: &Snapshot) -> Composition {
-    let len = snapshot.at.saturating_sub(snapshot.since);
+/// What a snapshot's open phase consists of, of what lies after `from`.
+pub fn open_part(snapshot: &Snapshot, from: u64) -> Composition {
+    let since = snapshot.since.max(from);
+    let at = snapshot.at.max(since);
     let is = |phase: wire::Phase| snapshot.phase == phase as u32;
     if is(wire::Phase::Running) {
-        Composition::of(State::Kernel(K::Running), len)
+        Composition::of(State::Kernel(K::Running), at - since)
     } else if is(wire::Phase::BeforeAttach) {
-        Composition::of(State::Kernel(K::UnknownBeforeAttach), len)
+        Composition::of(State::Kernel(K::UnknownBeforeAttach), at - since)
     } else if is(wire::Phase::Off) {
         let wake = if snapshot.flags & thread::PREEMPTED != 0 {
-            snapshot.since
+            since
         } else if snapshot.flags & thread::WAKE_SET != 0 {
-            snapshot.wake.clamp(snapshot.since, snapshot.at.max(snapshot.since))
+            snapshot.wake.clamp(since, at)
         } else {
-            snapshot.at.max(snapshot.since)
+            at
         };
         let mut open = Composition::default();
-        open.add(kernel_state(snapshot.state), wake - snapshot.since);
-        open.add(kernel_state(snapshot.ready), (snapshot.since + len) - wake);
+        open.add(kernel_state(snapshot.state), wake - since);
+        open.add(kernel_state(snapshot.ready), at - wake);
         open
     } else {
         Composition::default()

@@ -1,14 +1,14 @@
 //! The inner half of a thread's timeline: one slice, cut by the markers published in it.
 
-use agent_ebpf::wire::{State as K, record::HEAD_KNOWN, state::STATES};
+use agent_ebpf::wire::{Sample, State as K, record::HEAD_KNOWN, state::STATES};
 use hotspan_lanes::abi::{Event, op, ts_kind};
 
 use super::{
-    spans::{SpanIndex, SpanKey, StackKey},
+    spans::{Seen, SpanIndex, SpanKey, Spans, StackKey},
     timeline::{Active, Context, HISTORY, Timeline, Turn},
     window::{Composition, place},
 };
-use crate::{kernel::ktime::TscClock, profile::state::State};
+use crate::{kernel::ktime::TscClock, process::id::Pid, profile::state::State};
 
 impl Timeline {
     /// Links the slice from the present position to `end`: its markers cut it, its composition is
@@ -181,18 +181,10 @@ impl Timeline {
     fn credit_samples(&mut self, head: u64, context: &mut Context<'_>) {
         let seen = self.samples.iter().take_while(|s| s.head <= head).count();
         for sample in self.samples.drain(..seen) {
-            let Some(active) = self.active else { continue };
             // Without a head of its own it does not say whose it is.
-            if sample.flags & HEAD_KNOWN == 0 || sample.user_stack | sample.kernel_stack == 0 {
-                continue;
-            }
-            let key = StackKey {
-                state: State::Kernel(K::Running),
-                user: sample.user_stack,
-                kernel: sample.kernel_stack,
-            };
-            let span = context.spans.get_mut(active.span);
-            span.stacks.entry(key).or_default().add(context.sample_ns);
+            let known = sample.flags & HEAD_KNOWN != 0;
+            let span = self.active.filter(|_| known).map(|active| active.span);
+            see(&sample, span, context.sample_ns, context.spans);
         }
     }
 
@@ -244,14 +236,49 @@ impl Timeline {
         };
         let span = context.spans.find_or_insert(self.key(event), make, at, context.recorded)?;
         self.active = Some(Active { span, since: at });
+        context.spans.get_mut(span).active_on += 1;
         Some(span)
     }
 
     pub(super) fn deactivate(&mut self, at: u64, context: &mut Context<'_>) {
         if let Some(active) = self.active.take() {
-            context.spans.get_mut(active.span).deactivate(active.since, at.max(active.since));
+            let span = context.spans.get_mut(active.span);
+            span.deactivate(active.since, at.max(active.since));
+            span.active_on = span.active_on.saturating_sub(1);
         }
     }
+
+    /// Books the active time up to where linking has come to, so that a span that is still active
+    /// can be told. All of it has been charged to states by then.
+    pub(super) fn book(&mut self, spans: &mut Spans) {
+        let Some(position) = self.position else { return };
+        if let Some(active) = &mut self.active
+            && position.at > active.since
+        {
+            spans.get_mut(active.span).deactivate(active.since, position.at);
+            active.since = position.at;
+        }
+    }
+
+    /// Samples that no slice will claim any more.
+    pub(super) fn give_up_samples(&mut self, sample_ns: u64, spans: &mut Spans) {
+        for sample in self.take_samples() {
+            see(&sample, None, sample_ns, spans);
+        }
+    }
+}
+
+/// Credits a timer sample.
+pub(super) fn see(sample: &Sample, span: Option<SpanIndex>, ns: u64, spans: &mut Spans) {
+    let stack = StackKey {
+        state: State::Kernel(K::Running),
+        user: sample.user_stack,
+        kernel: sample.kernel_stack,
+    };
+    let (pid, tid) = (Pid(sample.tgid), sample.tid);
+    // One without a stack says nothing of a span.
+    let span = span.filter(|_| stack.user | stack.kernel != 0);
+    spans.see(Seen { at: sample.at, pid, tid, span, stack, ns, is_sample: true });
 }
 
 /// A marker's stamp as ktime.

@@ -1,6 +1,9 @@
 //! The span table: every span's account, built piece by piece.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     process::id::Pid,
@@ -19,9 +22,13 @@ pub struct SpanKey {
     pub pid: Pid,
 }
 
-/// Index of a span in the table.
+/// A span's place in the table. A place is used again after its span was forgotten, then in another
+/// generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SpanIndex(pub u32);
+pub struct SpanIndex {
+    slot: u32,
+    generation: u32,
+}
 
 /// Who or what a wait was for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,7 +102,7 @@ pub struct Span {
     /// Parent span id, all zero for none.
     pub parent: [u8; 8],
     /// Operation name.
-    pub name: String,
+    pub name: Arc<str>,
     /// First activation, ktime.
     pub start: u64,
     /// Last deactivation so far, ktime.
@@ -110,6 +117,12 @@ pub struct Span {
     pub causes: HashMap<Cause, Tally>,
     /// Stacks.
     pub stacks: HashMap<StackKey, Tally>,
+    /// Threads it is active on.
+    pub active_on: u32,
+    /// Parts of it that were taken.
+    pub parts: u32,
+    /// It is in the list of those that changed.
+    changed: bool,
     /// Whether its process is one that is reported.
     pub recorded: bool,
     /// Whether every state of it is exact.
@@ -118,19 +131,62 @@ pub struct Span {
     pub loss: BTreeMap<&'static str, u64>,
 }
 
-/// Every span seen.
+/// A stack seen, for a stream: rows keep the time and the thread, a recording only sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// When.
+    pub at: u64,
+    /// Its process.
+    pub pid: Pid,
+    /// Thread.
+    pub tid: u32,
+    /// The span it was in.
+    pub span: Option<SpanIndex>,
+    /// Which stack, in which state.
+    pub stack: StackKey,
+    /// What it stands for.
+    pub ns: u64,
+    /// A timer sample: one of the kind that is captured as such.
+    pub is_sample: bool,
+}
+
+/// Every span seen, of a recording; of a stream those that may still change.
 #[derive(Debug, Default)]
 pub struct Spans {
-    table: Vec<Span>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
     index: HashMap<SpanKey, SpanIndex>,
     /// Spans of processes that are not reported.
     foreign: usize,
     /// Reported spans the table had no room for.
     pub refused: u64,
+    /// Of a stream: what was not taken yet.
+    stream: Option<Untaken>,
 }
 
-/// Spans kept in memory.
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    span: Option<Span>,
+}
+
+/// What came since the last flush.
+#[derive(Debug, Default)]
+struct Untaken {
+    changed: Vec<SpanIndex>,
+    seen: Vec<Seen>,
+    /// Timer samples there was no room for.
+    unseen_samples: u64,
+    /// Stacks of waits there was no room for.
+    unseen_waits: u64,
+}
+
+/// Spans kept in memory by a recording.
 const MAX_SPANS: usize = 2_000_000;
+/// Spans a stream keeps at once.
+const MAX_LIVE: usize = 500_000;
+/// Stacks a stream keeps between two flushes.
+const MAX_SEEN: usize = 500_000;
 /// Of those, spans of processes that are not reported.
 const MAX_FOREIGN: usize = 200_000;
 /// Separate intervals kept of one span before they are merged.
@@ -141,6 +197,11 @@ const MAX_CAUSES: usize = 1024;
 // === impl Spans ===
 
 impl Spans {
+    /// A table whose changes are taken again and again.
+    pub fn streaming() -> Self {
+        Self { stream: Some(Untaken::default()), ..Self::default() }
+    }
+
     /// The span with this key, made on first sight.
     pub fn find_or_insert(
         &mut self,
@@ -150,22 +211,22 @@ impl Spans {
         recorded: bool,
     ) -> Option<SpanIndex> {
         if let Some(&index) = self.index.get(&key) {
-            let span = &mut self.table[index.0 as usize];
+            let span = self.get_mut(index);
             span.start = span.start.min(at);
             return Some(index);
         }
         // Others' spans only serve to name wakers: they must not take the recorded ones' room.
-        if self.table.len() >= MAX_SPANS || (!recorded && self.foreign >= MAX_FOREIGN) {
+        let most = if self.stream.is_some() { MAX_LIVE } else { MAX_SPANS };
+        if self.index.len() >= most || (!recorded && self.foreign >= MAX_FOREIGN) {
             self.refused += u64::from(recorded);
             return None;
         }
         self.foreign += usize::from(!recorded);
-        let index = SpanIndex(self.table.len() as u32);
         let (name, parent) = make();
-        self.table.push(Span {
+        let index = self.place(Span {
             key,
             parent,
-            name,
+            name: name.into(),
             start: at,
             end: at,
             active_ns: 0,
@@ -173,6 +234,9 @@ impl Spans {
             active: Vec::new(),
             causes: HashMap::new(),
             stacks: HashMap::new(),
+            active_on: 0,
+            parts: 0,
+            changed: false,
             recorded,
             exact: true,
             loss: BTreeMap::new(),
@@ -181,24 +245,121 @@ impl Spans {
         Some(index)
     }
 
-    /// A span's account.
+    fn place(&mut self, span: Span) -> SpanIndex {
+        if let Some(slot) = self.free.pop() {
+            let place = &mut self.slots[slot as usize];
+            place.span = Some(span);
+            return SpanIndex { slot, generation: place.generation };
+        }
+        let slot = self.slots.len() as u32;
+        self.slots.push(Slot { generation: 0, span: Some(span) });
+        SpanIndex { slot, generation: 0 }
+    }
+
+    /// A span's account. Whoever holds an index over a flush asks [`Self::contains`] first.
     pub fn get(&self, index: SpanIndex) -> &Span {
-        &self.table[index.0 as usize]
+        let span = self.slots[index.slot as usize].span.as_ref();
+        span.expect("a span is not forgotten while it is referred to")
     }
 
     /// A span's account, to add to.
     pub fn get_mut(&mut self, index: SpanIndex) -> &mut Span {
-        &mut self.table[index.0 as usize]
+        let span = self.slots[index.slot as usize].span.as_mut();
+        let span = span.expect("a span is not forgotten while it is referred to");
+        if let Some(stream) = &mut self.stream
+            && !span.changed
+        {
+            span.changed = true;
+            stream.changed.push(index);
+        }
+        span
+    }
+
+    /// Whether the span at this place is still the one that was meant.
+    pub fn contains(&self, index: SpanIndex) -> bool {
+        let slot = self.slots.get(index.slot as usize);
+        slot.is_some_and(|slot| slot.generation == index.generation && slot.span.is_some())
+    }
+
+    /// A stack was seen: it is its span's, if it has one.
+    pub fn see(&mut self, seen: Seen) {
+        if let Some(index) = seen.span {
+            let recording = self.stream.is_none();
+            let span = self.get_mut(index);
+            if recording {
+                span.stacks.entry(seen.stack).or_default().add(seen.ns);
+            }
+        }
+        if let Some(stream) = &mut self.stream {
+            if stream.seen.len() < MAX_SEEN {
+                stream.seen.push(seen);
+            } else if seen.is_sample {
+                stream.unseen_samples += 1;
+            } else {
+                stream.unseen_waits += 1;
+            }
+        }
+    }
+
+    /// What changed since the last call: places of spans in order, and the stacks seen.
+    pub fn take_changes(&mut self) -> (Vec<SpanIndex>, Vec<Seen>) {
+        let Some(stream) = &mut self.stream else { return (Vec::new(), Vec::new()) };
+        let changed = std::mem::take(&mut stream.changed);
+        for index in &changed {
+            if let Some(span) = &mut self.slots[index.slot as usize].span {
+                span.changed = false;
+            }
+        }
+        (changed, std::mem::take(&mut stream.seen))
+    }
+
+    /// Timer samples and stacks of waits there was no room for so far.
+    pub fn unseen(&self) -> (u64, u64) {
+        self.stream.as_ref().map_or((0, 0), |stream| (stream.unseen_samples, stream.unseen_waits))
+    }
+
+    /// Takes what was added to a span since the last time; its identity stays.
+    pub fn take_part(&mut self, index: SpanIndex) -> Option<Span> {
+        let span = self.slots[index.slot as usize].span.as_mut()?;
+        let part = Span {
+            name: span.name.clone(),
+            states: std::mem::take(&mut span.states),
+            active: std::mem::take(&mut span.active),
+            causes: std::mem::take(&mut span.causes),
+            stacks: std::mem::take(&mut span.stacks),
+            loss: std::mem::take(&mut span.loss),
+            ..*span
+        };
+        span.active_ns = 0;
+        span.parts += 1;
+        Some(part)
+    }
+
+    /// Forgets spans that are active nowhere and ended before `before`. The same ids may come again:
+    /// then the store adds what they bring.
+    pub fn forget(&mut self, before: u64) {
+        for (number, slot) in self.slots.iter_mut().enumerate() {
+            let idle = |span: &Span| span.active_on == 0 && !span.changed && span.end < before;
+            if let Some(span) = slot.span.take_if(|span| idle(span)) {
+                self.index.remove(&span.key);
+                self.foreign -= usize::from(!span.recorded);
+                slot.generation = slot.generation.wrapping_add(1);
+                self.free.push(number as u32);
+            }
+        }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.table.len()
+        self.index.len()
     }
 
     /// All of them, in order of first sight.
     pub fn iter(&self) -> impl Iterator<Item = (SpanIndex, &Span)> {
-        self.table.iter().enumerate().map(|(i, span)| (SpanIndex(i as u32), span))
+        self.slots.iter().enumerate().filter_map(|(number, slot)| {
+            let index = SpanIndex { slot: number as u32, generation: slot.generation };
+            slot.span.as_ref().map(|span| (index, span))
+        })
     }
 }
 

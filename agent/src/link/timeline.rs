@@ -18,7 +18,7 @@ use hotspan_lanes::abi::{Event, op};
 use super::{
     records::{difference, kernel_state, open_part, wait_of},
     slice::stamp,
-    spans::{CauseKind, SpanIndex, Spans, StackKey},
+    spans::{CauseKind, Seen, SpanIndex, Spans, StackKey},
     window::{Checkpoint, Composition},
 };
 use crate::{
@@ -180,6 +180,19 @@ impl Timeline {
         }
     }
 
+    /// Samples not yet credited, of the present slice and of the queue.
+    pub(super) fn take_samples(&mut self) -> Vec<Sample> {
+        let mut samples = std::mem::take(&mut self.samples);
+        self.queue.retain(|item| match item {
+            Item::Sample(sample) => {
+                samples.push(*sample);
+                false
+            }
+            _ => true,
+        });
+        samples
+    }
+
     /// Queues what happened.
     pub fn push(&mut self, item: Item) {
         self.queue.push(item);
@@ -306,7 +319,8 @@ impl Timeline {
             return;
         }
         let head = (interval.flags & HEAD_KNOWN != 0).then_some(interval.head);
-        let mut wait = wait_of(interval);
+        // What was told while it was open is not told again.
+        let mut wait = wait_of(interval, position.at);
         let mut slice = difference(&interval.total, &position.total);
         for (state, ns) in wait.iter() {
             if let State::Kernel(kernel) = state {
@@ -314,6 +328,10 @@ impl Timeline {
             }
         }
         let lost = interval.seq - position.seq - 1;
+        if lost == 0 && interval.out_at < position.at {
+            // All up to here was told while the wait was open, in the state it seemed to be.
+            slice = [0; STATES];
+        }
         // Whose time it was is then known from stamps alone.
         let unreadable = interval.flags & UNREADABLE != 0;
         self.slice(interval.out_at, head, &slice, lost, unreadable, context);
@@ -323,26 +341,37 @@ impl Timeline {
         if interval.flags & CUT == 0 {
             self.wait(interval, &wait, context);
         }
-        self.position =
-            Some(Position { at: interval.in_at, seq: interval.seq, total: interval.total });
+        // A snapshot bears a time a little after it was taken.
+        let at = interval.in_at.max(position.at);
+        self.position = Some(Position { at, seq: interval.seq, total: interval.total });
     }
 
     /// A wait: no marker can fall into it, so all of it is the current span's.
-    fn wait(&mut self, interval: &Interval, wait: &Composition, context: &mut Context<'_>) {
+    fn wait(&mut self, interval: &Interval, rest: &Composition, context: &mut Context<'_>) {
         let Some(Active { span: index, .. }) = self.active else {
             return;
         };
         let span = context.spans.get_mut(index);
-        for (state, ns) in wait.iter() {
+        for (state, ns) in rest.iter() {
             span.states.add(state, ns);
             span.exact &= !state.is_unknown();
         }
         if interval.weight > 0 {
             let state = kernel_state(interval.state);
-            let key = StackKey { state, user: interval.user_stack, kernel: interval.kernel_stack };
-            span.stacks.entry(key).or_default().add(interval.weight);
+            context.spans.see(Seen {
+                at: interval.in_at,
+                pid: self.pid,
+                tid: interval.tid,
+                span: Some(index),
+                stack: StackKey { state, user: interval.user_stack, kernel: interval.kernel_stack },
+                ns: interval.weight,
+                is_sample: false,
+            });
         }
-        for (state, ns) in wait.iter() {
+        // Whoever ended it ended all of it.
+        let unreadable = interval.flags & UNREADABLE != 0;
+        let whole = if unreadable { rest.clone() } else { wait_of(interval, 0) };
+        for (state, ns) in whole.iter() {
             let ready =
                 matches!(state, State::Kernel(K::ReadyWakeup | K::ReadyPreempted | K::Throttled));
             let (kind, tid, pid, head_plus_one) = if ready {
@@ -382,8 +411,33 @@ impl Timeline {
                     Some(Position { at: snapshot.since, seq: snapshot.seq, total: snapshot.total });
             }
         }
+        let known = snapshot.flags & thread::HEAD_KNOWN != 0;
+        if is(wire::Phase::Off) && known && !end {
+            self.open_wait(snapshot, context);
+        }
         if end {
             self.close(snapshot, context);
+        }
+    }
+
+    /// The thread waits and nobody knows for how long: what it has waited so far is told, so that a
+    /// request that hangs is seen. Who ends the wait is told when it ends.
+    fn open_wait(&mut self, snapshot: &Snapshot, context: &mut Context<'_>) {
+        let Some(position) = &mut self.position else { return };
+        if snapshot.at <= position.at {
+            return;
+        }
+        let open = open_part(snapshot, position.at);
+        position.at = snapshot.at;
+        for (state, ns) in open.iter() {
+            if let State::Kernel(kernel) = state {
+                position.total[kernel.index()] += ns;
+            }
+            if let Some(active) = self.active {
+                let span = context.spans.get_mut(active.span);
+                span.states.add(state, ns);
+                span.exact &= !state.is_unknown();
+            }
         }
     }
 
@@ -393,7 +447,7 @@ impl Timeline {
             return;
         };
         let mut total = snapshot.total;
-        for (state, ns) in open_part(snapshot).iter() {
+        for (state, ns) in open_part(snapshot, 0).iter() {
             if let State::Kernel(kernel) = state {
                 total[kernel.index()] += ns;
             }

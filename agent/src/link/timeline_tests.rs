@@ -136,7 +136,7 @@ impl World {
         }));
     }
 
-    fn wait(&mut self, blocked: u64, ready: u64, lost: bool) {
+    fn wait(&mut self, blocked: u64, ready: u64, lost: bool, watched: bool) {
         account::switch_out(
             &mut self.thread,
             &Leave {
@@ -152,10 +152,22 @@ impl World {
                 },
             },
         );
-        self.pass(wire::State::Socket, blocked);
+        if watched {
+            self.pass(wire::State::Socket, blocked / 3);
+            self.look();
+            self.pass(wire::State::Socket, blocked / 3);
+            self.look();
+            self.pass(wire::State::Socket, blocked - 2 * (blocked / 3));
+        } else {
+            self.pass(wire::State::Socket, blocked);
+        }
         if blocked > 0 {
             account::woken(&mut self.thread, self.now);
-            self.pass(wire::State::ReadyWakeup, ready);
+            self.pass(wire::State::ReadyWakeup, ready / 2);
+            if watched {
+                self.look();
+            }
+            self.pass(wire::State::ReadyWakeup, ready - ready / 2);
         } else {
             self.pass(wire::State::ReadyPreempted, ready);
         }
@@ -190,6 +202,36 @@ impl World {
                 total: t.total,
             }));
         }
+    }
+
+    /// The iterator comes by while the thread is off the CPU.
+    fn look(&mut self) {
+        let t = &self.thread;
+        let snapshot = Snapshot {
+            tid: 77,
+            tgid: PID.0,
+            phase: t.phase,
+            flags: t.flags | thread::HEAD_KNOWN,
+            serial: 1,
+            birth: t.birth,
+            since: t.since,
+            at: self.now,
+            wake: if t.flags & thread::WAKE_SET != 0 { t.wake } else { 0 },
+            seq: t.seq,
+            head: self.head,
+            start_boottime: 0,
+            state: t.state,
+            ready: t.ready,
+            torn: 0,
+            pad: [0; 5],
+            run_delay: 0,
+            sum_exec: self.exec,
+            comm: [0; 16],
+            total: t.total,
+        };
+        self.timeline.push(Item::Snapshot { snapshot, end: false });
+        self.link(self.now);
+        self.timeline.book(&mut self.spans);
     }
 
     fn exit(&mut self) {
@@ -259,6 +301,8 @@ enum Act {
     Publish(u8),
     Sample,
     Wait(u64, u64),
+    /// A wait so long that it is told while it is open.
+    LongWait(u64, u64),
     Round,
 }
 
@@ -268,6 +312,7 @@ fn act() -> impl Strategy<Value = Act> {
         4 => (0..5u8).prop_map(Act::Publish),
         2 => Just(Act::Sample),
         3 => (prop_oneof![Just(0), 1..9_000_000u64], 1..500_000u64).prop_map(|(b, r)| Act::Wait(b, r)),
+        1 => (1..9_000_000u64, 1..500_000u64).prop_map(|(b, r)| Act::LongWait(b, r)),
         1 => Just(Act::Round),
     ]
 }
@@ -278,7 +323,10 @@ fn play(world: &mut World, acts: &[(Act, bool)], lose_intervals: bool, lose_mark
             Act::Run(ns) => world.run(ns),
             Act::Publish(span) => world.publish(span, lose && lose_markers),
             Act::Sample => world.sample(),
-            Act::Wait(blocked, ready) => world.wait(blocked, ready, lose && lose_intervals),
+            Act::Wait(blocked, ready) => world.wait(blocked, ready, lose && lose_intervals, false),
+            Act::LongWait(blocked, ready) => {
+                world.wait(blocked, ready, lose && lose_intervals, true);
+            }
             Act::Round => world.link(world.now),
         }
     }
@@ -370,8 +418,8 @@ fn causes_name_the_waker_and_the_rival() {
     let mut world = World::new(true);
     world.publish(1, false);
     world.run(10);
-    world.wait(1_000, 50, false);
-    world.wait(0, 70, false);
+    world.wait(1_000, 50, false, false);
+    world.wait(0, 70, false, false);
     world.exit();
     world.link(u64::MAX);
     let find = |state: wire::State| {

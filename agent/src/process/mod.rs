@@ -1,6 +1,7 @@
 //! What runs: who forked whom, under which name, with which mappings. Learned from fork, exec and
 //! exit records; `/proc` is asked while a process still lives.
 
+pub mod host;
 pub mod id;
 pub mod maps;
 
@@ -12,6 +13,8 @@ use std::{
 
 use id::Pid;
 use maps::{Address, ProcessMap};
+
+use crate::profile::batch::ProcessIdentity;
 
 /// One process.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +37,11 @@ pub struct Processes {
     known: HashMap<Pid, Process>,
     /// Root of the recorded tree and all its descendants.
     tree: HashSet<Pid>,
+    /// Every process is recorded but this one.
+    all_but: Option<Pid>,
     dead: Vec<(Pid, u64)>,
+    /// Dead ones still known, and when they died.
+    remembered: Vec<(Pid, u64)>,
     /// Maps read since they were last asked for.
     fresh_maps: Vec<Arc<ProcessMap>>,
 }
@@ -45,6 +52,11 @@ const MAX_REREADS: u32 = 64;
 // === impl Processes ===
 
 impl Processes {
+    /// Every process of the host belongs, but ourselves.
+    pub fn all_but(own: Pid) -> Self {
+        Self { all_but: Some(own), ..Self::default() }
+    }
+
     /// Begins a tree: `root` and all it forks from now on.
     pub fn set_root(&mut self, root: Pid) {
         self.tree.insert(root);
@@ -52,12 +64,15 @@ impl Processes {
 
     /// Whether a process belongs to the tree.
     pub fn in_tree(&self, pid: Pid) -> bool {
-        self.tree.contains(&pid)
+        match self.all_but {
+            Some(own) => pid != own,
+            None => self.tree.contains(&pid),
+        }
     }
 
     /// `parent` forked `child` at `at`.
     pub fn forked(&mut self, parent: Pid, child: Pid, at: u64) {
-        if self.tree.contains(&parent) {
+        if self.all_but.is_none() && self.tree.contains(&parent) {
             self.tree.insert(child);
         } else {
             // A reused pid is not a member because its predecessor was.
@@ -96,7 +111,36 @@ impl Processes {
         let dead = std::mem::take(&mut self.dead);
         let (alive, dead) = dead.into_iter().partition(|(pid, _)| is_alive(*pid));
         self.dead = alive;
+        if self.all_but.is_some() {
+            self.remembered.extend(&dead);
+        }
         dead
+    }
+
+    /// Forgets processes that died before `before`.
+    pub fn forget_dead(&mut self, before: u64) {
+        let known = &mut self.known;
+        self.remembered.retain(|&(pid, at)| {
+            if at >= before {
+                return true;
+            }
+            // Its number may be another's by now.
+            if known.get(&pid).is_some_and(|process| process.since <= at) {
+                known.remove(&pid);
+            }
+            false
+        });
+    }
+
+    /// Who a process is, for those that were not here.
+    pub fn identity(&mut self, pid: Pid) -> ProcessIdentity {
+        let process = self.get(pid);
+        ProcessIdentity {
+            pid: pid.0,
+            since: process.since,
+            comm: process.comm.as_str().into(),
+            service: process.executable.as_str().into(),
+        }
     }
 
     /// A stack of `pid` was seen: its mappings must be known while it lives. Returns them.

@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeStruct as _};
 
 use super::state::{State, StateTimes};
+
+/// A word of one of the closed lists below.
+pub type Key = &'static str;
 
 /// Everything a recording found.
 #[derive(Debug, Serialize)]
@@ -40,7 +43,7 @@ pub struct Conservation {
 }
 
 /// Where one span's time went.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SpanDocument {
     /// 32 hex digits.
     pub trace_id: String,
@@ -62,15 +65,19 @@ pub struct SpanDocument {
     pub active_ns: u64,
     /// Wall time in which neither it nor a descendant was active anywhere.
     pub off_thread_ns: u64,
-    /// What is summed: `span`, `children`.
-    pub scope: &'static str,
+    /// What is summed: `span`, `children`, `trace`, `trace_host`, `period`, `process`.
+    #[serde(deserialize_with = "known")]
+    pub scope: Key,
     /// Sums exactly to `active_ns`.
     pub states: StateTimes,
     /// Who or what the waits were for.
+    #[serde(default)]
     pub causes: Vec<CauseDocument>,
     /// Functions by time (sampled).
+    #[serde(default)]
     pub methods: Vec<MethodDocument>,
     /// Stacks by time (sampled).
+    #[serde(default)]
     pub stacks: Vec<StackDocument>,
     /// Which of the above are exact.
     pub exact: Exact,
@@ -79,7 +86,7 @@ pub struct SpanDocument {
 }
 
 /// A process as reports name it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessDocument {
     /// Process id in the initial pid namespace.
     pub pid: u32,
@@ -88,7 +95,7 @@ pub struct ProcessDocument {
 }
 
 /// One cause of waits of a span.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CauseDocument {
     /// The state it caused.
     pub state: State,
@@ -97,7 +104,8 @@ pub struct CauseDocument {
     /// Waits.
     pub count: u64,
     /// `waker`, `rival`, `interrupt`, `syscall`
-    pub kind: &'static str,
+    #[serde(deserialize_with = "known")]
+    pub kind: Key,
     /// Name of the thread or system call, "" for an interrupt.
     pub name: String,
     /// Its process, 0 for none.
@@ -113,7 +121,7 @@ pub struct CauseDocument {
 }
 
 /// One function's share of a span.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MethodDocument {
     /// Demangled name, or `module+0xoffset`.
     pub name: String,
@@ -130,7 +138,7 @@ pub struct MethodDocument {
 }
 
 /// One stack's share of a span.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StackDocument {
     /// Innermost first.
     pub frames: Vec<FrameDocument>,
@@ -143,7 +151,7 @@ pub struct StackDocument {
 }
 
 /// One frame.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FrameDocument {
     /// Demangled name, or `module+0xoffset`, or `[unresolved 0x..]`.
     pub name: String,
@@ -152,11 +160,12 @@ pub struct FrameDocument {
     /// Line, 0 when not known.
     pub line: u32,
     /// `native`, `inlined`, `kernel`, `mark`
-    pub kind: &'static str,
+    #[serde(deserialize_with = "known")]
+    pub kind: Key,
 }
 
 /// Which numbers are exact.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exact {
     /// `states`: false when part of it is bounded or unknown.
     pub states: bool,
@@ -177,4 +186,93 @@ pub struct ThreadDocument {
     pub wall_ns: u64,
     /// Sums to `wall_ns`.
     pub states: StateTimes,
+}
+
+/// A document without methods, stacks and causes: what lists hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SpanSummary(pub SpanDocument);
+
+// === impl SpanSummary ===
+
+impl Serialize for SpanSummary {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let span = &self.0;
+        let mut fields = serializer.serialize_struct("SpanSummary", 14)?;
+        fields.serialize_field("trace_id", &span.trace_id)?;
+        fields.serialize_field("span_id", &span.span_id)?;
+        fields.serialize_field("parent_span_id", &span.parent_span_id)?;
+        fields.serialize_field("name", &span.name)?;
+        fields.serialize_field("service", &span.service)?;
+        fields.serialize_field("process", &span.process)?;
+        fields.serialize_field("start_unix_ns", &span.start_unix_ns)?;
+        fields.serialize_field("wall_ns", &span.wall_ns)?;
+        fields.serialize_field("active_ns", &span.active_ns)?;
+        fields.serialize_field("off_thread_ns", &span.off_thread_ns)?;
+        fields.serialize_field("scope", &span.scope)?;
+        fields.serialize_field("states", &span.states)?;
+        fields.serialize_field("exact", &span.exact)?;
+        fields.serialize_field("loss", &span.loss)?;
+        fields.end()
+    }
+}
+
+/// Reads a word of the closed lists; what a newer hotspan may have added to them is `other`.
+fn known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Key, D::Error> {
+    const KEYS: [Key; 14] = [
+        "span",
+        "children",
+        "trace",
+        "trace_host",
+        "period",
+        "process",
+        "waker",
+        "rival",
+        "interrupt",
+        "syscall",
+        "native",
+        "inlined",
+        "kernel",
+        "mark",
+    ];
+    let word = String::deserialize(deserializer)?;
+    Ok(KEYS.into_iter().find(|key| *key == word).unwrap_or("other"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const DOCUMENT: &str = r#"{"trace_id":"0a","span_id":"0b","parent_span_id":"","name":"n",
+        "service":"s","process":{"pid":1,"comm":"c"},"start_unix_ns":1,"wall_ns":2,"active_ns":3,
+        "off_thread_ns":4,"scope":"trace","states":{"running":3},"causes":[],"methods":[],
+        "stacks":[{"frames":[{"name":"f","file":"","line":0,"kind":"native"}],"state":"running",
+        "ns":3,"count":1}],"exact":{"states":true,"methods":false},"loss":{"lost":1}}"#;
+
+    #[test]
+    fn a_summary_is_the_document_without_three_keys() {
+        let whole: serde_json::Value = serde_json::from_str(DOCUMENT).unwrap();
+        let document: SpanDocument = serde_json::from_str(DOCUMENT).unwrap();
+        assert_eq!(serde_json::to_value(&document).unwrap(), whole, "read back as written");
+        let summary = serde_json::to_value(SpanSummary(document)).unwrap();
+        let keys = |value: &serde_json::Value| -> BTreeSet<String> {
+            value.as_object().unwrap().keys().cloned().collect()
+        };
+        let dropped: Vec<String> = keys(&whole).difference(&keys(&summary)).cloned().collect();
+        assert_eq!(dropped, ["causes", "methods", "stacks"]);
+        for key in keys(&summary) {
+            assert_eq!(summary[&key], whole[&key], "{key}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_guessed() {
+        let newer = DOCUMENT.replace("native", "jit");
+        let document: SpanDocument = serde_json::from_str(&newer).unwrap();
+        assert_eq!(document.stacks[0].frames[0].kind, "other");
+        let newer = DOCUMENT.replace("\"running\":3", "\"dreaming\":3");
+        let error = serde_json::from_str::<SpanDocument>(&newer).unwrap_err().to_string();
+        assert!(error.contains("dreaming"), "{error}");
+    }
 }

@@ -1,6 +1,10 @@
 //! What hotspan knows about spans, as data: the states of a thread-instant and the span document.
 
+pub mod account;
+pub mod assemble;
+pub mod batch;
+pub mod batcher;
 pub mod document;
-mod methods;
+pub mod methods;
 pub mod report;
 pub mod state;

@@ -9,18 +9,20 @@ use std::{
 use agent_ebpf::wire::record::{STACK_CUT, STACK_EXACT_TOP};
 
 use super::{
+    account::Wait,
+    assemble::{self, Scope, hex},
+    batch,
     document::{
         CauseDocument, Exact, FrameDocument, ProcessDocument, SpanDocument, StackDocument,
         ThreadDocument,
     },
     methods::methods,
-    state::State,
 };
 use crate::{
     kernel::StackDefinition,
     link::{
         Linker,
-        spans::{Cause, CauseKind, Span, SpanIndex, SpanKey, SpanTree, StackKey, Tally, union},
+        spans::{Cause, CauseKind, Span, SpanIndex, SpanKey, SpanTree, StackKey, Tally},
     },
     process::id::Pid,
     symbols::{FrameAddress, Request, Space, Symbols},
@@ -28,15 +30,6 @@ use crate::{
 
 /// Stacks told per span; the rest is summed into the methods.
 const STACKS_TOLD: usize = 50;
-
-/// What a document sums (design 5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scope {
-    /// The span alone.
-    Span,
-    /// With its descendants in its process.
-    Children,
-}
 
 /// Turns the join's result into documents.
 pub struct Reporter<'a> {
@@ -167,16 +160,12 @@ impl<'a> Reporter<'a> {
         if missing > 0 {
             loss.insert("stacks_missing".to_owned(), missing);
         }
-        if span.states.sum() != span.active_ns {
-            // Cannot be; if it is, it must be seen.
-            let gap = span.states.sum().abs_diff(span.active_ns);
-            loss.insert("identity_broken_ns".to_owned(), gap);
-        }
+        assemble::check_identity(&span.states, span.active_ns, &mut loss);
         SpanDocument {
             trace_id: hex(&span.key.trace_id),
             span_id: hex(&span.key.span_id),
-            parent_span_id: if span.parent == [0; 8] { String::new() } else { hex(&span.parent) },
-            name: span.name.clone(),
+            parent_span_id: assemble::hex_or_none(&span.parent),
+            name: span.name.to_string(),
             service: process.executable,
             process: ProcessDocument { pid: span.key.pid.0, comm: process.comm },
             start_unix_ns: u64::try_from(i128::from(span.start) + self.unix_offset).unwrap_or(0),
@@ -193,33 +182,9 @@ impl<'a> Reporter<'a> {
         }
     }
 
-    /// Stacks by time. Sampled weights of a state are scaled so that they add up to what the state
-    /// exactly took: which stack had how much of it is sampled, how much there is to share is not.
     fn stacks(&self, span: &Span) -> Vec<StackDocument> {
-        let mut weights: HashMap<State, u64> = HashMap::new();
-        for (key, tally) in &span.stacks {
-            *weights.entry(key.state).or_default() += tally.ns;
-        }
-        let mut merged: HashMap<(State, Arc<[FrameDocument]>), Tally> = HashMap::new();
-        for (key, tally) in &span.stacks {
-            let sum = u128::from(weights[&key.state].max(1));
-            let exact = u128::from(span.states.get(key.state));
-            let ns = (u128::from(tally.ns) * exact / sum) as u64;
-            let entry = merged.entry((key.state, self.frames(key))).or_default();
-            entry.ns += ns;
-            entry.count += tally.count;
-        }
-        let mut stacks: Vec<StackDocument> = merged
-            .into_iter()
-            .map(|((state, frames), tally)| StackDocument {
-                frames: frames.to_vec(),
-                state,
-                ns: tally.ns,
-                count: tally.count,
-            })
-            .collect();
-        stacks.sort_by(|a, b| b.ns.cmp(&a.ns).then_with(|| a.state.cmp(&b.state)));
-        stacks
+        let weighted = span.stacks.iter().map(|(key, tally)| (key.state, self.frames(key), *tally));
+        assemble::stacks(&span.states, weighted.collect())
     }
 
     /// Kernel frames above user frames.
@@ -231,10 +196,7 @@ impl<'a> Reporter<'a> {
                 None => vec![mark("[stack lost]")],
             }
         };
-        let mut frames = part(key.kernel);
-        // The innermost kernel frames of a wait are our own hook and the scheduler's door.
-        let own = frames.iter().position(|frame| !is_hook(&frame.name)).unwrap_or(frames.len());
-        frames.drain(..own);
+        let mut frames = assemble::without_hooks(&part(key.kernel)).to_vec();
         frames.extend(part(key.user));
         frames.into()
     }
@@ -242,34 +204,34 @@ impl<'a> Reporter<'a> {
     fn causes(&mut self, span: &Span) -> Vec<CauseDocument> {
         let causes: Vec<(Cause, Tally)> =
             span.causes.iter().map(|(cause, tally)| (cause.clone(), *tally)).collect();
-        let mut documents: Vec<CauseDocument> = causes
+        let waits: Vec<Wait> = causes
             .into_iter()
-            .map(|(cause, tally)| {
-                let (kind, name) = match cause.kind {
-                    CauseKind::Waker => ("waker", self.thread_name(cause.tid, cause.pid)),
-                    CauseKind::Rival => ("rival", self.thread_name(cause.tid, cause.pid)),
-                    CauseKind::Interrupt => ("interrupt", String::new()),
-                    CauseKind::Syscall(number) => ("syscall", syscall_name(number)),
-                };
-                let span = cause.span.map(|index| self.linker.spans.get(index));
-                let other = span.map(|span| span.key);
-                let span_name = span.map_or_else(String::new, |span| span.name.clone());
-                CauseDocument {
-                    state: cause.state,
-                    ns: tally.ns,
-                    count: tally.count,
-                    kind,
-                    name,
-                    pid: cause.pid,
-                    tid: cause.tid,
-                    trace_id: other.map_or_else(String::new, |key| hex(&key.trace_id)),
-                    span_id: other.map_or_else(String::new, |key| hex(&key.span_id)),
-                    span_name,
-                }
+            .map(|(cause, tally)| Wait {
+                state: cause.state,
+                cause: self.named_cause(&cause),
+                ns: tally.ns,
+                count: tally.count,
             })
             .collect();
-        documents.sort_by(|a, b| b.ns.cmp(&a.ns).then_with(|| a.tid.cmp(&b.tid)));
-        documents
+        assemble::causes(waits)
+    }
+
+    fn named_cause(&mut self, cause: &Cause) -> batch::Cause {
+        let (kind, name) = match cause.kind {
+            CauseKind::Waker => (batch::CauseKind::Waker, self.thread_name(cause.tid, cause.pid)),
+            CauseKind::Rival => (batch::CauseKind::Rival, self.thread_name(cause.tid, cause.pid)),
+            CauseKind::Interrupt => (batch::CauseKind::Interrupt, String::new()),
+            CauseKind::Syscall(number) => (batch::CauseKind::Syscall, syscall_name(number)),
+        };
+        let span = cause.span.map(|index| {
+            let span = self.linker.spans.get(index);
+            batch::SpanName {
+                trace_id: span.key.trace_id,
+                span_id: span.key.span_id,
+                name: span.name.clone(),
+            }
+        });
+        batch::Cause { kind, name: name.into(), pid: cause.pid, tid: cause.tid, span }
     }
 
     fn thread_name(&mut self, tid: u32, pid: u32) -> String {
@@ -285,30 +247,13 @@ impl<'a> Reporter<'a> {
     fn off_thread(&self, index: SpanIndex) -> u64 {
         let spans = &self.linker.spans;
         let span = spans.get(index);
-        let intervals = self
-            .tree
-            .subtree(index, spans)
-            .into_iter()
-            .flat_map(|member| &spans.get(member).active)
-            .map(|&(from, to)| (from.max(span.start), to.min(span.end)))
-            .filter(|(from, to)| from < to)
-            .collect();
-        span.wall_ns().saturating_sub(union(intervals))
+        let members = self.tree.subtree(index, spans);
+        let active = members.into_iter().flat_map(|member| &spans.get(member).active);
+        assemble::off_thread_ns(span.start, span.end, active)
     }
 }
 
-// === impl Scope ===
-
-impl Scope {
-    fn key(self) -> &'static str {
-        match self {
-            Self::Span => "span",
-            Self::Children => "children",
-        }
-    }
-}
-
-fn addresses(stack: &StackDefinition) -> Vec<FrameAddress> {
+pub(super) fn addresses(stack: &StackDefinition) -> Vec<FrameAddress> {
     let exact_top = stack.flags & STACK_EXACT_TOP != 0;
     stack
         .frames
@@ -324,46 +269,12 @@ fn addresses(stack: &StackDefinition) -> Vec<FrameAddress> {
         .collect()
 }
 
-fn mark(name: &str) -> FrameDocument {
+pub(super) fn mark(name: &str) -> FrameDocument {
     FrameDocument { name: name.to_owned(), file: String::new(), line: 0, kind: "mark" }
 }
 
-/// Frames between the function that waits and our program.
-fn is_hook(name: &str) -> bool {
-    const SCHEDULER: [&str; 8] = [
-        "__schedule",
-        "schedule",
-        "schedule_timeout",
-        "schedule_hrtimeout_range",
-        "schedule_hrtimeout_range_clock",
-        "schedule_preempt_disabled",
-        "io_schedule",
-        "preempt_schedule_irq",
-    ];
-    SCHEDULER.contains(&name)
-        || [
-            "bpf_prog_",
-            "bpf_trace_run",
-            "__bpf_trace_",
-            "__traceiter_",
-            "bpf_trampoline_",
-            "[kernel 0x",
-        ]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        for digit in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('?'));
-        }
-        text
-    })
-}
-
 /// Names of the system calls people meet waits in (x86-64); the number for others.
-fn syscall_name(number: i32) -> String {
+pub(super) fn syscall_name(number: i32) -> String {
     let name = match number {
         0 => "read",
         1 => "write",
@@ -397,14 +308,4 @@ fn syscall_name(number: i32) -> String {
         _ => return format!("system call {number}"),
     };
     name.to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_lower_case_hex() {
-        assert_eq!(hex(&[0x0a, 0xff]), "0aff");
-    }
 }

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, fmt};
 
 use agent_ebpf::wire;
-use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap as _,
+};
 
 /// What a thread-instant is: exactly one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,7 +18,6 @@ pub enum State {
 
 impl State {
     /// Every state, in the order of the design's table.
-    #[cfg(test)]
     pub fn all() -> impl Iterator<Item = Self> {
         wire::State::ALL.into_iter().map(Self::Kernel).chain([Self::ContextUnreadable])
     }
@@ -47,9 +48,38 @@ impl State {
         }
     }
 
+    /// The number that stands for it on the wire and in the store: never reused, never changed.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Kernel(state) => state.index() as u8,
+            Self::ContextUnreadable => Self::CONTEXT_UNREADABLE,
+        }
+    }
+
+    /// The state of a number.
+    pub fn from_code(code: u8) -> Option<Self> {
+        match code {
+            Self::CONTEXT_UNREADABLE => Some(Self::ContextUnreadable),
+            index => wire::State::from_index(index).map(Self::Kernel),
+        }
+    }
+
+    /// The state of a key.
+    pub fn from_key(key: &str) -> Option<Self> {
+        Self::all().find(|state| state.key() == key)
+    }
+
+    const CONTEXT_UNREADABLE: u8 = 64;
+
     /// Whether this is one of the `unknown.*` states.
     pub fn is_unknown(self) -> bool {
         self.key().starts_with("unknown.")
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Kernel(wire::State::Running)
     }
 }
 
@@ -62,6 +92,13 @@ impl fmt::Display for State {
 impl Serialize for State {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.key())
+    }
+}
+
+impl<'de> Deserialize<'de> for State {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let key = String::deserialize(deserializer)?;
+        Self::from_key(&key).ok_or_else(|| D::Error::custom(format!("no such state: {key}")))
     }
 }
 
@@ -87,6 +124,18 @@ impl StateTimes {
         self.0.values().sum()
     }
 
+    /// Whether no time is in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds another's times.
+    pub fn merge(&mut self, other: &Self) {
+        for (state, ns) in other.iter() {
+            self.add(state, ns);
+        }
+    }
+
     /// The states with time, in the order of the design's table.
     pub fn iter(&self) -> impl Iterator<Item = (State, u64)> + '_ {
         self.0.iter().map(|(&state, &ns)| (state, ns))
@@ -100,5 +149,15 @@ impl Serialize for StateTimes {
             map.serialize_entry(state.key(), &ns)?;
         }
         map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for StateTimes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut times = Self::default();
+        for (state, ns) in BTreeMap::<State, u64>::deserialize(deserializer)? {
+            times.add(state, ns);
+        }
+        Ok(times)
     }
 }

@@ -1,0 +1,17 @@
+//! hotspan: where each span's time went on a Linux host, and who made it wait. The modules in the
+//! order of the data: kernel, process, lanes, symbols, link, profile, stream, collector, store, web.
+
+pub mod cli;
+pub mod collector;
+mod config;
+mod daemon;
+mod kernel;
+mod lanes;
+mod link;
+mod process;
+pub mod profile;
+mod profiler;
+pub mod store;
+pub mod stream;
+mod symbols;
+mod web;
