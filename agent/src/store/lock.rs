@@ -1,0 +1,52 @@
+//! One collector per directory: an flock on `lock`, which the kernel gives back whatever way its
+//! holder ends. The file holds the holder's pid, for the message only.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read as _, Seek as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+use super::error::StoreError;
+
+/// Held as long as it lives.
+#[derive(Debug)]
+pub(super) struct DirectoryLock {
+    file: File,
+}
+
+impl DirectoryLock {
+    pub fn take(dir: &Path) -> Result<Self, StoreError> {
+        let path = dir.join("lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(StoreError::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                let said = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
+                let pid = if said { pid.trim().into() } else { "?".into() };
+                return Err(StoreError::Locked { dir: dir.into(), pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(StoreError::io(&path)(source)),
+        }
+        // Only for the message: a full disk must not keep the store from opening.
+        let _ = file.set_len(0).and_then(|()| file.rewind());
+        let _ = write!(file, "{}", std::process::id());
+        Ok(Self { file })
+    }
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Closing is not enough while a child that was just forked has the descriptor too.
+        let _ = self.file.unlock();
+    }
+}

@@ -1,0 +1,56 @@
+use super::*;
+
+#[test]
+fn intervals_join_and_stay_few() {
+    let mut active = vec![(30, 40), (10, 20), (20, 25), (35, 50), (9, 3)];
+    join(&mut active);
+    assert_eq!(active, [(10, 25), (30, 50)]);
+    let mut many: Vec<_> = (0..20_000).map(|i| (i * 100_000, i * 100_000 + 10)).collect();
+    join(&mut many);
+    assert!(many.len() <= MAX_ACTIVE / 2 && many[0].0 == 0);
+}
+
+#[test]
+fn a_missing_part_shows_and_a_restart_does_not() {
+    assert_eq!([missing(3, 3), missing(3, 5), missing(3, 0), missing(3, 2)], [0, 2, 0, 2]);
+}
+
+#[test]
+fn masks_are_distinct() {
+    let mut seen = 0;
+    for state in State::all() {
+        assert_eq!(seen & mask_of(state), 0);
+        seen |= mask_of(state);
+    }
+}
+
+#[test]
+fn a_row_survives_and_no_cut_panics() {
+    let mut states = StateTimes::default();
+    states.add(State::ContextUnreadable, 7);
+    states.add(State::default(), u64::MAX);
+    let row = SpanRow {
+        trace_id: [1; 16],
+        span_id: [2; 8],
+        parent: [3; 8],
+        process: 9,
+        operation: 4,
+        start_unix_ns: 1 << 60,
+        start: 1 << 45,
+        end: (1 << 45) + 5,
+        active_ns: 12,
+        states,
+        active: vec![(1 << 44, 1 << 45), (u64::MAX - 1, u64::MAX)],
+        exact: true,
+        open: false,
+        loss: [("x".into(), 3)].into(),
+        first: 4,
+        next: 2,
+        minutes: Some((5, 9)),
+    };
+    let body = row.encode();
+    assert_eq!(SpanRow::decode(4, &body), Ok(row));
+    for length in 0..body.len() {
+        assert!(SpanRow::decode(4, &body[..length]).is_err());
+    }
+}
