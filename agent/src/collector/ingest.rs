@@ -1,0 +1,105 @@
+//! The service: who may stream, and how many.
+
+use std::{hint::black_box, sync::Arc};
+
+use hotspan_ingest::{
+    MAX_FRAME, PROTOCOL,
+    v1::{AgentFrame, ProbeReply, ProbeRequest, ServerFrame, ingest_server::Ingest},
+};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use super::{
+    connections::Peer,
+    refusal::Refusal,
+    session::{Session, Shared},
+};
+
+/// Frames for an agent that wait for its window: acknowledgements are summed, so few are enough.
+const OUTBOUND: usize = 4;
+
+/// The service.
+pub struct IngestService {
+    pub shared: Arc<Shared>,
+    /// `Bearer TOKEN`, as it must come.
+    pub authorization: String,
+    /// Where the token lies, for who has not got it.
+    pub token_hint: String,
+    pub streams: Arc<Semaphore>,
+    pub most_streams: usize,
+    pub stop: watch::Receiver<bool>,
+}
+
+// === impl IngestService ===
+
+impl IngestService {
+    fn check_token(&self, metadata: &MetadataMap) -> Result<(), Refusal> {
+        let given = metadata.get("authorization").map_or(&[][..], |value| value.as_bytes());
+        match is_same(self.authorization.as_bytes(), given) {
+            true => Ok(()),
+            false => Err(Refusal::Token { hint: self.token_hint.clone() }),
+        }
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Status {
+        self.shared.sessions.count(refusal.reason());
+        refusal.into()
+    }
+}
+
+#[tonic::async_trait]
+impl Ingest for IngestService {
+    type StreamStream = ReceiverStream<Result<ServerFrame, Status>>;
+
+    async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeReply>, Status> {
+        Ok(Response::new(ProbeReply {
+            protocol_min: *PROTOCOL.start(),
+            protocol_max: *PROTOCOL.end(),
+            version: self.shared.version.to_owned(),
+            max_frame: MAX_FRAME as u32,
+        }))
+    }
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<AgentFrame>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        self.check_token(request.metadata()).map_err(|refusal| self.refuse(refusal))?;
+        let slot = (self.streams.clone().try_acquire_owned())
+            .map_err(|_| self.refuse(Refusal::Streams(self.most_streams)))?;
+        let peer = request.extensions().get::<Peer>().cloned();
+        let open = peer.as_ref().map(Peer::open_stream);
+        let (outbound, frames) = mpsc::channel(OUTBOUND);
+        let shared = self.shared.clone();
+        let session = Session { shared, peer, inbound: request.into_inner(), outbound };
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            session.run(stop).await;
+            drop((open, slot));
+        });
+        Ok(Response::new(ReceiverStream::new(frames)))
+    }
+}
+
+/// Compares in a time that depends on the lengths alone.
+fn is_same(expected: &[u8], given: &[u8]) -> bool {
+    let mut difference = usize::from(expected.len() != given.len());
+    for (n, byte) in given.iter().enumerate() {
+        difference |= usize::from(byte ^ expected[n % expected.len()]);
+    }
+    black_box(difference) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_same;
+
+    #[test]
+    fn tokens_are_the_same_or_not() {
+        assert!(is_same(b"Bearer x", b"Bearer x"));
+        for other in [&b"Bearer y"[..], b"", b"Bearer ", b"Bearer xB", b"Bearer xBearer x"] {
+            assert!(!is_same(b"Bearer x", other));
+        }
+    }
+}
