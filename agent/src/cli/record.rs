@@ -16,7 +16,7 @@ use clap::Args;
 
 use super::{command::Running, doctor, render};
 use crate::{
-    daemon::{self, Daemon},
+    daemon::{self, Daemon, Reported},
     kernel::{Config, ktime},
     process::id::Pid,
     profile::{document::Report, report::Reporter},
@@ -80,7 +80,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // The command is our child: with us as a root it belongs to the tree from its first instant.
     let own = std::process::id();
     let roots: Vec<Pid> = arguments.pids.iter().copied().chain([own]).map(Pid).collect();
-    let mut daemon = Daemon::start(&config, &roots).map_err(|error| {
+    let mut daemon = Daemon::start(&config, &Reported::Tree(roots)).map_err(|error| {
         tracing::debug!(?error, "start failed");
         anyhow!("{error}. `hotspan doctor` tells what this host allows")
     })?;

@@ -17,17 +17,20 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
 };
 
-use crate::profile::{
-    document::{Report, SpanDocument},
-    state::{State, StateTimes},
-};
-use bar::Bar;
+use crate::profile::document::{Report, SpanDocument};
+use table::Row;
 use text::{Line, Paint};
 
 mod bar;
 mod details;
+pub mod list;
 mod loss;
+pub mod span;
+mod table;
 mod text;
+mod tree;
+
+pub use text::{compact_time, plain};
 
 /// Widths we lay out for.
 const NARROWEST: u16 = 40;
@@ -48,14 +51,6 @@ pub struct Style {
     pub unicode: bool,
     /// Spans listed.
     pub top: usize,
-}
-
-/// A line of one of the two tables.
-struct Row<'a> {
-    ns: u64,
-    name: String,
-    whose: String,
-    states: &'a StateTimes,
 }
 
 // === impl Style ===
@@ -122,7 +117,7 @@ pub fn report(report: &Report, out: &mut impl io::Write, style: &Style) -> io::R
         threads(report, out, style)?;
     } else if !spans.is_empty() {
         let rows: Vec<_> = spans.iter().map(|span| row(span)).collect();
-        table("name", "service (pid)", &rows, out, style)?;
+        table::write("name", "service (pid)", &rows, out, style)?;
         for (rank, span) in told.into_iter().enumerate() {
             details::write(rank + 1, span, out, style)?;
         }
@@ -153,14 +148,21 @@ fn header(report: &Report, out: &mut impl io::Write, style: &Style) -> io::Resul
 fn row(span: &SpanDocument) -> Row<'_> {
     Row {
         ns: span.wall_ns,
+        age: None,
         name: name(span).to_owned(),
-        whose: format!("{} ({})", span.service, span.process.pid),
+        whose: whose(span),
         states: &span.states,
+        id: "",
+        in_proportion: false,
     }
 }
 
 fn name(span: &SpanDocument) -> &str {
     if span.name.is_empty() { "(unnamed)" } else { &span.name }
+}
+
+fn whose(span: &SpanDocument) -> String {
+    format!("{} ({})", span.service, span.process.pid)
 }
 
 /// Without spans: the threads, which are accounted all the same.
@@ -172,9 +174,12 @@ fn threads(report: &Report, out: &mut impl io::Write, style: &Style) -> io::Resu
         .take(style.top)
         .map(|thread| Row {
             ns: thread.wall_ns,
+            age: None,
             name: thread.comm.clone(),
             whose: format!("{} / {}", thread.pid, thread.tid),
             states: &thread.states,
+            id: "",
+            in_proportion: false,
         })
         .collect();
     style
@@ -182,71 +187,37 @@ fn threads(report: &Report, out: &mut impl io::Write, style: &Style) -> io::Resu
         .put("No program published a span; these are its threads.", Paint::Plain)
         .end(out)?;
     style.line().end(out)?;
-    if rows.is_empty() { Ok(()) } else { table("thread", "pid / tid", &rows, out, style) }
+    if rows.is_empty() { Ok(()) } else { table::write("thread", "pid / tid", &rows, out, style) }
 }
 
-/// The legend, then a line per row: time, name, whose, bar.
-fn table(
-    name: &str,
-    whose: &str,
-    rows: &[Row<'_>],
+/// Words on as many lines as they take, each after `indent` blanks.
+fn paragraph(
+    words: &str,
+    indent: usize,
+    paint: Paint,
     out: &mut impl io::Write,
     style: &Style,
 ) -> io::Result<()> {
-    legend(rows, out, style)?;
-    let columns = style.columns();
-    let widest =
-        |texts: &mut dyn Iterator<Item = &str>| texts.map(text::columns).max().unwrap_or(0);
-    let names = widest(&mut rows.iter().map(|row| row.name.as_str()).chain([name]));
-    let names = names.min(columns * 3 / 10);
-    let whoses = if columns < WITH_SERVICE {
-        0
-    } else {
-        widest(&mut rows.iter().map(|row| row.whose.as_str()).chain([whose])).min(columns / 5)
-    };
-    let gap = if whoses > 0 { 2 } else { 0 };
-    let bars = columns - (TIME + 2) - (names + 2) - (whoses + gap);
-
-    let mut head = style.line();
-    head.put_right("time", TIME, Paint::Dim).skip(2);
-    head.put_left(name, names, Paint::Dim).skip(2);
-    if whoses > 0 {
-        head.put_left(whose, whoses, Paint::Dim).skip(2);
-    }
-    head.put("where the time went", Paint::Dim).end(out)?;
-    for row in rows {
-        let mut line = style.line();
-        line.put_right(&text::time(row.ns, style.unicode), TIME, Paint::Bold).skip(2);
-        line.put_left(&row.name, names, Paint::Plain).skip(2);
-        if whoses > 0 {
-            line.put_left(&row.whose, whoses, Paint::Dim).skip(2);
+    let mut line = style.line();
+    line.skip(indent);
+    for word in words.split(' ') {
+        let gap = usize::from(line.used() > indent);
+        if gap > 0 && line.used() + gap + text::columns(word) > style.columns() {
+            line.end(out)?;
+            line = style.line();
+            line.skip(indent);
+        } else {
+            line.skip(gap);
         }
-        line.put_bar(&Bar::new(row.states, bars)).end(out)?;
+        line.put(word, paint);
     }
-    style.line().end(out)
+    line.end(out)
 }
 
 /// Columns of a duration, with its indentation.
 const TIME: usize = 10;
 
-/// Which glyph is which state, for the states that occur.
-fn legend(rows: &[Row<'_>], out: &mut impl io::Write, style: &Style) -> io::Result<()> {
-    let present: BTreeSet<State> =
-        rows.iter().flat_map(|row| row.states.iter().map(|(state, _)| state)).collect();
-    let mut line = style.line();
-    for state in present {
-        let entry = format!(" {}", state.key());
-        if line.used() > 2 && line.used() + 2 + 1 + entry.len() > style.columns() {
-            line.end(out)?;
-            line = style.line();
-        }
-        line.skip(2).put_glyph(state).put(&entry, Paint::Plain);
-    }
-    if line.used() > 0 {
-        line.end(out)?;
-    }
-    style.line().end(out)
-}
-
+#[cfg(test)]
+mod stored_tests;
 #[cfg(test)]
 mod tests;

@@ -4,10 +4,10 @@ use std::io;
 
 use super::{
     Style, TIME, name,
-    text::{self, Paint},
+    text::{self, Line, Paint},
 };
 use crate::profile::{
-    document::{CauseDocument, SpanDocument},
+    document::{CauseDocument, MethodDocument, SpanDocument},
     state::State,
 };
 
@@ -63,7 +63,7 @@ pub(super) fn write(
         let mut line = style.line();
         line.skip(TIME + 2).put("partly before hotspan was attached", Paint::Dim).end(out)?;
     }
-    methods(span, out, style)?;
+    methods(&span.methods, METHODS, out, style)?;
     style.line().end(out)
 }
 
@@ -92,8 +92,21 @@ fn causes(
     Ok(())
 }
 
-/// Who or what it was, as the rest of "12.3 ms, ...". Its process is named if it is another one.
+/// Who or what it was, as the rest of "12.3 ms, ...".
 fn sentence(cause: &CauseDocument, span: &SpanDocument) -> String {
+    let (mut sentence, id) = cause_words(cause, span);
+    if let Some(id) = id {
+        sentence.push_str(&format!(" {id}"));
+    }
+    sentence
+}
+
+/// Who or what it was, and the id of the span it was in if that is another one, to look it up. Its
+/// process is named if it is another one.
+pub(super) fn cause_words<'a>(
+    cause: &'a CauseDocument,
+    span: &SpanDocument,
+) -> (String, Option<&'a str>) {
     let verb = match (cause.kind, cause.state.key()) {
         ("waker", "lock") => "released by",
         ("waker", "notify") => "notified by",
@@ -113,35 +126,47 @@ fn sentence(cause: &CauseDocument, span: &SpanDocument) -> String {
     if cause.span_id == span.span_id {
         sentence.push_str(" in this span");
     } else if !cause.span_id.is_empty() {
-        // The name says what it was doing; the id is there to look it up.
-        let id = &cause.span_id;
-        if cause.span_name.is_empty() {
-            sentence.push_str(&format!(" in span {id}"));
-        } else {
-            sentence.push_str(&format!(" in {} {id}", cause.span_name));
-        }
+        let name = if cause.span_name.is_empty() { "span" } else { &cause.span_name };
+        sentence.push_str(&format!(" in {name}"));
+        return (sentence, Some(&cause.span_id));
     }
-    sentence
+    (sentence, None)
 }
 
-fn methods(span: &SpanDocument, out: &mut impl io::Write, style: &Style) -> io::Result<()> {
-    if span.methods.is_empty() {
+/// The first `top` of the methods, in a table.
+pub(super) fn methods(
+    methods: &[MethodDocument],
+    top: usize,
+    out: &mut impl io::Write,
+    style: &Style,
+) -> io::Result<()> {
+    if methods.is_empty() {
         return Ok(());
     }
     let mut head = style.line();
     head.put_right("self", TIME, Paint::Dim).put_right("total", TIME, Paint::Dim).skip(2);
     head.put("method (sampled)", Paint::Dim).end(out)?;
-    for method in span.methods.iter().take(METHODS) {
+    for method in methods.iter().take(top) {
         let time = |ns| text::time(ns, style.unicode);
         let mut line = style.line();
         line.put_right(&time(method.self_ns), TIME, Paint::Plain);
         line.put_right(&time(method.total_ns), TIME, Paint::Plain).skip(2);
-        let file = method.file.rsplit('/').next().filter(|file| !file.is_empty());
-        let place = file.map(|file| format!("  {file}:{}", method.line)).unwrap_or_default();
-        // A long name is cut before its place is: the place still says which function it is.
-        let room = style.columns().saturating_sub(line.used() + text::columns(&place));
-        let name = text::columns(&method.name).min(room);
-        line.put_left(&method.name, name, Paint::Plain).put(&place, Paint::Dim).end(out)?;
+        put_function(&mut line, &method.name, &place(&method.file, method.line), style);
+        line.end(out)?;
     }
     Ok(())
+}
+
+/// Where a function is, as it follows its name.
+pub(super) fn place(file: &str, line: u32) -> String {
+    let file = file.rsplit('/').next().filter(|file| !file.is_empty());
+    file.map(|file| format!("  {file}:{line}")).unwrap_or_default()
+}
+
+/// Adds a function's name and place to the end of a line.
+pub(super) fn put_function(line: &mut Line, name: &str, place: &str, style: &Style) {
+    // A long name is cut before its place is: the place still says which function it is.
+    let room = style.columns().saturating_sub(line.used() + text::columns(place));
+    let columns = text::columns(name).min(room);
+    line.put_left(name, columns, Paint::Plain).put(place, Paint::Dim);
 }

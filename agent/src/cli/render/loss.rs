@@ -1,6 +1,6 @@
 //! The last lines of a report: what is missing, what that means and what helps.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 use super::{
     Style,
@@ -14,19 +14,7 @@ pub(super) fn write(report: &Report, out: &mut impl io::Write, style: &Style) ->
         let (mark, text) = (if style.unicode { "✓ " } else { "" }, "nothing lost");
         style.line().put(mark, Paint::Good).put(text, Paint::Good).end(out)?;
     } else {
-        style.line().put("What is missing or was disturbed", Paint::Warning).end(out)?;
-        let widest = report.loss.keys().map(|reason| text::columns(reason)).max().unwrap_or(0);
-        for (reason, &count) in &report.loss {
-            let mut line = style.line();
-            line.put_right(&text::grouped(count), super::TIME, Paint::Bold).skip(2);
-            line.put_left(reason, widest.min(style.columns() / 3), Paint::Plain).skip(2);
-            if style.columns() < super::WITH_SERVICE {
-                line.end(out)?;
-                line = style.line();
-                line.skip(super::TIME + 2);
-            }
-            line.put(meaning(reason), Paint::Dim).end(out)?;
-        }
+        reasons(&report.loss, out, style)?;
     }
     for (kind, conservation) in &report.conservation {
         if let Some(difference) = imbalance(conservation) {
@@ -36,6 +24,28 @@ pub(super) fn write(report: &Report, out: &mut impl io::Write, style: &Style) ->
             );
             style.line().put(&text, Paint::Warning).end(out)?;
         }
+    }
+    Ok(())
+}
+
+/// A line per reason, with its meaning.
+pub(super) fn reasons(
+    loss: &BTreeMap<String, u64>,
+    out: &mut impl io::Write,
+    style: &Style,
+) -> io::Result<()> {
+    style.line().put("What is missing or was disturbed", Paint::Warning).end(out)?;
+    let widest = loss.keys().map(|reason| text::columns(reason)).max().unwrap_or(0);
+    for (reason, &count) in loss {
+        let mut line = style.line();
+        line.put_right(&text::grouped(count), super::TIME, Paint::Bold).skip(2);
+        line.put_left(reason, widest.min(style.columns() / 3), Paint::Plain).skip(2);
+        if style.columns() < super::WITH_SERVICE {
+            line.end(out)?;
+            line = style.line();
+            line.skip(super::TIME + 2);
+        }
+        line.put(meaning(reason), Paint::Dim).end(out)?;
     }
     Ok(())
 }
@@ -57,6 +67,8 @@ fn meaning(reason: &str) -> &'static str {
         "stacks_ring_full" => "stacks sent again at their next sight",
         "stacks_over_budget" => "waits without a stack: too many at once",
         "stacks_cut" => "stacks deeper than 127 frames, cut at the bottom",
+        "stacks_missing" => "stacks seen and not told; methods are a little less certain",
+        "identity_broken_ns" => "states and active time differ: a bug in hotspan",
         "lifecycle_ring_full" => "a process start or end was missed",
         "exits_parked" => "exits that took the long way, nothing lost",
         "exits_lost" => "threads whose last totals are missing",
@@ -100,8 +112,6 @@ fn meaning(reason: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use agent_ebpf::wire::Counter;
 
     use super::*;

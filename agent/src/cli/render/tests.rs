@@ -6,13 +6,16 @@ use agent_ebpf::wire::State as Kernel;
 use proptest::prelude::*;
 
 use super::*;
-use crate::profile::document::{
-    CauseDocument, Conservation, Exact, MethodDocument, ProcessDocument, ThreadDocument,
+use crate::profile::{
+    document::{
+        CauseDocument, Conservation, Exact, MethodDocument, ProcessDocument, ThreadDocument,
+    },
+    state::{State, StateTimes},
 };
 
-const PLAIN: Style = Style { width: 80, colour: false, unicode: true, top: 10 };
+pub(super) const PLAIN: Style = Style { width: 80, colour: false, unicode: true, top: 10 };
 
-fn times(states: &[(Kernel, u64)]) -> StateTimes {
+pub(super) fn times(states: &[(Kernel, u64)]) -> StateTimes {
     let mut times = StateTimes::default();
     for &(state, ns) in states {
         times.add(State::Kernel(state), ns);
@@ -20,7 +23,7 @@ fn times(states: &[(Kernel, u64)]) -> StateTimes {
     times
 }
 
-fn span(name: &str, states: StateTimes) -> SpanDocument {
+pub(super) fn span(name: &str, states: StateTimes) -> SpanDocument {
     SpanDocument {
         trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
         span_id: "00f067aa0ba902b7".into(),
@@ -42,7 +45,13 @@ fn span(name: &str, states: StateTimes) -> SpanDocument {
     }
 }
 
-fn cause(state: Kernel, kind: &'static str, name: &str, pid: u32, span_id: &str) -> CauseDocument {
+pub(super) fn cause(
+    state: Kernel,
+    kind: &'static str,
+    name: &str,
+    pid: u32,
+    span_id: &str,
+) -> CauseDocument {
     CauseDocument {
         state: State::Kernel(state),
         ns: 12_345_678,
@@ -185,7 +194,7 @@ fn the_environment_decides_on_colour_and_glyphs() {
 }
 
 /// The text without escape sequences for colour.
-fn uncoloured(text: &str) -> String {
+pub(super) fn uncoloured(text: &str) -> String {
     let mut parts = text.split("\x1b[");
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |text, part| text + part.split_once('m').map_or("", |(_, rest)| rest))

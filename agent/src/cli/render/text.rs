@@ -129,6 +129,11 @@ impl Line {
     }
 }
 
+/// Text for a terminal, whatever somebody else put in it.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c == '\n' { c } else { shown(c) }).collect()
+}
+
 /// Columns of a text as [`Line`] would show it.
 pub(super) fn columns(text: &str) -> usize {
     text.chars().map(shown).map(columns_of).sum()
@@ -202,6 +207,20 @@ pub(super) fn time(ns: u64, unicode: bool) -> String {
         }
     }
     format!("{} h", grouped(ns / 3_600_000_000_000))
+}
+
+/// A whole duration as it is typed: `15m`, `10ms`.
+pub fn compact_time(ns: u64) -> String {
+    const UNITS: [(&str, u64); 6] = [
+        ("h", 3_600_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+        ("ms", 1_000_000),
+        ("us", 1_000),
+        ("ns", 1),
+    ];
+    let unit = UNITS.into_iter().find(|(_, size)| ns >= *size && ns.is_multiple_of(*size));
+    unit.map_or_else(|| "0s".to_owned(), |(unit, size)| format!("{}{unit}", ns / size))
 }
 
 /// A share in percent.

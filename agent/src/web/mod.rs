@@ -1,0 +1,219 @@
+//! The JSON API (design 5): what the store holds and how hotspan is, over HTTP.
+//!
+//! Invariants: it only reads; every answer that is not the one asked for is an [`error::ApiError`];
+//! the store is asked on threads made for blocking, by `ASKING` requests at most, and a request that
+//! would wait behind too many others is told so at once; nobody waits longer than `ANSWER_WITHIN`.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{Method, Uri, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, oneshot},
+    task::{JoinHandle, spawn_blocking},
+    time::timeout,
+};
+
+use connection::{CONNECTIONS, Limited, SILENCE};
+use error::ApiError;
+use parameters::Parameters;
+use source::{Live, Source};
+
+mod connection;
+mod error;
+mod guard;
+mod health;
+mod metrics;
+mod parameters;
+pub mod source;
+mod spans;
+
+/// Requests that ask the store at once.
+const ASKING: usize = 4;
+/// Requests that wait for their turn.
+const WAITING: usize = 60;
+/// Until then there is an answer, if only that there is none.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// Answers under way have this long to be read when the server stops.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// How the API is served.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Every request must show it.
+    pub token: Option<String>,
+    /// Names of this machine besides those of loopback, without port; IPv6 addresses in brackets.
+    pub hosts: Vec<String>,
+    /// Of this hotspan.
+    pub version: String,
+}
+
+/// A running server. Dropped, it stops by itself, unwatched.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+/// What requests share.
+struct App {
+    source: Arc<dyn Source>,
+    live: Arc<dyn Live>,
+    settings: Settings,
+    started: Instant,
+    /// Places at the store.
+    asking: Arc<Semaphore>,
+    /// Those and places to wait.
+    admitted: Arc<Semaphore>,
+    /// Answers by route and status.
+    requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
+}
+
+/// Serves on `listener` with threads of `runtime`, until stopped.
+pub fn serve(
+    listener: TcpListener,
+    runtime: &Handle,
+    source: Arc<dyn Source>,
+    live: Arc<dyn Live>,
+    settings: Settings,
+) -> io::Result<Server> {
+    let address = listener.local_addr()?;
+    listener.set_nonblocking(true)?;
+    let listener = {
+        let _entered = runtime.enter();
+        tokio::net::TcpListener::from_std(listener)?
+    };
+    let listener = Limited::new(listener, CONNECTIONS, SILENCE);
+    let app = Arc::new(App {
+        source,
+        live,
+        settings,
+        started: Instant::now(),
+        asking: Arc::new(Semaphore::new(ASKING)),
+        admitted: Arc::new(Semaphore::new(ASKING + WAITING)),
+        requests: Mutex::default(),
+    });
+    let (stop, stopped) = oneshot::channel();
+    let served = axum::serve(listener, router(app)).with_graceful_shutdown(async {
+        // A dropped server stops, too.
+        let _ = stopped.await;
+    });
+    let task = runtime.spawn(async {
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the API is no longer served");
+        }
+    });
+    Ok(Server { address, stop, task })
+}
+
+fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/api/spans", get(spans::list))
+        .route("/api/span/{span}", get(spans::by_span))
+        .route("/api/span/{trace}/{span}", get(spans::by_trace))
+        .route("/api/health", get(health::answer))
+        .route("/metrics", get(metrics::answer))
+        .fallback(|uri: Uri| async move { ApiError::no_such_route(uri.path()) })
+        .method_not_allowed_fallback(|method: Method| async move {
+            ApiError::method_not_allowed(method.as_str())
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), guard::watch))
+        .with_state(app)
+}
+
+async fn index(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ApiError> {
+    Parameters::of(&uri, &[])?;
+    let text = format!(
+        "hotspan {}: where each span's time went, and who made it wait.\n\n\
+         GET /api/spans?service=&name=&min_ns=&state=&from_unix_ns=&to_unix_ns=&pid=&\
+         sort=newest|slowest&limit=\n\
+         GET /api/span/TRACE/SPAN?scope=span|children|trace|trace_host|period|process&pid=\n\
+         GET /api/span/SPAN\n\
+         GET /api/health\n\
+         GET /metrics\n\n\
+         Times are integer nanoseconds, ids lower-case hex. In a terminal: hotspan spans, \
+         hotspan span ID.\n",
+        app.settings.version,
+    );
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
+}
+
+/// Written JSON as an answer.
+fn json(text: Vec<u8>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], text)
+}
+
+/// Now, Unix time.
+fn unix_now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    since.as_nanos() as u64
+}
+
+// === impl App ===
+
+impl App {
+    /// Has `question` answered where blocking is allowed.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&dyn Source) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let admitted =
+            Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| ApiError::busy())?;
+        let answer = async {
+            let place = Arc::clone(&self.asking).acquire_owned().await;
+            let source = Arc::clone(&self.source);
+            let answered = spawn_blocking(move || {
+                // Held until the store has answered, whether or not somebody still waits for it.
+                let _held = (admitted, place);
+                question(&*source)
+            });
+            answered.await.unwrap_or_else(|error| Err(ApiError::internal(error.to_string())))
+        };
+        timeout(ANSWER_WITHIN, answer).await.unwrap_or_else(|_| Err(ApiError::slow()))
+    }
+
+    fn count(&self, route: &'static str, status: u16) {
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        *requests.entry((route, status)).or_default() += 1;
+    }
+
+    fn requests(&self) -> BTreeMap<(&'static str, u16), u64> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more connections, lets answers under way finish, closes the rest.
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        let mut task = self.task;
+        if timeout(STOP_WITHIN, &mut task).await.is_err() {
+            task.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

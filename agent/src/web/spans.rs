@@ -1,0 +1,224 @@
+//! `/api/spans` and `/api/span/...`: the span documents.
+
+use std::{
+    collections::{BTreeSet, HashMap, hash_map::Entry},
+    sync::Arc,
+};
+
+use axum::{
+    extract::{Path, State, rejection::PathRejection},
+    http::Uri,
+    response::{IntoResponse as _, Response},
+};
+use serde::Serialize;
+
+use super::{
+    App,
+    error::ApiError,
+    json,
+    parameters::Parameters,
+    source::{Sort, Source, SourceError, SpanFilter},
+};
+use crate::profile::{
+    account::SpanAccount,
+    assemble::{Family, Scope, hex},
+    document::{SpanDocument, SpanSummary},
+    state::State as SpanState,
+};
+
+const LIMIT: usize = 100;
+const MOST: usize = 10_000;
+
+/// A list of spans.
+#[derive(Debug, Serialize)]
+struct List {
+    spans: Vec<SpanSummary>,
+    truncated: bool,
+}
+
+/// `/api/spans`
+pub(super) async fn list(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ApiError> {
+    let filter = filter(&uri)?;
+    let text = app
+        .ask(move |source| {
+            let found = source.search(&filter)?;
+            let spans = summaries(source, &found.spans)?;
+            written(&List { spans, truncated: found.truncated })
+        })
+        .await?;
+    Ok(json(text).into_response())
+}
+
+/// `/api/span/{trace}/{span}`
+pub(super) async fn by_trace(
+    State(app): State<Arc<App>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let Path((trace, span)) = path.map_err(|error| bad_id(&error.to_string()))?;
+    let trace = id::<16>(&trace)?;
+    one(&app, Some(trace), id::<8>(&span)?, &uri).await
+}
+
+/// `/api/span/{span}`
+pub(super) async fn by_span(
+    State(app): State<Arc<App>>,
+    path: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let Path(span) = path.map_err(|error| bad_id(&error.to_string()))?;
+    one(&app, None, id::<8>(&span)?, &uri).await
+}
+
+async fn one(
+    app: &App,
+    trace: Option<[u8; 16]>,
+    span_id: [u8; 8],
+    uri: &Uri,
+) -> Result<Response, ApiError> {
+    let parameters = Parameters::of(uri, &["scope", "pid"])?;
+    let scopes = Scope::ALL.map(Scope::key);
+    let scope = parameters.word("scope", &scopes, Scope::from_key)?.unwrap_or_default();
+    let pid: Option<u32> = parameters.number("pid")?;
+    let text = app
+        .ask(move |source| {
+            let mut spans = source.spans(trace, span_id)?;
+            spans.retain(|span| pid.is_none_or(|pid| span.process.identity.pid == pid));
+            written(&document(source, &chosen(source, trace, span_id, spans)?, scope)?)
+        })
+        .await?;
+    Ok(json(text).into_response())
+}
+
+/// The span meant. The same ids published by two processes are two accounts: the one that began
+/// first is told, so that nobody takes another's place by repeating its ids later; `pid` has others.
+fn chosen(
+    source: &dyn Source,
+    trace: Option<[u8; 16]>,
+    span_id: [u8; 8],
+    mut spans: Vec<SpanAccount>,
+) -> Result<SpanAccount, ApiError> {
+    spans.sort_by_key(|span| (span.start_unix_ns, span.process.identity.pid));
+    let traces: BTreeSet<[u8; 16]> = spans.iter().map(|span| span.trace_id).collect();
+    if traces.len() > 1 {
+        return Err(ApiError::ambiguous(&hex(&span_id), summaries(source, &spans)?));
+    }
+    spans.into_iter().next().ok_or_else(|| {
+        let trace = trace.map(|trace| hex(&trace) + "/").unwrap_or_default();
+        ApiError::no_such_span(&(trace + &hex(&span_id)))
+    })
+}
+
+fn document(
+    source: &dyn Source,
+    span: &SpanAccount,
+    scope: Scope,
+) -> Result<SpanDocument, SourceError> {
+    let trace = source.trace(span.trace_id)?;
+    let family = Family::new(span, &trace);
+    Ok(match scope.window(span) {
+        Some((from, to)) => {
+            family.process_document(scope, &source.process(&span.process, from, to)?)
+        }
+        None => {
+            let members: Vec<SpanAccount> = family.members(scope).into_iter().cloned().collect();
+            family.document(scope, &source.details(&members)?)
+        }
+    })
+}
+
+fn summaries(source: &dyn Source, spans: &[SpanAccount]) -> Result<Vec<SpanSummary>, SourceError> {
+    let mut traces: HashMap<[u8; 16], Vec<SpanAccount>> = HashMap::new();
+    let mut summaries = Vec::with_capacity(spans.len());
+    for span in spans {
+        let alone = Family::new(span, &[]).summary();
+        // Who was active all the time needs no descendants to tell so: most of a long list.
+        if alone.off_thread_ns == 0 {
+            summaries.push(SpanSummary(alone));
+            continue;
+        }
+        let trace = match traces.entry(span.trace_id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(source.trace(span.trace_id)?),
+        };
+        summaries.push(SpanSummary(Family::new(span, trace).summary()));
+    }
+    Ok(summaries)
+}
+
+fn filter(uri: &Uri) -> Result<SpanFilter, ApiError> {
+    let parameters = Parameters::of(
+        uri,
+        &[
+            "service",
+            "name",
+            "min_ns",
+            "state",
+            "from_unix_ns",
+            "to_unix_ns",
+            "pid",
+            "sort",
+            "limit",
+        ],
+    )?;
+    let states: Vec<&'static str> = SpanState::all().map(SpanState::key).collect();
+    let limit = parameters.number("limit")?.unwrap_or(LIMIT);
+    if !(1..=MOST).contains(&limit) {
+        return Err(ApiError::bad_parameter(
+            format!("limit={limit} is out of range"),
+            format!("limit is from 1 to {MOST}; narrow the time for more"),
+        ));
+    }
+    let from_unix_ns = parameters.number("from_unix_ns")?;
+    let to_unix_ns = parameters.number("to_unix_ns")?;
+    if let (Some(from), Some(to)) = (from_unix_ns, to_unix_ns)
+        && from > to
+    {
+        return Err(ApiError::bad_parameter(
+            format!("from_unix_ns={from} is after to_unix_ns={to}"),
+            "give the earlier time as from_unix_ns",
+        ));
+    }
+    Ok(SpanFilter {
+        service: parameters.text("service").map(str::to_owned),
+        name: parameters.text("name").map(str::to_owned),
+        min_ns: parameters.number("min_ns")?.unwrap_or(0),
+        state: parameters.word("state", &states, SpanState::from_key)?,
+        from_unix_ns,
+        to_unix_ns,
+        pid: parameters.number("pid")?,
+        sort: parameters
+            .word("sort", &["newest", "slowest"], |word| match word {
+                "newest" => Some(Sort::Newest),
+                "slowest" => Some(Sort::Slowest),
+                _ => None,
+            })?
+            .unwrap_or_default(),
+        limit,
+    })
+}
+
+/// An id of `N` bytes, in either case of hex.
+fn id<const N: usize>(text: &str) -> Result<[u8; N], ApiError> {
+    let mut bytes = [0; N];
+    if text.len() != 2 * N || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(bad_id(text));
+    }
+    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let digit = |digit: u8| char::from(digit).to_digit(16).unwrap_or(0) as u8;
+        *byte = digit(digits[0]) << 4 | digit(digits[1]);
+    }
+    Ok(bytes)
+}
+
+fn bad_id(text: &str) -> ApiError {
+    ApiError::bad_request(format!("{text:?} is no id"), "a trace id is 32 hex digits, a span id 16")
+}
+
+/// As JSON.
+pub(super) fn written(document: &impl Serialize) -> Result<Vec<u8>, ApiError> {
+    let mut text =
+        serde_json::to_vec(document).map_err(|error| ApiError::internal(error.to_string()))?;
+    text.push(b'\n');
+    Ok(text)
+}

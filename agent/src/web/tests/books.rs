@@ -1,0 +1,246 @@
+//! Health and metrics: the books of agents, and what is wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::{Api, memory::Memory, shop::run};
+use crate::{
+    profile::batch::{Counts, KindAccount},
+    web::{source::SetAside, unix_now},
+};
+
+fn health(memory: Memory) -> Value {
+    Api::new(memory).json("/api/health")
+}
+
+fn reasons(memory: Memory) -> String {
+    let health = health(memory);
+    assert_eq!(health["status"], "degraded", "{health}");
+    let reasons = health["reasons"].as_array().unwrap();
+    reasons.iter().map(|reason| reason.as_str().unwrap()).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn health_tells_everything() {
+    let health = health(Memory::shop());
+    assert_eq!(health["status"], "ok", "{health}");
+    assert_eq!(health["reasons"], json!([]));
+    assert_eq!(health["version"], "1.2.3");
+    assert!(health["uptime_ns"].as_u64().unwrap() > 0);
+    let agent = &health["agents"][0];
+    for (key, expected) in [
+        ("host", json!("web-1")),
+        ("boot_id", json!("boot")),
+        ("run_id", json!("01".repeat(16))),
+        ("version", json!("1.2.3")),
+        ("pid", json!(99)),
+        ("connected", json!(true)),
+        ("closed", json!(false)),
+        ("sequence", json!(17)),
+        ("loss", json!({"stacks_cut": 7})),
+    ] {
+        assert_eq!(agent[key], expected, "{key}");
+    }
+    for key in ["started_unix_ns", "last_batch_unix_ns", "lag_ns"] {
+        assert!(agent[key].is_u64(), "{key}");
+    }
+    let cost = json!({"cpu_ns": 50, "wall_ns": 200, "cpu_share_of_one_core": 0.25,
+                      "rss_bytes": 30 << 20, "queue_bytes": 5});
+    assert_eq!(agent["cost"], cost);
+    assert_eq!(
+        agent["conservation"]["samples"],
+        json!({"captured": 103, "delivered": 100, "in_flight": 3, "spooled": 0, "lost": {}})
+    );
+    assert_eq!(health["loss"], json!({"stacks_cut": 7}));
+    assert_eq!(health["store"]["bytes"], 12_345_678);
+    assert_eq!(health["store"]["is_full"], false);
+    assert_eq!(health["collector"]["sessions"][0]["peer"], "127.0.0.1:40000");
+    assert_eq!(health["collector"]["full"], Value::Null);
+}
+
+#[test]
+fn the_rest_of_a_dead_agent_is_lost_and_of_a_closed_one_a_bug() {
+    let books = |memory: Memory, kind: &str| {
+        let health = health(memory);
+        health["agents"][0]["conservation"][kind].clone()
+    };
+    let mut dead = Memory::shop();
+    dead.live.sessions.clear();
+    assert_eq!(
+        books(dead, "samples"),
+        json!({"captured": 103, "delivered": 100, "in_flight": 0, "spooled": 0,
+               "lost": {"agent_died": 3}})
+    );
+    let closed = || {
+        let mut memory = Memory::shop();
+        memory.live.sessions.clear();
+        memory.runs[0].closed = true;
+        memory.runs[0].last_unix_ns = 1;
+        memory
+    };
+    assert_eq!(books(closed(), "samples")["in_flight"], 3);
+    assert!(reasons(closed()).contains("samples of web-1 do not add up by 3: a bug in hotspan"));
+    let mut whole = closed();
+    whole.runs[0].delivered.samples = 103;
+    assert_eq!(health(whole)["status"], "ok", "closed and old is no reason");
+    // More delivered than captured shows as well.
+    let mut over = Memory::shop();
+    over.runs[0].delivered.samples = 104;
+    assert_eq!(books(over, "samples")["in_flight"], -1);
+}
+
+#[test]
+fn gaps_and_losses_are_told_by_reason() {
+    let mut memory = Memory::shop();
+    memory.runs[0].gaps =
+        BTreeMap::from([("queue_full".into(), Counts { samples: 2, ..Counts::default() })]);
+    memory.runs[0].account.kinds.insert(
+        "samples".into(),
+        KindAccount {
+            captured: 104,
+            linked: 103,
+            lost: BTreeMap::from([("ring_full".into(), 1), ("never".into(), 0)]),
+        },
+    );
+    let expected = json!({"captured": 104, "delivered": 100, "in_flight": 1, "spooled": 0,
+                          "lost": {"queue_full": 2, "ring_full": 1}});
+    let told = health(Memory { runs: memory.runs.clone(), ..Memory::shop() });
+    assert_eq!(told["agents"][0]["conservation"]["samples"], expected);
+    let reasons = reasons(memory);
+    assert!(reasons.contains("agent on web-1 lost 2 samples: queue_full"), "{reasons}");
+    assert!(!reasons.contains("never"), "{reasons}");
+}
+
+#[test]
+fn reasons_name_what_to_look_at() {
+    let mut memory = Memory::shop();
+    memory.health.is_full = true;
+    memory.health.set_aside = vec![SetAside {
+        file: "2025-01-01.db".to_owned(),
+        reason: "not a database".to_owned(),
+        unix_ns: 1,
+    }];
+    memory.runs[0].last_unix_ns = unix_now() - 60_000_000_000;
+    let told = reasons(memory);
+    assert!(told.contains("the store is full"), "{told}");
+    assert!(told.contains("2025-01-01.db was set aside: not a database"), "{told}");
+    assert!(told.contains("agent on web-1 was last heard of 60 s ago"), "{told}");
+
+    let mut memory = Memory::shop();
+    memory.live.full = Some("disk full".to_owned());
+    assert!(reasons(memory).contains("no batch is taken: disk full"));
+
+    // What an earlier run of the same host lost is history.
+    let mut memory = Memory::shop();
+    let mut old = run([2; 16], "web-1");
+    old.run.started_unix_ns = 1;
+    old.last_unix_ns = 2;
+    memory.runs.insert(0, old);
+    let health = health(memory);
+    assert_eq!(health["status"], "ok", "{health}");
+    assert_eq!(health["agents"][0]["conservation"]["samples"]["lost"]["agent_died"], 3);
+}
+
+#[test]
+fn metrics_are_what_prometheus_reads() {
+    let mut memory = Memory::shop();
+    memory.runs.push(run([2; 16], "a \"b\"\\c\nd"));
+    memory.live.refused = BTreeMap::from([("bad_token".into(), 4)]);
+    let api = Api::new(memory);
+    api.get("/api/spans");
+    api.get("/nothing");
+    let answer = api.get("/metrics");
+    assert_eq!(answer.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let samples = parsed(&answer.body);
+    for (sample, value) in [
+        (r#"hotspan_build_info{version="1.2.3"}"#, 1.0),
+        (r#"hotspan_captured_total{host="web-1",kind="samples"}"#, 103.0),
+        (r#"hotspan_delivered_total{host="web-1",kind="samples"}"#, 100.0),
+        (r#"hotspan_in_flight{host="web-1",kind="samples"}"#, 3.0),
+        (r#"hotspan_lost_total{host="a \"b\"\\c\nd",kind="samples",reason="agent_died"}"#, 3.0),
+        (r#"hotspan_disturbed_total{host="web-1",reason="stacks_cut"}"#, 7.0),
+        ("hotspan_store_bytes", 12_345_678.0),
+        ("hotspan_sessions", 1.0),
+        (r#"hotspan_refused_total{reason="bad_token"}"#, 4.0),
+        (r#"hotspan_http_requests_total{route="/api/spans",status="200"}"#, 1.0),
+        (r#"hotspan_http_requests_total{route="other",status="404"}"#, 1.0),
+        (r#"hotspan_agent_cpu_seconds_total{host="web-1"}"#, 50e-9),
+    ] {
+        let found = samples.get(sample).unwrap_or_else(|| panic!("{sample} in {}", answer.body));
+        assert!((found - value).abs() < 1e-12, "{sample}: {found}");
+    }
+}
+
+#[test]
+fn runs_of_one_host_are_one_line() {
+    let mut memory = Memory::shop();
+    memory.runs.push(run([2; 16], "web-1"));
+    let samples = parsed(&Api::new(memory).get("/metrics").body);
+    let captured = samples[r#"hotspan_captured_total{host="web-1",kind="samples"}"#];
+    assert!((captured - 206.0).abs() < 1e-9);
+}
+
+/// Reads the text format strictly: every sample belongs to the family above it, which has one HELP
+/// and one TYPE, in this order, and comes once; counters end in `_total` and are not negative; no
+/// sample comes twice.
+fn parsed(text: &str) -> BTreeMap<String, f64> {
+    let mut samples = BTreeMap::new();
+    let mut families = BTreeSet::new();
+    let mut family: Option<(String, String)> = None;
+    let mut helped: Option<String> = None;
+    assert!(text.ends_with('\n') && !text.contains("\n\n"));
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(!help.is_empty() && is_name(name), "{line}");
+            assert!(families.insert(name.to_owned()), "twice: {name}");
+            helped = Some(name.to_owned());
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert_eq!(helped.take().as_deref(), Some(name), "{line}");
+            assert!(["counter", "gauge"].contains(&kind), "{line}");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            family = Some((name.to_owned(), kind.to_owned()));
+        } else {
+            let (sample, value) = line.rsplit_once(' ').unwrap();
+            let value: f64 = value.parse().unwrap();
+            let name = sample.split('{').next().unwrap();
+            let (of, kind) = family.as_ref().unwrap();
+            assert_eq!(of, name, "{line}");
+            assert!(kind == "gauge" || value >= 0.0, "{line}");
+            if let Some(labels) = sample.strip_prefix(name).filter(|labels| !labels.is_empty()) {
+                check_labels(labels);
+            }
+            assert!(samples.insert(sample.to_owned(), value).is_none(), "twice: {sample}");
+        }
+    }
+    samples
+}
+
+fn is_name(name: &str) -> bool {
+    name.starts_with("hotspan_") && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+}
+
+/// `{name="value",...}` with only the three escapes there are.
+fn check_labels(labels: &str) {
+    let mut rest = labels.strip_prefix('{').unwrap();
+    loop {
+        let (name, after) = rest.split_once("=\"").unwrap();
+        assert!(!name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase()), "{labels}");
+        let mut chars = after.char_indices();
+        let end = loop {
+            match chars.next().unwrap() {
+                (_, '\\') => assert!(['\\', '"', 'n'].contains(&chars.next().unwrap().1)),
+                (at, '"') => break at,
+                _ => {}
+            }
+        };
+        rest = &after[end + 1..];
+        match rest.split_at(1) {
+            (",", more) => rest = more,
+            ("}", "") => return,
+            _ => panic!("{labels}"),
+        }
+    }
+}
