@@ -123,6 +123,12 @@ impl Recorder {
         Ok(Running { child, scratch: self.scratch })
     }
 
+    /// What a service said of a workload, as if it were a recording.
+    pub fn finished(self, status: ExitStatus, report: Report, truths: Vec<Truth>) -> Recording {
+        let (stdout, stderr) = (String::new(), String::new());
+        Recording { status, stdout, stderr, report: Some(report), truths, scratch: self.scratch }
+    }
+
     /// Adds arguments, environment and files to a command that begins with hotspan.
     pub fn complete(&self, hotspan: &mut Command, command: &[OsString]) -> Result<()> {
         hotspan.args(["record", "--json"]);

@@ -11,6 +11,7 @@ mod bench;
 mod cargo;
 mod demo;
 mod process;
+mod proto;
 mod setup;
 mod test;
 mod vm;
@@ -32,6 +33,7 @@ enum Command {
     Test(test::Test),
     Demo(demo::Demo),
     Bench(bench::Bench),
+    Proto(proto::Proto),
     Vm(vm::Vm),
 }
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Demo(demo) => demo.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Proto(proto) => proto.run(),
         Command::Vm(vm) => vm.run(),
     };
     match result {

@@ -6,7 +6,7 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -26,6 +26,19 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Asks a child, which may be sudo, to end (SIGTERM).
+pub(crate) fn terminate(child: &Child) -> Result<()> {
+    let mut kill = if is_root() { Command::new("kill") } else { Command::new("sudo") };
+    if !is_root() {
+        kill.arg("kill");
+    }
+    let status = kill.args(["-TERM", &child.id().to_string()]).status().context("cannot kill")?;
+    if !status.success() {
+        bail!("process {} cannot be told to end", child.id());
+    }
+    Ok(())
 }
 
 /// The first executable called `name` in PATH, then in `more`.

@@ -27,8 +27,14 @@ const COMPONENTS: [(&str, &str); 3] = [
 ];
 
 /// Programs that tests call: name, what for, Debian package.
-const TEST_TOOLS: [(&str, &str, &str); 2] =
-    [("cc", "C workloads and fixtures", "gcc"), ("gdb", "reading lanes from outside", "gdb")];
+const TEST_TOOLS: [(&str, &str, &str); 6] = [
+    ("cc", "C workloads and fixtures", "gcc"),
+    ("gdb", "reading lanes from outside", "gdb"),
+    ("bpftool", "seeing what is in the kernel", "bpftool"),
+    ("faketime", "stepping the clock of one process", "faketime"),
+    ("systemd-analyze", "checking the systemd unit", "systemd"),
+    ("shellcheck", "checking scripts", "shellcheck"),
+];
 
 /// Installs what building and testing needs: Rust components and bpf-linker.
 ///
@@ -127,13 +133,7 @@ fn llvm() -> Result<PathBuf> {
         bail!("bpf-linker needs LLVM {LLVM} to be built. As root run: {by_apt}");
     }
     say("llvm", format!("installing {}", packages.join(" ")));
-    process::run(Command::new("apt-get").arg("update"))?;
-    process::run(
-        Command::new("apt-get")
-            .args(["install", "-y", "--no-install-recommends"])
-            .args(&packages)
-            .env("DEBIAN_FRONTEND", "noninteractive"),
-    )?;
+    apt_install(&packages)?;
     find_llvm().with_context(|| format!("apt-get installed no LLVM {LLVM} development files"))
 }
 
@@ -158,8 +158,30 @@ fn is_debian(os_release: &str) -> bool {
         .any(|id| id == "debian")
 }
 
-/// Tests that need one of these fail with its name; nothing is installed unasked.
+/// Installs packages on Debian, as root.
+fn apt_install(packages: &[String]) -> Result<()> {
+    process::run(Command::new("apt-get").arg("update"))?;
+    process::run(
+        Command::new("apt-get")
+            .args(["install", "-y", "--no-install-recommends"])
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}
+
+/// Tests that need one of these fail or skip with its name: installed where we may, else named.
 fn test_tools() {
+    let missing: Vec<_> =
+        TEST_TOOLS.iter().filter(|(program, ..)| process::find(program, &[]).is_none()).collect();
+    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    if !missing.is_empty() && process::is_root() && is_debian(&os_release) {
+        let packages: Vec<String> =
+            missing.iter().map(|(.., package)| (*package).to_owned()).collect();
+        say("test tools", format!("installing {}", packages.join(" ")));
+        if let Err(error) = apt_install(&packages) {
+            say("test tools", format!("{error:#}"));
+        }
+    }
     for (program, purpose, package) in TEST_TOOLS {
         match process::find(program, &[]) {
             Some(path) => say(program, path.display().to_string()),
