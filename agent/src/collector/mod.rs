@@ -36,7 +36,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
-use tonic::transport::Server;
+use tonic::{codec::CompressionEncoding, transport::Server};
 
 use connections::Connections;
 use entry::Sink;
@@ -161,7 +161,10 @@ async fn listen(
     connections: Connections,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
-    let service = IngestServer::new(service).max_decoding_message_size(MAX_FRAME);
+    // The limit holds for what comes out of the compression, too.
+    let service = IngestServer::new(service)
+        .accept_compressed(CompressionEncoding::Zstd)
+        .max_decoding_message_size(MAX_FRAME);
     Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(STREAM_WINDOW)

@@ -22,6 +22,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Request, Status, Streaming,
+    codec::CompressionEncoding,
     metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
@@ -205,6 +206,7 @@ async fn open(
             ))
         })?;
         let mut client = IngestClient::new(channel)
+            .send_compressed(CompressionEncoding::Zstd)
             .max_decoding_message_size(MAX_SERVER_FRAME)
             .max_encoding_message_size(MAX_FRAME);
         let (sender, frames) = mpsc::channel(OUTBOUND);

@@ -73,8 +73,8 @@ fn nothing(title: &Title, out: &mut impl io::Write, style: &Style) -> io::Result
     if title.filters.is_empty() {
         style.line().put("No span is stored yet.", Paint::Bold).end(out)?;
         note(
-            "Spans show within 3 s of their end, if their program publishes them. Try `hotspan \
-             demo`; `hotspan doctor` tells what this host allows.",
+            "Spans show within 3 s of their end, if their program publishes them (README: how it \
+             works). `hotspan doctor` tells what this host allows.",
             out,
             style,
         )

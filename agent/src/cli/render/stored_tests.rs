@@ -216,7 +216,7 @@ fn an_empty_list_says_what_to_try() {
     let text = listed(&[], &title(&["--service nix"], false), &PLAIN);
     assert!(text.starts_with("No span matches.\nAsked for: --service nix\n"), "{text}");
     let text = listed(&[], &title(&[], false), &PLAIN);
-    assert!(text.contains("No span is stored yet.") && text.contains("hotspan demo"), "{text}");
+    assert!(text.contains("No span is stored yet.") && text.contains("hotspan doctor"), "{text}");
 }
 
 #[test]

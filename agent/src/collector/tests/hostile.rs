@@ -56,6 +56,22 @@ async fn a_frame_above_the_limit_ends_the_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_frame_that_unpacks_to_a_large_one_ends_the_stream() {
+    let collector = collector(&MemorySink::default());
+    let mut good = Good::start(&collector);
+    let client = IngestClient::connect(format!("http://{}", collector.address())).await.unwrap();
+    let client = client.send_compressed(tonic::codec::CompressionEncoding::Zstd);
+    let (frames, mut answers) = raw_by(client, Some(TOKEN)).await.unwrap();
+    frames.send(frame(Frame::Hello(hello(&run(1), 1)))).await.unwrap();
+    answers.message().await.unwrap().unwrap();
+    frames.send(padded(1, MAX_FRAME * 16)).await.unwrap();
+    let status = end_of(&mut answers).await;
+    assert!(!matches!(status.code(), Code::Ok), "{status}");
+    assert!(collector.status().writer.appended == 0, "nothing of it was stored");
+    good.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beyond_its_credit_a_stream_is_ended() {
     let sink = MemorySink::default();
     let collector = collector(&sink);

@@ -231,6 +231,13 @@ type RawStream = (mpsc::Sender<AgentFrame>, Streaming<ServerFrame>);
 /// A stream by hand.
 async fn raw(address: SocketAddr, token: Option<&str>) -> Result<RawStream, Status> {
     let client = IngestClient::connect(format!("http://{address}")).await.unwrap();
+    raw_by(client, token).await
+}
+
+async fn raw_by(
+    client: IngestClient<tonic::transport::Channel>,
+    token: Option<&str>,
+) -> Result<RawStream, Status> {
     let mut client = client.max_encoding_message_size(usize::MAX);
     let (frames, receiver) = mpsc::channel(64);
     let mut request = Request::new(ReceiverStream::new(receiver));
