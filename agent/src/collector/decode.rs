@@ -11,6 +11,7 @@ use hotspan_ingest::v1;
 use super::{
     books::{bounded, decode_account, decode_counts},
     dictionary::{Dictionary, columns, number},
+    entry::contradiction,
     violation::Violation,
 };
 use crate::{
@@ -98,7 +99,10 @@ impl Decoder {
         if let Some(totals) = &wire.totals {
             rows.totals(totals)?;
         }
-        Ok(rows.batch)
+        match contradiction(&rows.batch) {
+            Some(why) => Err(Violation::Contradiction(why)),
+            None => Ok(rows.batch),
+        }
     }
 }
 

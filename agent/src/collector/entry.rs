@@ -1,6 +1,6 @@
 //! What the collector hands to its store, and what it asks of one.
 
-pub use crate::store::{Body, Entry};
+pub use crate::store::{Body, Entry, contradiction};
 
 /// Where entries become durable.
 pub trait Sink: Send + 'static {

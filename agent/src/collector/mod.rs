@@ -41,6 +41,7 @@ use tonic::{codec::CompressionEncoding, transport::Server};
 use connections::Connections;
 use entry::Sink;
 use ingest::IngestService;
+pub use session::AGENT_FORGOT;
 use session::Shared;
 use sessions::{SessionStatus, Sessions};
 use writer::{Writer, WriterStatus};

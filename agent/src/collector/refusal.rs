@@ -2,6 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use hotspan_ingest::MAX_FRAME;
 use tonic::{Code, Status};
 
 use super::violation::Violation;
@@ -63,6 +64,9 @@ pub enum Refusal {
         /// What was left.
         left: u64,
     },
+    /// A frame above the largest.
+    #[error("a frame of more than {0} bytes: update the agent")]
+    Frame(usize),
     /// A frame the agent may not send now.
     #[error("{0}: update the agent")]
     Order(&'static str),
@@ -91,6 +95,15 @@ pub enum Refusal {
 // === impl Refusal ===
 
 impl Refusal {
+    /// What a stream that cannot be read any more means. A frame that is too large is refused before
+    /// it is read: its sender is still there to be told.
+    pub fn unread(status: Status) -> Self {
+        match status.code() {
+            Code::OutOfRange => Self::Frame(MAX_FRAME),
+            _ => Self::Transport(status),
+        }
+    }
+
     /// The key it is counted under.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -101,6 +114,7 @@ impl Refusal {
             Self::Superseded => "superseded",
             Self::Streams(_) => "streams",
             Self::Credit { .. } => "credit",
+            Self::Frame(_) => "frame",
             Self::Order(_) => "order",
             Self::Violations { .. } => "violations",
             Self::Silent(_) => "silent",
@@ -122,6 +136,7 @@ impl From<Refusal> for Status {
             Refusal::Hello(_) | Refusal::Order(_) | Refusal::Violations { .. } => {
                 Code::InvalidArgument
             }
+            Refusal::Frame(_) => Code::OutOfRange,
             Refusal::Silent(_) => Code::DeadlineExceeded,
             Refusal::Writer | Refusal::Stopping => Code::Unavailable,
             Refusal::Transport(status) => status.code(),

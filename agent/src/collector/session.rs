@@ -98,6 +98,9 @@ impl Session {
         let Err(refusal) = ended else { return };
         self.shared.sessions.count(refusal.reason());
         tracing::debug!(peer = ?self.peer, %refusal, "collector: a stream ends");
+        if let Refusal::Transport(_) = refusal {
+            return;
+        }
         // An agent that does not read is not told.
         let last = self.outbound.send(Err(refusal.into()));
         let _ = tokio::time::timeout(Duration::from_secs(1), last).await;
@@ -105,8 +108,7 @@ impl Session {
 
     async fn converse(&mut self) -> Result<(), Refusal> {
         let first = tokio::time::timeout(HELLO_WITHIN, self.inbound.message()).await;
-        let first =
-            first.map_err(|_| Refusal::Silent(HELLO_WITHIN))?.map_err(Refusal::Transport)?;
+        let first = first.map_err(|_| Refusal::Silent(HELLO_WITHIN))?.map_err(Refusal::unread)?;
         let Some(frame) = first else { return Ok(()) };
         let Some(agent_frame::Frame::Hello(hello)) = frame.frame else {
             return Err(Refusal::Hello("the first frame is another one"));
@@ -205,7 +207,7 @@ impl Welcomed<'_> {
             tokio::select! {
                 // The agent sent something, or has gone.
                 frame = self.session.inbound.message() => {
-                    match frame.map_err(Refusal::Transport)? {
+                    match frame.map_err(Refusal::unread)? {
                         Some(frame) => if self.take(run, frame).await? { return Ok(()) },
                         None => return Ok(()),
                     }

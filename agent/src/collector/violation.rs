@@ -33,6 +33,9 @@ pub enum Violation {
         /// The number.
         value: u64,
     },
+    /// The store would refuse it whenever it is tried.
+    #[error("the batch contradicts itself: {0}")]
+    Contradiction(&'static str),
     /// The same key twice in one row.
     #[error("{0} twice in one row")]
     Twice(&'static str),

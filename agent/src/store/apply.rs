@@ -35,43 +35,42 @@ pub(super) struct Pen {
 
 /// Says what is wrong with an entry, if anything.
 pub(super) fn check(entry: &Entry) -> Result<(), PartError> {
-    let invalid = |why: &str| Err(PartError::Invalid(why.into()));
-    let batch = match &entry.body {
-        Body::Gap(gap)
-            if gap.to_sequence != entry.sequence || gap.from_sequence > gap.to_sequence =>
-        {
-            return invalid("a gap's sequences do not fit");
-        }
-        Body::Gap(_) => return Ok(()),
-        Body::Batch(batch) => batch,
+    let found = match &entry.body {
+        Body::Gap(gap) => (gap.to_sequence != entry.sequence
+            || gap.from_sequence > gap.to_sequence)
+            .then_some("a gap's sequences do not fit"),
+        Body::Batch(batch) => contradiction(batch),
     };
+    found.map_or(Ok(()), |why| Err(PartError::Invalid(why.into())))
+}
+
+/// Why a batch can never be stored, if so. Whoever takes batches from strangers asks before it hands
+/// them over: an append of several is refused whole.
+pub fn contradiction(batch: &Batch) -> Option<&'static str> {
     let of_process = |index: u32| (index as usize) < batch.processes.len();
     let of_span = |index: u32| (index as usize) < batch.spans.len();
     if !batch.spans.iter().all(|span| of_process(span.process)) {
-        return invalid("a span's process is not in its table");
+        return Some("a span's process is not in its table");
     }
     for sample in &batch.samples {
         if !of_process(sample.process)
             || !sample.span.is_none_or(of_span)
             || sample.stack.is_some_and(|stack| (stack as usize) >= batch.stacks.len())
         {
-            return invalid("a sample's process, span or stack is not in its table");
+            return Some("a sample's process, span or stack is not in its table");
         }
     }
     if !batch.waits.iter().all(|wait| of_span(wait.span)) {
-        return invalid("a wait's span is not in its table");
+        return Some("a wait's span is not in its table");
     }
     if !batch.totals.iter().all(|total| of_process(total.process) && total.from <= total.to) {
-        return invalid("a total's process is not in its table, or it ends before it begins");
+        return Some("a total's process is not in its table, or it ends before it begins");
     }
     let mut minutes: Vec<u64> = batch.samples.iter().map(|row| row.at / NS_PER_MINUTE).collect();
     minutes.extend(batch.totals.iter().map(|row| row.from / NS_PER_MINUTE));
     minutes.sort_unstable();
     minutes.dedup();
-    if minutes.len() > MAX_MINUTES {
-        return invalid("its rows are spread over days");
-    }
-    Ok(())
+    (minutes.len() > MAX_MINUTES).then_some("its rows are spread over days")
 }
 
 // === impl Pen ===

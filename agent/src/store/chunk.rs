@@ -2,7 +2,7 @@
 //! as differences, threads, stacks and causes as indexes into lists of the chunk's own, a span only
 //! where it is not the one its thread was last seen in.
 
-use std::{collections::HashMap, hash::Hash};
+use std::{cell::RefCell, collections::HashMap, hash::Hash, io};
 
 use zstd::{
     bulk::{Compressor, Decompressor},
@@ -75,6 +75,30 @@ pub(super) const CLOSED_LEVEL: i32 = 9;
 /// More than a chunk of ours ever holds: what says so is damaged.
 const MAX_BYTES: usize = 256 << 20;
 
+thread_local! {
+    /// Kept for the next chunk: making them takes longer than most chunks do.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn pack(plain: &[u8], level: i32) -> io::Result<Vec<u8>> {
+    let kept = COMPRESSOR.take();
+    let mut compressor = kept.map_or_else(|| Compressor::new(level), Ok)?;
+    compressor.set_compression_level(level)?;
+    compressor.set_parameter(CParameter::ChecksumFlag(true))?;
+    let packed = compressor.compress(plain);
+    COMPRESSOR.set(Some(compressor));
+    packed
+}
+
+fn unpack(packed: &[u8], length: usize) -> io::Result<Vec<u8>> {
+    let kept = DECOMPRESSOR.take();
+    let mut decompressor = kept.map_or_else(Decompressor::new, Ok)?;
+    let plain = decompressor.decompress(packed, length);
+    DECOMPRESSOR.set(Some(decompressor));
+    plain
+}
+
 /// Values by first appearance.
 struct Index<T>(HashMap<T, u64>);
 
@@ -115,12 +139,7 @@ impl Rows {
         }
         let mut chunk = Writer::default();
         chunk.number(plain.0.len() as u64);
-        let packed = Compressor::new(level)
-            .and_then(|mut compressor| {
-                compressor.set_parameter(CParameter::ChecksumFlag(true))?;
-                compressor.compress(&plain.0)
-            })
-            .map_err(|_| Damage("a chunk cannot be compressed"))?;
+        let packed = pack(&plain.0, level).map_err(|_| Damage("a chunk cannot be compressed"))?;
         chunk.bytes(&packed);
         Ok(chunk.0)
     }
@@ -131,9 +150,8 @@ impl Rows {
         if length > MAX_BYTES {
             return Err(Damage("a chunk is too large"));
         }
-        let plain = Decompressor::new()
-            .and_then(|mut decompressor| decompressor.decompress(chunk.0, length))
-            .map_err(|_| Damage("a chunk cannot be decompressed"))?;
+        let plain =
+            unpack(chunk.0, length).map_err(|_| Damage("a chunk cannot be decompressed"))?;
         let mut from = Cursor(&plain);
         let samples = decode_samples(&mut from)?;
         let waits = decode_waits(&mut from)?;

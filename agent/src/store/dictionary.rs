@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher as _, Hash, RandomState},
+    hash::{BuildHasher as _, Hash, Hasher, RandomState},
 };
 
 use rusqlite::{Connection, params};
@@ -53,9 +53,26 @@ pub(super) const FRAME_KINDS: [&str; 4] = ["native", "inlined", "kernel", "mark"
 #[derive(Debug)]
 pub(super) struct Dictionary {
     salt: u64,
-    /// By two hashes nobody outside can predict: 128 bits do not collide by accident.
+    /// By a hash nobody outside can predict, a checksum and the length: 128 bits that do not collide
+    /// by accident.
     known: HashMap<u128, i64>,
-    hashers: [RandomState; 2],
+    hasher: RandomState,
+    /// What is hashed, in one piece: stacks are kilobytes in small pieces.
+    hashed: Bytes,
+}
+
+/// Keeps what is to be hashed.
+#[derive(Debug, Default)]
+struct Bytes(Vec<u8>);
+
+impl Hasher for Bytes {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        0
+    }
 }
 
 /// A process's entries.
@@ -69,7 +86,8 @@ pub(super) struct ProcessIds {
 
 impl Dictionary {
     pub fn new(salt: u64) -> Self {
-        Self { salt, known: HashMap::new(), hashers: [RandomState::new(), RandomState::new()] }
+        let (known, hasher, hashed) = (HashMap::new(), RandomState::new(), Bytes::default());
+        Self { salt, known, hasher, hashed }
     }
 
     /// After a transaction that made entries was rolled back.
@@ -179,9 +197,13 @@ impl Dictionary {
         self.known.insert(key, id);
     }
 
-    fn key(&self, value: &impl Hash) -> u128 {
-        let [high, low] = &self.hashers;
-        u128::from(high.hash_one(value)) << 64 | u128::from(low.hash_one(value))
+    fn key(&mut self, value: &impl Hash) -> u128 {
+        self.hashed.0.clear();
+        value.hash(&mut self.hashed);
+        let bytes = &self.hashed.0[..];
+        u128::from(self.hasher.hash_one(bytes)) << 64
+            | u128::from(crc32c::crc32c(bytes)) << 32
+            | u128::from(bytes.len() as u32)
     }
 }
 

@@ -47,20 +47,22 @@ pub enum StoreError {
         reason: String,
     },
     /// The directory or a file in it.
-    #[error("cannot use {path}: {source}; check its owner and permissions")]
+    #[error(
+        "cannot use {path}: {error}; check its owner and permissions, or give another --data-dir"
+    )]
     Io {
         /// Which.
         path: PathBuf,
-        /// Why.
-        source: io::Error,
+        /// Why. (A field named `source` would be told twice, as the error's cause.)
+        error: io::Error,
     },
     /// Anything else SQLite says.
-    #[error("{file}: {source}; check the permissions and the health of the disk below it")]
+    #[error("{file}: {error}; check the permissions and the health of the disk below it")]
     Sqlite {
         /// The part.
         file: String,
         /// Why.
-        source: rusqlite::Error,
+        error: rusqlite::Error,
     },
 }
 
@@ -85,9 +87,9 @@ pub(super) enum PartError {
 impl StoreError {
     pub(super) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| match source.kind() {
+        move |error| match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
-            _ => Self::Io { path, source },
+            _ => Self::Io { path, error },
         }
     }
 }
@@ -104,7 +106,7 @@ impl PartError {
             Self::Sqlite(source) => match class(&source) {
                 Class::Damaged => damaged(source.to_string()),
                 Class::Full => StoreError::Full,
-                Class::Other => StoreError::Sqlite { file: file.into(), source },
+                Class::Other => StoreError::Sqlite { file: file.into(), error: source },
             },
         }
     }

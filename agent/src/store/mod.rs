@@ -45,6 +45,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::profile::batch::{Batch, Gap, Run};
 
+pub use apply::contradiction;
 pub use catalogue::SetAside;
 pub use error::StoreError;
 pub use reader::{Reader, StoreHealth};

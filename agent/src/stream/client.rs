@@ -168,7 +168,7 @@ pub async fn run(
             }
         }
         fatal(&error)?;
-        if pause(backoff.next(), &mut shutdown).await {
+        if pause(backoff.next(), settings.timing.backoff_first, &mut shutdown).await {
             return Ok(Farewell { all_durable: queue.is_empty() });
         }
     }
@@ -246,10 +246,23 @@ async fn deadline(shutdown: &mut watch::Receiver<Option<Instant>>) {
     }
 }
 
-/// Waits before the next attempt; whether the client ends instead.
-async fn pause(delay: Duration, shutdown: &mut watch::Receiver<Option<Instant>>) -> bool {
+/// Waits before the next attempt; whether the client ends instead. Once the end is announced the
+/// backoff does not count: the deadline may be nearer than the next attempt, and a collector that is
+/// back already would miss what is left.
+async fn pause(
+    delay: Duration,
+    shortest: Duration,
+    shutdown: &mut watch::Receiver<Option<Instant>>,
+) -> bool {
+    let mut announced = shutdown.clone();
+    let hurry = async {
+        // Nobody who could announce it: the deadline's arm knows.
+        let _ = announced.wait_for(Option::is_some).await;
+        tokio::time::sleep(shortest).await;
+    };
     tokio::select! {
         () = tokio::time::sleep(delay) => false,
+        () = hurry => false,
         () = deadline(shutdown) => true,
     }
 }

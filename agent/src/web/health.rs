@@ -2,8 +2,10 @@
 //! kind, `captured = delivered + in_flight + spooled + lost(by reason)` (design 3.8).
 //!
 //! A run's rest is in flight as long as it may still come: while the run is open. A run that neither
-//! ended well nor is connected has lost it (`agent_died`). After an orderly end the rest must be
-//! nothing; it is told all the same, so that a broken account shows.
+//! ended well nor is connected has lost it (`agent_died`). One whose earlier batches went with a part
+//! that was damaged has lost them (`agent_forgot`: it was told that they were durable); how much that
+//! was shows when it ends. After any other orderly end the rest must be nothing; it is told all the
+//! same, so that a broken account shows.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -26,7 +28,7 @@ use super::{
     spans::written,
     unix_now,
 };
-use crate::profile::assemble::hex;
+use crate::{collector::AGENT_FORGOT, profile::assemble::hex};
 
 /// An open run that has not been heard of for this long is worth a look.
 const UNHEARD_NS: u64 = 10_000_000_000;
@@ -260,6 +262,9 @@ fn conservation(record: &RunRecord, connected: bool) -> BTreeMap<String, Books> 
         match u64::try_from(rest) {
             Ok(rest @ 1..) if !record.closed && !connected => {
                 *books.lost.entry(AGENT_DIED.to_owned()).or_default() += rest;
+            }
+            Ok(rest @ 1..) if record.closed && record.gaps.contains_key(AGENT_FORGOT) => {
+                *books.lost.entry(AGENT_FORGOT.to_owned()).or_default() += rest;
             }
             _ => books.in_flight = rest.clamp(i64::MIN.into(), i64::MAX.into()) as i64,
         }

@@ -69,9 +69,15 @@ impl Parameters {
 
 /// The names and values of a query, decoded.
 pub(super) fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, ApiError> {
-    Query::try_from_uri(uri).map(|Query(pairs)| pairs).map_err(|error| {
-        ApiError::bad_parameter(error.to_string(), "write it as ?name=value&name=value")
-    })
+    let hint = "write it as ?name=value&name=value, in UTF-8";
+    let Query(pairs): Query<Vec<(String, String)>> = Query::try_from_uri(uri)
+        .map_err(|error| ApiError::bad_parameter(error.to_string(), hint))?;
+    // Bytes that are no UTF-8 come out as replacements: a filter that matches nothing.
+    let torn = |text: &str| text.contains(char::REPLACEMENT_CHARACTER);
+    match pairs.iter().find(|(name, value)| torn(name) || torn(value)) {
+        Some((name, _)) => Err(ApiError::bad_parameter(format!("{name:?} is not UTF-8"), hint)),
+        None => Ok(pairs),
+    }
 }
 
 /// "Did you mean ...", and what else there is.

@@ -212,7 +212,11 @@ fn id<const N: usize>(text: &str) -> Result<[u8; N], ApiError> {
 }
 
 fn bad_id(text: &str) -> ApiError {
-    ApiError::bad_request(format!("{text:?} is no id"), "a trace id is 32 hex digits, a span id 16")
+    let shown: String = text.chars().take(64).collect();
+    ApiError::bad_request(
+        format!("{shown:?} is no id"),
+        "a trace id is 32 hex digits, a span id 16",
+    )
 }
 
 /// As JSON.
