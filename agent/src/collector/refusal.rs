@@ -100,6 +100,10 @@ impl Refusal {
     pub fn unread(status: Status) -> Self {
         match status.code() {
             Code::OutOfRange => Self::Frame(MAX_FRAME),
+            // One that is small until it is unpacked.
+            Code::ResourceExhausted if status.message().starts_with("Error decompressing") => {
+                Self::Frame(MAX_FRAME)
+            }
             _ => Self::Transport(status),
         }
     }

@@ -146,11 +146,14 @@ pub fn wild(random: &mut Random) -> Batch {
         })
         .collect();
     let totals = (0..random.below(5))
-        .map(|_| TotalRow {
-            process: process(random),
-            from: random.next(),
-            to: random.next(),
-            states: random.states(),
+        .map(|_| {
+            let (one, other) = (random.next(), random.next());
+            TotalRow {
+                process: process(random),
+                from: one.min(other),
+                to: one.max(other),
+                states: random.states(),
+            }
         })
         .collect();
     let mut batch = Batch {

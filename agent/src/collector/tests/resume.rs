@@ -14,6 +14,8 @@ async fn exactly_once_under_a_hundred_resets() {
     let collector = collector(&sink);
     let proxy = Proxy::start(collector.address()).await;
     let queue = Arc::new(Queue::new(64 << 20));
+    // Before the first connection, which would have no limit else.
+    proxy.cut_after.store(10_000, SeqCst);
     let agent = Agent::start(proxy.address, run(1), queue.clone());
     let mut random = Random(77);
     let mut pushed: Vec<Batch> = Vec::new();
