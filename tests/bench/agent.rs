@@ -12,6 +12,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use hotspan_tests::host::{self, Scratch, read_text, signal, wait_for_child, wait_until};
 
+use crate::watched;
+
 const SOON: Duration = Duration::from_secs(20);
 
 /// What `bpf_stats` itself adds to each run: measured with empty programs on the reference machine
@@ -111,45 +113,22 @@ impl Agent {
 
     /// CPU seconds of all its threads so far.
     pub(crate) fn cpu_seconds(&self) -> Result<f64> {
-        let mut ns = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let text = read_text(task?.path().join("schedstat"));
-            ns += text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
-        }
-        Ok(ns as f64 / 1e9)
+        watched::cpu_seconds(self.child.id())
     }
 
     /// A field of `/proc/PID/smaps_rollup` or `status`, in MB.
     pub(crate) fn megabytes(&self, file: &str, field: &str) -> Option<f64> {
-        let text = read_text(format!("/proc/{}/{file}", self.child.id()));
-        let line = text.lines().find_map(|line| line.strip_prefix(field))?;
-        let kilobytes = line.trim_start_matches(':').split_whitespace().next()?;
-        Some(kilobytes.parse::<f64>().ok()? * 1024.0 / 1e6)
+        watched::megabytes(self.child.id(), file, field)
     }
 
     /// Memory of its maps in the kernel, in MB.
     pub(crate) fn map_megabytes(&self) -> Result<f64> {
-        let bytes = listed("map")?
-            .iter()
-            .filter(|map| self.objects.contains(&format!("map {}", map["id"])))
-            .map(|map| number(&map["bytes_memlock"]))
-            .sum::<u64>();
-        Ok(bytes as f64 / 1e6)
+        map_megabytes(&self.objects)
     }
 
     /// What its programs did so far, by name.
     pub(crate) fn programs(&self) -> Result<BTreeMap<String, Runs>> {
-        let mut programs: BTreeMap<String, Runs> = BTreeMap::new();
-        for program in listed("prog")? {
-            if self.objects.contains(&format!("prog {}", program["id"])) {
-                let name = program["name"].as_str().unwrap_or("").to_owned();
-                let runs = programs.entry(name).or_default();
-                runs.count += number(&program["run_cnt"]);
-                runs.ns += number(&program["run_time_ns"]);
-            }
-        }
-        ensure!(!programs.is_empty(), "hotspan holds no programs");
-        Ok(programs)
+        programs(&self.objects)
     }
 }
 
@@ -159,6 +138,31 @@ impl Drop for Agent {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Memory of these maps in the kernel, in MB.
+pub(crate) fn map_megabytes(objects: &BTreeSet<String>) -> Result<f64> {
+    let bytes = listed("map")?
+        .iter()
+        .filter(|map| objects.contains(&format!("map {}", map["id"])))
+        .map(|map| number(&map["bytes_memlock"]))
+        .sum::<u64>();
+    Ok(bytes as f64 / 1e6)
+}
+
+/// What these programs did so far, by name.
+pub(crate) fn programs(objects: &BTreeSet<String>) -> Result<BTreeMap<String, Runs>> {
+    let mut programs: BTreeMap<String, Runs> = BTreeMap::new();
+    for program in listed("prog")? {
+        if objects.contains(&format!("prog {}", program["id"])) {
+            let name = program["name"].as_str().unwrap_or("").to_owned();
+            let runs = programs.entry(name).or_default();
+            runs.count += number(&program["run_cnt"]);
+            runs.ns += number(&program["run_time_ns"]);
+        }
+    }
+    ensure!(!programs.is_empty(), "hotspan holds no programs");
+    Ok(programs)
 }
 
 /// What the programs did between two looks.

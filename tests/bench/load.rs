@@ -37,7 +37,8 @@ deep(60)
 ";
 
 /// Processes of the load; all ended and reaped with it.
-struct Load(Vec<Child>);
+#[derive(Debug)]
+pub(crate) struct Load(Vec<Child>);
 
 pub(crate) fn measure() -> Result<Vec<Line>> {
     let _stats = Stats::enable()?;
@@ -102,7 +103,7 @@ impl Cost {
 }
 
 /// Of the whole host since boot.
-fn context_switches() -> u64 {
+pub(crate) fn context_switches() -> u64 {
     let text = read_text("/proc/stat");
     let line = text.lines().find_map(|line| line.strip_prefix("ctxt "));
     line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
@@ -111,7 +112,7 @@ fn context_switches() -> u64 {
 // === impl Load ===
 
 impl Load {
-    fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let this = std::env::current_exe()?;
         let mut load = Self(Vec::new());
         for _ in 0..IDLE_PROCESSES {

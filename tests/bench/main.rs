@@ -1,14 +1,26 @@
 //! `bench`: every budget of the design, measured on this host. Each line has the value, its target
 //! and the noise floor: what the same measurement says when nothing differs (A/A).
 //!
-//! `bench [--json] [body] [pipe] [load] [marker]`; without names, all of them, in some 3 minutes.
+//! `bench [--json] [--small] [marker] [wire] [store] [service] [body] [pipe] [load]`; without
+//! names, all of them, in some 12 minutes. `--small` fills the store with a tenth.
 
 mod agent;
 mod body;
+mod fleet;
 mod load;
 mod marker;
+mod names;
+mod otlp;
 mod pipe;
+mod pprof;
+mod questions;
+mod real;
 mod sample;
+mod service;
+mod store;
+mod synthetic;
+mod watched;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -30,14 +42,21 @@ struct Line {
     note: String,
 }
 
-type Measurement = fn() -> Result<Vec<Line>>;
+/// Told whether it is to be a small one.
+type Measurement = fn(bool) -> Result<Vec<Line>>;
 
-const MEASUREMENTS: [(&str, Measurement); 4] = [
-    ("marker", marker::measure),
-    ("body", body::measure),
-    ("pipe", pipe::measure),
-    ("load", load::measure),
+const MEASUREMENTS: [(&str, Measurement); 7] = [
+    ("marker", |_| marker::measure()),
+    ("wire", |_| wire::measure()),
+    ("store", store::measure),
+    ("service", |_| service::measure()),
+    ("body", |_| body::measure()),
+    ("pipe", |_| pipe::measure()),
+    ("load", |_| load::measure()),
 ];
+
+/// They do without programs in the kernel, or say themselves what they cannot measure.
+const WITHOUT_ROOT: [&str; 4] = ["marker", "wire", "store", "service"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -58,10 +77,12 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[String]) -> Result<()> {
     let json = arguments.iter().any(|word| word == "--json");
-    let names: Vec<&String> = arguments.iter().filter(|word| *word != "--json").collect();
+    let small = arguments.iter().any(|word| word == "--small");
+    let names: Vec<&String> = arguments.iter().filter(|word| !word.starts_with("--")).collect();
     for name in &names {
         if !MEASUREMENTS.iter().any(|(known, _)| known == name) {
-            bail!("there is no measurement `{name}`: marker, body, pipe, load");
+            let known = MEASUREMENTS.map(|(known, _)| known).join(", ");
+            bail!("there is no measurement `{name}`: {known}");
         }
     }
     if let Ok(hotspan) = host::hotspan() {
@@ -72,12 +93,12 @@ fn run(arguments: &[String]) -> Result<()> {
         if !names.is_empty() && !names.iter().any(|wanted| *wanted == name) {
             continue;
         }
-        if name != "marker" && !host::is_root() {
+        if !WITHOUT_ROOT.contains(&name) && !host::is_root() {
             lines.push(Line::skipped(name, "loading programs into the kernel needs root"));
             continue;
         }
         eprintln!("measuring: {name}");
-        match measure() {
+        match measure(small) {
             Ok(found) => lines.extend(found),
             Err(error) => lines.push(Line::skipped(name, &format!("{error:#}"))),
         }
@@ -92,7 +113,7 @@ fn run(arguments: &[String]) -> Result<()> {
 
 fn print(lines: &[Line]) {
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.3}"));
-    println!("{:<58} {:>10} {:>9} {:>9}  unit", "quantity", "value", "target", "A/A");
+    println!("{:<66} {:>10} {:>9} {:>9}  unit", "quantity", "value", "target", "A/A");
     for line in lines {
         let verdict = match (line.value, line.target) {
             (Some(value), Some(target)) if value > target => "OVER",
@@ -100,7 +121,7 @@ fn print(lines: &[Line]) {
             _ => "",
         };
         println!(
-            "{:<58} {:>10} {:>9} {:>9}  {:<8} {verdict:<5} {}",
+            "{:<66} {:>10} {:>9} {:>9}  {:<9} {verdict:<5} {}",
             line.quantity,
             number(line.value),
             number(line.target),

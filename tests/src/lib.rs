@@ -1,10 +1,18 @@
 //! What the whole-path tests share, in the order a test uses it: [`fixture`] records a workload
 //! with `hotspan record --json`; [`report`] is what hotspan said, [`truth`] what the workload knows
-//! about itself; [`check`] compares the two. [`service`] does the same with `hotspan run`. [`host`] looks at the machine around them.
+//! about itself; [`check`] compares the two. [`service`] does the same with `hotspan run`. [`host`] looks at the machine
+//! around them. What goes wrong on purpose: [`proxy`] is the network, [`disk`] the disk, [`random`]
+//! the moment; [`publisher`] works meanwhile and [`books`] says afterwards whether all of it is
+//! accounted for.
 
+pub mod books;
 pub mod check;
+pub mod disk;
 pub mod fixture;
 pub mod host;
+pub mod proxy;
+pub mod publisher;
+pub mod random;
 pub mod report;
 pub mod scenario;
 pub mod service;

@@ -7,7 +7,7 @@ use std::{
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -23,6 +23,8 @@ use crate::{
 pub const SOON: Duration = Duration::from_secs(20);
 /// A drain on request ends within this (the claim is 5 s; a loaded host gets some more).
 const DRAIN: Duration = Duration::from_secs(15);
+/// Neighbours may keep this host that long.
+const NEIGHBOURS: Duration = Duration::from_secs(60);
 /// Spans of one answer.
 const PAGE: usize = 10_000;
 /// What a round may still hold back when a flush is made.
@@ -41,6 +43,8 @@ pub struct Place {
 pub struct Service {
     pub child: Child,
     pub stderr: PathBuf,
+    /// By others of this place.
+    said_before: u64,
 }
 
 /// An answer of the API.
@@ -54,6 +58,7 @@ pub struct Answer {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Health {
     pub status: String,
+    pub reasons: Vec<String>,
     pub agents: Vec<Agent>,
     pub store: Value,
     pub collector: Value,
@@ -66,6 +71,7 @@ pub struct Agent {
     pub connected: bool,
     pub closed: bool,
     pub last_batch_unix_ns: u64,
+    pub sequence: u64,
     pub conservation: BTreeMap<String, Conservation>,
     pub loss: BTreeMap<String, u64>,
 }
@@ -101,28 +107,65 @@ impl Place {
 
     /// `hotspan agent` that streams to a port, by default that of this place.
     pub fn agent(&self, port: Option<u16>, more: &[&str]) -> Result<Service> {
+        self.alone("agent", || self.agent_command(port, more))
+    }
+
+    /// The command line of that.
+    pub fn agent_command(&self, port: Option<u16>, more: &[&str]) -> Result<Command> {
         let url = format!("http://127.0.0.1:{}", port.unwrap_or(self.ingest));
         let token = self.data_dir().join("ingest-token");
         let mut command = Command::new(host::hotspan()?);
         command.args(["agent", "--collector", &url, "--ingest-token-file"]).arg(token).args(more);
-        self.spawn(command, "agent")
+        Ok(command)
     }
 
     /// `hotspan COMMAND` with this folder and these ports, wherever it gets to.
     pub fn start(&self, command: &str, more: &[&str]) -> Result<Service> {
+        match command {
+            "run" => self.alone(command, || self.command(command, more)),
+            _ => self.spawn(self.command(command, more)?, command),
+        }
+    }
+
+    /// The command line of that.
+    pub fn command(&self, command: &str, more: &[&str]) -> Result<Command> {
         let mut hotspan = Command::new(host::hotspan()?);
         hotspan.arg(command).arg("--data-dir").arg(self.data_dir());
         hotspan.args(["--web", &format!("127.0.0.1:{}", self.web)]);
         hotspan.args(["--ingest", &format!("127.0.0.1:{}", self.ingest)]).args(more);
-        self.spawn(hotspan, command)
+        Ok(hotspan)
     }
 
-    fn spawn(&self, mut command: Command, name: &str) -> Result<Service> {
+    /// Starts what profiles this host, once it is the only one that does: one agent per host is a
+    /// rule of hotspan's, and a neighbour (another checkout's tests) may have one for a while. Returns
+    /// when this one has its place, or has ended for any other reason.
+    pub fn alone(&self, name: &str, command: impl Fn() -> Result<Command>) -> Result<Service> {
+        let deadline = Instant::now() + NEIGHBOURS;
+        loop {
+            let mut service = self.spawn(command()?, name)?;
+            let mut ended = false;
+            let decided = host::wait_until(SOON, || {
+                ended = !matches!(service.child.try_wait(), Ok(None));
+                ended || profiles(service.child.id())
+            });
+            ensure!(decided, "neither profiles nor ends: {}", service.log());
+            let refused = ended && service.log().contains("already profiles this host");
+            if !refused || Instant::now() >= deadline {
+                return Ok(service);
+            }
+            // A neighbour's agent ends without a sign that could be waited for.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Starts a command whose messages [`Service::log`] has.
+    pub fn spawn(&self, mut command: Command, name: &str) -> Result<Service> {
         let stderr = self.scratch.file(&format!("{name}.stderr"));
         let log = File::options().create(true).append(true).open(&stderr)?;
+        let said_before = log.metadata()?.len();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().context("hotspan does not start")?;
-        Ok(Service { child, stderr })
+        Ok(Service { child, stderr, said_before })
     }
 
     pub fn wait_for_api(&self, service: &Service) -> Result<()> {
@@ -232,7 +275,9 @@ impl Place {
 impl Service {
     /// What it said so far.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.stderr).unwrap_or_default()).into_owned()
+        let said = fs::read(&self.stderr).unwrap_or_default();
+        let ours = usize::try_from(self.said_before).ok().and_then(|before| said.get(before..));
+        String::from_utf8_lossy(ours.unwrap_or_default()).into_owned()
     }
 
     /// SIGKILL.
@@ -263,6 +308,17 @@ impl Drop for Service {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Whether a process holds the name of this host's agent.
+fn profiles(pid: u32) -> bool {
+    let sockets = host::read_text("/proc/net/unix");
+    let agent = sockets.lines().find(|line| line.ends_with(" @hotspan-agent"));
+    let Some(inode) = agent.and_then(|line| line.split_whitespace().nth(6)) else { return false };
+    let socket = format!("socket:[{inode}]");
+    let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let mut targets = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
+    targets.any(|target| target.as_os_str() == socket.as_str())
 }
 
 fn unix_now() -> Result<u64> {

@@ -27,7 +27,8 @@ const MOST_ROWS: usize = 64 << 10;
 /// again.
 const MOST_NODES: usize = 128 << 10;
 const MOST_STRING_BYTES: usize = 4 << 20;
-/// Stacks remembered by address; beyond it they are forgotten and looked up frame by frame again.
+/// Stacks remembered by address, twice: those not seen while so many others were are forgotten, and
+/// looked up frame by frame again.
 const MOST_REMEMBERED: usize = 8 << 10;
 
 /// The tables.
@@ -47,6 +48,8 @@ pub struct Dictionary {
     /// Nodes of stacks by their address. The weak reference keeps the address from being given to
     /// another stack, so an address says which stack it is.
     remembered: HashMap<usize, (Weak<[FrameDocument]>, u32)>,
+    /// What `remembered` was before it last was full.
+    remembered_before: HashMap<usize, (Weak<[FrameDocument]>, u32)>,
     new: v1::Dictionary,
     /// Of the last row of `new.span_trace`.
     last_trace: u32,
@@ -209,6 +212,11 @@ impl Dictionary {
         if let Some((_, node)) = self.remembered.get(&address) {
             return *node;
         }
+        if let Some(known) = self.remembered_before.remove(&address) {
+            let node = known.1;
+            self.remember(address, known);
+            return node;
+        }
         if stack.len() > MAX_DEPTH {
             self.repaired.stacks += 1;
         }
@@ -222,11 +230,15 @@ impl Dictionary {
                 new.node_frame.push(frame);
             });
         }
-        if self.remembered.len() >= MOST_REMEMBERED {
-            self.remembered.clear();
-        }
-        self.remembered.insert(address, (Arc::downgrade(stack), node));
+        self.remember(address, (Arc::downgrade(stack), node));
         node
+    }
+
+    fn remember(&mut self, address: usize, stack: (Weak<[FrameDocument]>, u32)) {
+        if self.remembered.len() >= MOST_REMEMBERED {
+            self.remembered_before = std::mem::take(&mut self.remembered);
+        }
+        self.remembered.insert(address, stack);
     }
 
     fn frame(&mut self, frame: &FrameDocument) -> u32 {

@@ -1,0 +1,85 @@
+//! The books after the end: per kind `captured = delivered + in_flight + lost(by reason)`, exactly.
+//! They are read from a collector that never saw the agent: what counts is what is on the disk.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    check::conservation_problems,
+    report::Report,
+    service::{Agent, Health, Place, Service},
+};
+
+/// What is wrong with the books of a run. A loss for a reason that is not in `may_lose` is.
+pub fn problems(agent: &Agent, may_lose: &[&str]) -> Vec<String> {
+    let report = Report {
+        spans: Vec::new(),
+        threads: Vec::new(),
+        loss: agent.loss.clone(),
+        conservation: agent.conservation.clone(),
+    };
+    let mut problems = conservation_problems(&report);
+    for (kind, kept) in &agent.conservation {
+        if !agent.connected && kept.in_flight > 0 {
+            problems.push(format!("{kind} in flight after the end: {kept:?}"));
+        }
+        if kept.delivered > kept.captured {
+            problems.push(format!("more {kind} delivered than captured: {kept:?}"));
+        }
+        if kept.lost.keys().any(|reason| !may_lose.contains(&reason.as_str())) {
+            problems.push(format!("{kind} lost: {kept:?}"));
+        }
+    }
+    problems
+}
+
+/// The books of one run, ended well.
+pub fn balanced(agent: &Agent, may_lose: &[&str]) -> Result<()> {
+    ensure!(agent.closed, "its last batch did not arrive: {agent:?}");
+    let problems = problems(agent, may_lose);
+    ensure!(problems.is_empty(), "{problems:?}\n{agent:?}");
+    Ok(())
+}
+
+/// What a run lost, by reason, over all kinds.
+pub fn lost(agent: &Agent) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for (reason, n) in agent.conservation.values().flat_map(|kept| &kept.lost) {
+        *sums.entry(reason.clone()).or_default() += n;
+    }
+    sums
+}
+
+/// Ends the agent, then the collector if it is a process of its own, both well; then another
+/// collector serves what they stored, and every run's books are closed and balance.
+pub fn end_well(
+    place: &Place,
+    agent: Service,
+    collector: Option<Service>,
+    may_lose: &[&str],
+) -> Result<(Service, Health)> {
+    for service in [Some(agent), collector].into_iter().flatten() {
+        let said = service.log();
+        let status = service.stop()?;
+        ensure!(status.success(), "{status}: {said}");
+    }
+    let collector = place.collector(&[])?;
+    let health = place.health()?;
+    ensure!(!health.agents.is_empty(), "no run is known");
+    for agent in &health.agents {
+        balanced(agent, may_lose)?;
+        print(agent);
+    }
+    Ok((collector, health))
+}
+
+/// One line per run.
+pub fn print(agent: &Agent) {
+    let kinds = agent.conservation.iter().map(|(kind, kept)| {
+        let lost: u64 = kept.lost.values().sum();
+        format!("{kind} {} = {} + {lost}", kept.captured, kept.delivered)
+    });
+    let kinds: Vec<_> = kinds.collect();
+    println!("books (captured = delivered + lost): {}; lost {:?}", kinds.join(", "), lost(agent));
+}
