@@ -1,5 +1,9 @@
 //! The books after the end: per kind `captured = delivered + in_flight + lost(by reason)`, exactly.
 //! They are read from a collector that never saw the agent: what counts is what is on the disk.
+//!
+//! An agent profiles the whole host, so these are everybody's books: a foreign program that publishes
+//! faster than its ring is read (`markers_lapped`) is a loss too. Tests that allow none want a host on
+//! which nothing else publishes.
 
 use std::collections::BTreeMap;
 
