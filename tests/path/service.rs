@@ -8,10 +8,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use hotspan_tests::{
-    check::{Checks, Verdict, conservation_problems},
+    books,
+    check::{Checks, Verdict},
     fixture::{Language, Recorder, Recording},
     host::{can_record, wait_for_child},
-    report::Report,
     scenario::settled,
     service::{Place, Service},
     truth::Truth,
@@ -60,33 +60,9 @@ fn through_the_store(place: &Place, scenario: &str, causes: Option<&str>) -> Res
     Ok(())
 }
 
-/// The books of every agent are closed and balance.
-fn balanced(place: &Place) -> Result<()> {
-    for agent in place.health()?.agents {
-        ensure!(agent.closed, "its last batch did not arrive: {agent:?}");
-        let report = Report {
-            spans: Vec::new(),
-            threads: Vec::new(),
-            loss: agent.loss.clone(),
-            conservation: agent.conservation.clone(),
-        };
-        let problems = conservation_problems(&report);
-        ensure!(problems.is_empty(), "{problems:?}");
-        for (kind, kept) in &agent.conservation {
-            ensure!(kept.in_flight == 0, "{kind} in flight after the end: {kept:?}");
-            ensure!(kept.lost.is_empty(), "{kind} lost: {kept:?}");
-            println!("{kind}: captured {} = delivered {}", kept.captured, kept.delivered);
-        }
-    }
-    Ok(())
-}
-
 /// The service ends; what it stored is served by a collector that never saw the agent.
 fn ends_well(place: &Place, service: Service) -> Result<()> {
-    let status = service.stop()?;
-    ensure!(status.success(), "{status}");
-    let collector = place.collector(&[])?;
-    balanced(place)?;
+    let (collector, _) = books::end_well(place, service, None, &[])?;
     let status = collector.stop()?;
     ensure!(status.success(), "{status}");
     Ok(())

@@ -16,14 +16,16 @@ const PREFIX: &str = "HOTSPAN_";
 /// Names the configuration file.
 pub(super) const CONFIG_VARIABLE: &str = "HOTSPAN_CONFIG";
 /// Variables with that beginning that are no settings: of clients, of publishers, of tests.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 12] = [
     CONFIG_VARIABLE,
     "HOTSPAN_API",
     "HOTSPAN_BIN",
     "HOTSPAN_DISABLE",
     "HOTSPAN_KEEP",
+    "HOTSPAN_KILLS",
     "HOTSPAN_PROTO_WRITE",
     "HOTSPAN_RING_LOG2",
+    "HOTSPAN_SEED",
     "HOTSPAN_TOKEN",
     "HOTSPAN_TRUTH_C",
     "HOTSPAN_TS",

@@ -34,8 +34,9 @@ use crate::{
 };
 use agent_ebpf::wire::record::STACK_CUT;
 
-/// Stacks named before a new generation begins.
-const MAX_NAMED: usize = 1 << 15;
+/// Halves of stacks named before a new generation begins. One takes some 2.5 KB, and there are up to
+/// two generations of them and of the whole stacks made from them: 40 MB at worst.
+const MAX_NAMED: usize = 1 << 12;
 
 /// Half a stack (user or kernel): as the kernel side sent it, or by name.
 #[derive(Debug)]
