@@ -249,7 +249,7 @@ fn report(host: &str, sizes: &Sizes, again: &Sizes, target: Option<f64>, lines: 
     );
     let everything = "span parts, waits, totals and books too".to_owned();
     line("whole frames as sent", "B/sample", |s| s.per_sample(s.sent), None, everything);
-    let note = "not done: for comparison".to_owned();
+    let note = "what travels: frames go out compressed".to_owned();
     line("whole frames under zstd-3", "B/sample", |s| s.per_sample(s.zstd), None, note);
     line(
         "CPU time to encode",
