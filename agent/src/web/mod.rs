@@ -9,7 +9,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -31,6 +31,8 @@ use connection::{CONNECTIONS, Limited, SILENCE};
 use error::ApiError;
 use parameters::Parameters;
 use source::{Live, Source};
+
+use crate::stream::status::unix_now_ns as unix_now;
 
 mod connection;
 mod error;
@@ -156,12 +158,6 @@ async fn index(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ApiErr
 /// Written JSON as an answer.
 fn json(text: Vec<u8>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], text)
-}
-
-/// Now, Unix time.
-fn unix_now() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    since.as_nanos() as u64
 }
 
 // === impl App ===

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use crate::process::host::random;
+use crate::{process::host::random, profile::assemble::hex};
 
 /// Shorter ones can be guessed.
 const SHORTEST: usize = 16;
@@ -58,7 +58,7 @@ fn make(path: &Path) -> anyhow::Result<String> {
         made.with_context(cannot)?;
     }
     let bytes: [u8; 32] = random().context("cannot read /dev/urandom")?;
-    let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let token = hex(&bytes);
     let mut options = File::options();
     let mut file =
         options.write(true).create_new(true).mode(0o600).open(path).with_context(cannot)?;
