@@ -1,6 +1,8 @@
 //! What runs: who forked whom, under which name, with which mappings. Learned from fork, exec and
 //! exit records; `/proc` is asked while a process still lives.
 
+pub mod elf;
+pub mod file;
 pub mod host;
 pub mod id;
 pub mod maps;

@@ -5,7 +5,7 @@ use std::{fs, io::Write as _};
 use proptest::prelude::*;
 
 use super::*;
-use crate::symbols::{file, fixture::Directory};
+use crate::{process::file, symbols::fixture::Directory};
 
 #[test]
 fn a_build_id_names_the_debug_file() {

@@ -17,7 +17,7 @@ use crate::process::{
 };
 
 /// No process has this id.
-pub(super) const NOBODY: Pid = Pid(0x7fff_ffff);
+pub(crate) const NOBODY: Pid = Pid(0x7fff_ffff);
 
 /// Prints the addresses of a call in `called_from_inner` as seen inline in `outer`, and of
 /// `plain`; then waits to be let go. Line numbers are asserted on.
@@ -42,21 +42,21 @@ int main(void) {
 "#;
 
 /// A directory of its own, removed at the end of the test.
-pub(super) struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    pub(super) fn new(test: &str) -> Self {
+    pub(crate) fn new(test: &str) -> Self {
         let path = env::temp_dir().join(format!("hotspan-{}-{test}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
     /// The C program, built here with more `options` and source text.
-    pub(super) fn compile(&self, name: &str, more: &str, options: &[&str]) -> PathBuf {
+    pub(crate) fn compile(&self, name: &str, more: &str, options: &[&str]) -> PathBuf {
         let (source, program) = (self.path("fixture.c"), self.path(name));
         fs::write(&source, format!("{SOURCE}{more}")).unwrap();
         let output = Command::new("cc")
@@ -70,7 +70,7 @@ impl Directory {
     }
 
     /// Adds a section to a program. (The linker discards some that a debugger honours.)
-    pub(super) fn add_section(&self, program: &Path, name: &str, content: &[u8]) {
+    pub(crate) fn add_section(&self, program: &Path, name: &str, content: &[u8]) {
         let file = self.path("section");
         fs::write(&file, content).unwrap();
         let option = format!("--add-section={name}={}", file.display());
@@ -78,7 +78,7 @@ impl Directory {
         assert!(status.expect("this test needs objcopy: apt-get install binutils").success());
     }
 
-    pub(super) fn fifo(&self, name: &str) -> PathBuf {
+    pub(crate) fn fifo(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
         path
@@ -92,17 +92,17 @@ impl Drop for Directory {
 }
 
 /// The C program, running.
-pub(super) struct Running {
+pub(crate) struct Running {
     child: Child,
     _stdout: BufReader<ChildStdout>,
     /// Where a call in `inner`, inlined into `outer`, returns to.
-    pub(super) in_inner: FrameAddress,
+    pub(crate) in_inner: FrameAddress,
     /// The start of `plain`.
-    pub(super) plain: FrameAddress,
+    pub(crate) plain: FrameAddress,
 }
 
 impl Running {
-    pub(super) fn start(program: &Path) -> Self {
+    pub(crate) fn start(program: &Path) -> Self {
         let mut command = Command::new(program);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -119,25 +119,25 @@ impl Running {
         }
     }
 
-    pub(super) fn map(&self) -> Arc<ProcessMap> {
+    pub(crate) fn map(&self) -> Arc<ProcessMap> {
         Arc::new(ProcessMap::read(Pid(self.child.id())).unwrap())
     }
 
     /// Lets it exit and waits until it has.
-    pub(super) fn end(mut self) {
+    pub(crate) fn end(mut self) {
         self.child.stdin.take().unwrap().write_all(b"\n").unwrap();
         self.child.wait().unwrap();
     }
 }
 
 /// A user request.
-pub(super) fn request(map: &Arc<ProcessMap>, frames: &[FrameAddress]) -> Request {
+pub(crate) fn request(map: &Arc<ProcessMap>, frames: &[FrameAddress]) -> Request {
     let (map, pid) = (Arc::clone(map), map.pid());
     Request { map: Some(map), pid, frames: frames.to_vec(), space: Space::User }
 }
 
 /// The map of a dead process that had the whole of `path` at `0x10000`, executable.
-pub(super) fn map_of(path: &Path) -> Arc<ProcessMap> {
+pub(crate) fn map_of(path: &Path) -> Arc<ProcessMap> {
     let meta = fs::metadata(path).unwrap();
     let (dev, inode) = (meta.dev(), meta.ino());
     let (major, minor) = (libc::major(dev), libc::minor(dev));
@@ -147,7 +147,7 @@ pub(super) fn map_of(path: &Path) -> Arc<ProcessMap> {
 }
 
 /// Where in the file `address` of a living process is, as an address of [`map_of`] that file.
-pub(super) fn in_file(map: &ProcessMap, address: FrameAddress) -> FrameAddress {
+pub(crate) fn in_file(map: &ProcessMap, address: FrameAddress) -> FrameAddress {
     let address = address.for_lookup();
     let mapping = map.lookup(address).unwrap();
     assert!(matches!(mapping.backing, Backing::File { .. }));

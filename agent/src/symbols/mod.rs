@@ -26,9 +26,8 @@ use crate::{
 use module::{Bounds, Modules, fallback, unnamed};
 
 mod elf;
-mod file;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod module;
 mod names;
 

@@ -19,11 +19,11 @@ use std::{
 use super::{
     Counters,
     elf::Elf,
-    file::{self, Version},
     names::{Answer, Names, tame},
 };
 use crate::{
     process::{
+        file::{self, Version},
         id::Pid,
         maps::{Address, Backing, FileId, FileOffset, Mapping, ProcessMap},
     },

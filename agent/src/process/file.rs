@@ -26,17 +26,17 @@ use std::{
 
 use thiserror::Error;
 
-use crate::process::{
+use super::{
     id::Pid,
     maps::{FileId, Mapping},
 };
 
 /// Larger files are not read: their addresses stay `module+0xoffset`.
-pub(super) const MAX_FILE_BYTES: u64 = 1 << 30;
+pub const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// Why a file was not used.
 #[derive(Debug, Error)]
-pub(super) enum FileError {
+pub enum FileError {
     /// Not there, or not for us.
     #[error("cannot open it: {0}")]
     Open(io::Error),
@@ -56,20 +56,21 @@ pub(super) enum FileError {
 
 /// Tells versions of one file apart. Not the change time: unlinking moves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Version {
+pub struct Version {
     bytes: u64,
     modified: Option<SystemTime>,
 }
 
 impl Version {
-    pub(super) fn of(file: &File) -> io::Result<Self> {
+    /// What the file is now.
+    pub fn of(file: &File) -> io::Result<Self> {
         let meta = file.metadata()?;
         Ok(Self { bytes: meta.len(), modified: meta.modified().ok() })
     }
 }
 
 /// The file behind a mapping: from the living process if there still is one, else by path.
-pub(super) fn open_mapped(
+pub fn open_mapped(
     pid: Pid,
     mapping: &Mapping,
     id: FileId,
@@ -141,7 +142,7 @@ fn open_below(root: &Path, path: &Path, id: FileId) -> Result<File, FileError> {
 
 /// A regular file of this host, owned by root and writable by no one else: nobody unprivileged can
 /// change it under us.
-pub(super) fn is_trusted(path: &Path) -> bool {
+pub fn is_trusted(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|meta| {
         meta.is_file()
             && meta.uid() == 0
@@ -174,12 +175,12 @@ fn is_same(meta: &Metadata, id: FileId) -> bool {
 }
 
 /// The path under which this process can open one of its own descriptors again.
-pub(super) fn own_path(file: &File) -> PathBuf {
+pub fn own_path(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 /// A private copy that has no name, so that nobody else can change it.
-pub(super) fn copy(original: &File) -> Result<File, FileError> {
+pub fn copy(original: &File) -> Result<File, FileError> {
     let mut copy = nameless().map_err(FileError::Copy)?;
     // Its own offset: the original's descriptor is kept and may be copied again.
     let mut source = File::open(own_path(original)).map_err(FileError::Copy)?.take(MAX_FILE_BYTES);
@@ -203,7 +204,7 @@ fn nameless() -> io::Result<File> {
     }
     // SAFETY:
     // - the name is a NUL-terminated literal.
-    let fd = unsafe { libc::memfd_create(c"hotspan-symbols".as_ptr(), libc::MFD_CLOEXEC) };
+    let fd = unsafe { libc::memfd_create(c"hotspan-copy".as_ptr(), libc::MFD_CLOEXEC) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
