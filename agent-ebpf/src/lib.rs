@@ -5,6 +5,7 @@
 //! * [`account`]: what a scheduler event does to a thread's account. The kernel programs call it,
 //!   the host tests drive it with generated schedules.
 //! * [`sampling`]: which waits get a stack and what that stack then stands for.
+//! * [`unwind`]: rules, tables and the step of unwinding.
 //!
 //! Nothing here allocates, locks or knows a string.
 #![no_std]
@@ -12,4 +13,5 @@
 
 pub mod account;
 pub mod sampling;
+pub mod unwind;
 pub mod wire;
