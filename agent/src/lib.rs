@@ -14,4 +14,5 @@ mod profiler;
 pub mod store;
 pub mod stream;
 mod symbols;
+pub mod unwind;
 mod web;

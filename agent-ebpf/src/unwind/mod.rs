@@ -2,4 +2,4 @@
 
 pub mod rule;
 
-pub use rule::{CfaRule, FrameRule, ReturnRule, Rule};
+pub use rule::{CfaRule, FrameRule, Machine, ReturnRule, Rule};

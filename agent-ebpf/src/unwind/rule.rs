@@ -12,6 +12,15 @@
 //! Registers are DWARF's numbers (x86-64 psABI 3.6.2, AArch64 aadwarf64 4.1). The stack pointer is
 //! x86-64's rsp and AArch64's sp, the frame pointer rbp and x29.
 
+/// Whose registers a rule speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// AMD64.
+    X86_64,
+    /// ARM64.
+    Aarch64,
+}
+
 /// Where the canonical frame address is: the stack pointer before the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
