@@ -191,5 +191,11 @@ fn of_function(
 }
 
 #[cfg(test)]
+mod gimli_tests;
+#[cfg(test)]
+mod images;
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
 #[path = "cfi_tests.rs"]
 mod tests;
