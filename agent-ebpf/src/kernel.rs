@@ -83,6 +83,12 @@ impl Task {
         self.load(injected!(OFFSETS.task_state))
     }
 
+    /// Whether there are user registers and memory of the thread's own now.
+    #[inline(always)]
+    pub fn is_user(self) -> bool {
+        self.has_mm() && !self.is_kernel_thread()
+    }
+
     /// Whether the thread has user memory now.
     #[inline(always)]
     pub fn has_mm(self) -> bool {
@@ -207,6 +213,18 @@ impl Regs {
         unsafe { core::ptr::read_volatile(self.0.add(index)) }
     }
 
+    /// Address of the registers, for reads that are not typed.
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// Stack pointer.
+    #[inline(always)]
+    pub fn sp(self) -> u64 {
+        self.word(19)
+    }
+
     /// Frame pointer.
     #[inline(always)]
     pub fn bp(self) -> u64 {
@@ -247,6 +265,24 @@ impl Regs {
     #[inline(always)]
     pub fn arg2(self) -> u64 {
         self.word(12)
+    }
+}
+
+/// What an mmap asked for: `struct vm_unmapped_area_info`.
+#[derive(Clone, Copy)]
+pub struct UnmappedArea(Task);
+
+impl UnmappedArea {
+    /// Wraps a tracepoint argument.
+    #[inline(always)]
+    pub fn new(info: *const c_void) -> Self {
+        Self(Task(info))
+    }
+
+    /// Bytes.
+    #[inline(always)]
+    pub fn length(self) -> u64 {
+        self.0.load(injected!(OFFSETS.unmapped_length))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     emit::{self, Urgency},
     kernel::Task,
     lane,
-    maps::{ATTACHED, LANES, count},
+    maps::{ATTACHED, LANES, PROCESS_CODE, count},
     storage,
 };
 
@@ -37,6 +37,7 @@ fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     }
     // A new process under a used number.
     let _ = ATTACHED.remove(&child.tgid());
+    let _ = PROCESS_CODE.remove(&child.tgid());
     count(Counter::LifecycleCaptured);
     let record = Fork {
         kind: RecordKind::Fork as u32,
@@ -69,6 +70,7 @@ fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let _ = LANES.remove(&task.tid());
     let _ = LANES.remove(&old_tid);
     let _ = ATTACHED.remove(&task.tgid());
+    let _ = PROCESS_CODE.remove(&task.tgid());
     count(Counter::LifecycleCaptured);
     let record = Exec {
         kind: RecordKind::Exec as u32,

@@ -13,6 +13,10 @@
 #[cfg(target_arch = "bpf")]
 mod classify;
 #[cfg(target_arch = "bpf")]
+mod code;
+#[cfg(target_arch = "bpf")]
+mod copy;
+#[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]
 mod kernel;
@@ -20,6 +24,8 @@ mod kernel;
 mod lane;
 #[cfg(target_arch = "bpf")]
 mod lifecycle;
+#[cfg(target_arch = "bpf")]
+mod mapping;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

@@ -2,12 +2,18 @@
 
 use agent_ebpf::{
     sampling::Bucket,
+    unwind::{
+        Exe, ProcessCode,
+        table::{CHUNKS as CHUNK_SLOTS, Chunk, EXES as EXE_SLOTS, PROCESSES, RULES as RULE_SLOTS},
+    },
     wire::{self, Counter, LaneRef, Thread, settings::Live},
 };
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
+
+use crate::code::Walk;
 
 /// Most CPUs the rings are made for.
 pub const MAX_CPUS: usize = 1024;
@@ -52,6 +58,33 @@ pub static CPU: PerCpuArray<Cpu, 1> = PerCpuArray::new();
 /// A stack under construction, one per kind of program: an NMI sample can interrupt a switch.
 #[btf_map]
 pub static SCRATCH: PerCpuArray<wire::Stack, 2> = PerCpuArray::new();
+
+/// A walk under way, one per kind of program.
+#[btf_map]
+pub static WALKS: PerCpuArray<Walk, 2> = PerCpuArray::new();
+
+/// A copy of a stack under construction, one per kind of program.
+#[btf_map]
+pub static COPIES: PerCpuArray<wire::StackCopy, 2> = PerCpuArray::new();
+
+/// `BPF_F_MMAPABLE`: the daemon fills these arrays without a call per element.
+const MMAPABLE: usize = 1 << 10;
+
+/// Rows, indexes and slabs; see `agent_ebpf::unwind::table`. Made and filled by the daemon.
+#[btf_map]
+pub static CHUNKS: ArrayOfMaps<Array<Chunk, 1, MMAPABLE>, CHUNK_SLOTS> = ArrayOfMaps::new();
+
+/// Every rule that rows refer to; filled by the daemon.
+#[btf_map]
+pub static RULES: Array<u64, RULE_SLOTS, MMAPABLE> = Array::new();
+
+/// Every file with code in a slab; filled by the daemon, `used` by the walks.
+#[btf_map]
+pub static EXES: Array<Exe, EXE_SLOTS, MMAPABLE> = Array::new();
+
+/// Slabs by tgid. Preallocated: samples in NMI context add to it.
+#[btf_map]
+pub static PROCESS_CODE: HashMap<u32, ProcessCode, PROCESSES> = HashMap::new();
 
 /// A marker tail under construction.
 #[btf_map]
@@ -131,6 +164,15 @@ pub fn count_by(counter: Counter, n: u64) {
         // is exact, so the add is one instruction (the compiler offers no atomics for this target).
         // SAFETY: per-CPU slot from the map, 8-aligned.
         unsafe { core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) slot, in(reg) n) };
+    }
+}
+
+/// Adds one to the counter `after` another: for counters in the order of something else.
+#[inline(always)]
+pub fn count_after(counter: Counter, after: u32) {
+    if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32 + after) {
+        // SAFETY: as in `count_by`.
+        unsafe { core::arch::asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) slot, in(reg) 1u64) };
     }
 }
 

@@ -7,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_ebpf::wire::Counter;
+use agent_ebpf::{unwind::Stop, wire::Counter};
 
 use crate::{
     kernel::{Config, KernelError, KernelSide, Record, StartError, ktime},
-    link::{Linker, flush::Flush},
+    link::{Linker, flush::Flush, stop_key},
     process::id::Pid,
     profile::document::Conservation,
+    unwind::Unwinder,
 };
 
 /// How often lanes are drained.
@@ -54,13 +55,16 @@ pub struct Daemon {
 impl Daemon {
     /// Loads and attaches everything and finds what is already there.
     pub fn start(config: &Config, reported: &Reported) -> Result<Self, StartError> {
-        let kernel = KernelSide::start(config)?;
+        let mut kernel = KernelSide::start(config)?;
+        let unwinder = Unwinder::spawn(kernel.take_tables()?, config.table_cache.clone());
+        let unwinder = unwinder.map_err(StartError::Worker)?;
         let (linker, roots) = match reported {
             Reported::Tree(roots) => (Linker::new(config.hz), &roots[..]),
             Reported::Host => (Linker::streaming(config.hz), &[][..]),
         };
         let mut daemon =
             Self { kernel, linker, totals_at: Instant::now(), swept_at: Instant::now(), parked: 0 };
+        daemon.linker.unwinder = unwinder;
         for &root in roots {
             daemon.linker.processes.set_root(root);
         }
@@ -191,6 +195,12 @@ impl Daemon {
                 Counter::IntervalNsRingFull,
             ),
             ("stacks", Counter::StacksCaptured, delivered.stacks, Counter::StacksRingFull),
+            (
+                "stack_copies",
+                Counter::StackCopiesCaptured,
+                delivered.stack_copies,
+                Counter::StackCopiesRingFull,
+            ),
         ];
         let mut conservation: BTreeMap<&'static str, Conservation> = rings
             .into_iter()
@@ -223,10 +233,11 @@ impl Daemon {
 
     /// Everything that was lost, and everything that made part of the account unknown.
     fn loss(&self, get: &dyn Fn(Counter) -> u64) -> BTreeMap<String, u64> {
-        const LOSSES: [Counter; 15] = [
+        const LOSSES: [Counter; 16] = [
             Counter::SamplesRingFull,
             Counter::IntervalsRingFull,
             Counter::StacksRingFull,
+            Counter::StackCopiesRingFull,
             Counter::StacksOverBudget,
             Counter::LifecycleRingFull,
             Counter::ExitsParked,
@@ -249,8 +260,21 @@ impl Daemon {
         for counter in LOSSES {
             add(counter.key(), get(counter));
         }
-        // Where a loss has a process, only the recorded ones' are this report's.
         let linker = &self.linker;
+        if linker.is_streaming() {
+            for stop in Stop::ALL.into_iter().filter(|&stop| stop != Stop::Bottom) {
+                let key = stop_key(stop);
+                let counter = Counter::ALL.iter().find(|counter| counter.key() == key);
+                let walked = counter.map_or(0, |&counter| get(counter));
+                // Stacks that were walked late are not missing.
+                let late = if stop == Stop::Unloaded { linker.unwinder.walked() } else { 0 };
+                add(key, walked.saturating_sub(late));
+            }
+        }
+        for (key, n) in linker.unwinder.counters().losses() {
+            add(key, n);
+        }
+        // Where a loss has a process, only the recorded ones' are this report's.
         let tallies = linker.lanes.lost.iter().chain(&linker.lanes.refused).chain(&linker.counts);
         for ((pid, reason), n) in tallies {
             if linker.processes.in_tree(*pid) {

@@ -1,18 +1,18 @@
 //! hotspan: where each span's time went on a Linux host, and who made it wait. The modules in the
-//! order of the data: kernel, process, lanes, symbols, link, profile, stream, collector, store, web.
+//! order of the data: kernel, process, lanes, unwind, symbols, link, profile, stream, collector, store, web.
 
 pub mod cli;
 pub mod collector;
 mod config;
-mod daemon;
-mod kernel;
+pub mod daemon;
+pub mod kernel;
 mod lanes;
-mod link;
-mod process;
+pub mod link;
+pub mod process;
 pub mod profile;
 mod profiler;
 pub mod store;
 pub mod stream;
-mod symbols;
+pub mod symbols;
 pub mod unwind;
 mod web;

@@ -12,12 +12,12 @@
 //! Registers are DWARF's numbers (x86-64 psABI 3.6.2, AArch64 aadwarf64 4.1). The stack pointer is
 //! x86-64's rsp and AArch64's sp, the frame pointer rbp and x29.
 
-/// Whose registers a rule speaks of.
+/// Whose registers and stacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Machine {
-    /// AMD64.
+    /// x86-64.
     X86_64,
-    /// ARM64.
+    /// AArch64.
     Aarch64,
 }
 

@@ -46,8 +46,31 @@ counters! {
     StacksRingFull => "stacks_ring_full",
     /// Waits that were due a stack and did not get one because the CPU's budget was spent.
     StacksOverBudget => "stacks_over_budget",
-    /// Stacks deeper than MAX_FRAMES.
+    /// User stacks walked to their outermost frame. This and the following are in the order of
+    /// `unwind::Stop`: how walks ended.
+    StacksWhole => "stacks_whole",
+    /// Deeper than MAX_FRAMES.
     StacksCut => "stacks_cut",
+    /// Stack memory could not be read.
+    StacksMemory => "stacks_memory_unread",
+    /// A caller's frame would lie below its callee's.
+    StacksProgress => "stacks_no_progress",
+    /// Neither table nor frame pointer.
+    StacksFrame => "stacks_no_frame",
+    /// The caller was in a register that was not known any more.
+    StacksRegister => "stacks_register_unknown",
+    /// The table said what cannot be followed.
+    StacksRule => "stacks_rule_unsupported",
+    /// The tables were not there yet.
+    StacksUnloaded => "stacks_tables_missing",
+    /// What should have been code was not.
+    StacksCode => "stacks_no_code",
+    /// 32-bit programs.
+    StacksCompat => "stacks_32_bit",
+    /// Copies of stacks whose tables were not there yet.
+    StackCopiesCaptured => "stack_copies_captured",
+    /// Such copies the ring had no room for.
+    StackCopiesRingFull => "stack_copies_ring_full",
     /// fork, exec, exit and lane records.
     LifecycleCaptured => "lifecycle_captured",
     /// Lifecycle records the ring had no room for.

@@ -9,14 +9,18 @@ pub mod thread;
 
 pub use counter::Counter;
 pub use record::{
-    Exec, Exit, Fork, Interval, LaneSeen, Name, RecordKind, Sample, Snapshot, Stack, Tail,
+    Exec, Exit, Fork, Interval, LaneSeen, Name, RecordKind, Remapped, Sample, Snapshot, Stack,
+    StackCopy, Tail,
 };
 pub use settings::{Offsets, Settings};
 pub use state::State;
 pub use thread::{LaneRef, Phase, Thread};
 
-/// Frames kept of one stack, user or kernel. Deeper stacks are cut and marked `STACK_CUT`.
-pub const MAX_FRAMES: usize = 127;
+/// Frames kept of one user stack. Deeper stacks end in `Stop::Depth`.
+pub const MAX_FRAMES: usize = 255;
+
+/// Frames kept of one kernel stack: what `kernel.perf_event_max_stack` allows by default.
+pub const MAX_KERNEL_FRAMES: usize = 127;
 
 /// Nanoseconds a slice may exceed the kernel's own CPU account before the excess counts as stolen
 /// by the hypervisor: the largest jitter measured at a switch-in (8-32 us, up to 64). At 100 us,

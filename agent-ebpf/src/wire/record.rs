@@ -25,6 +25,10 @@ pub enum RecordKind {
     Tail = 8,
     /// [`Name`]
     Name = 9,
+    /// [`Remapped`]
+    Remapped = 10,
+    /// [`StackCopy`], used prefix only
+    StackCopy = 11,
 }
 
 /// Record flag: `head` holds.
@@ -134,10 +138,15 @@ const _: () = assert!(size_of::<Interval>() == 16 + 6 * 8 + 24 + 32 + STATES * 8
 pub const STACK_HEADER_LEN: usize = 32;
 /// `Stack::flags`: kernel addresses.
 pub const STACK_KERNEL: u32 = 1 << 0;
-/// `Stack::flags`: deeper than `MAX_FRAMES`.
-pub const STACK_CUT: u32 = 1 << 1;
+/// `Stack::flags`: a [`StackCopy`] of the same hash came before it.
+pub const STACK_COPIED: u32 = 1 << 1;
 /// `Stack::flags`: the first address is an exact instruction pointer, not a return address.
 pub const STACK_EXACT_TOP: u32 = 1 << 2;
+/// `Stack::flags`: from this bit on, how the walk ended: an `unwind::Stop`.
+pub const STACK_STOP_SHIFT: u32 = 8;
+/// A user frame's address: bit of an exact instruction pointer below the top (what a signal
+/// interrupted), not a return address.
+pub const FRAME_EXACT: u64 = 1 << 63;
 
 /// First sight of a stack hash in a generation.
 #[derive(Clone, Copy, Debug)]
@@ -151,7 +160,7 @@ pub struct Stack {
     pub hash: u64,
     /// Frames that follow.
     pub len: u32,
-    /// `STACK_KERNEL`, `STACK_CUT`, `STACK_EXACT_TOP`
+    /// `STACK_KERNEL`, `STACK_COPIED`, `STACK_EXACT_TOP`, and how the walk ended
     pub flags: u32,
     /// When.
     pub at: u64,
@@ -362,3 +371,48 @@ pub struct Snapshot {
     pub total: [u64; STATES],
 }
 const _: () = assert!(size_of::<Snapshot>() == 16 + 8 * 8 + 8 + 16 + 16 + STATES * 8);
+
+/// The code mappings of a process whose code was known have changed.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Remapped {
+    /// `RecordKind::Remapped`
+    pub kind: u32,
+    /// Process.
+    pub tgid: u32,
+    /// When.
+    pub at: u64,
+}
+const _: () = assert!(size_of::<Remapped>() == 16);
+
+/// Bytes of a page.
+pub const PAGE: usize = 4096;
+/// Pages of a [`StackCopy`]: what per-CPU memory has room for.
+pub const COPY_PAGES: usize = 7;
+/// Words of the registers in a [`StackCopy`]: x86-64 `struct pt_regs` up to `ss`.
+pub const COPY_REGISTERS: usize = 21;
+/// Bytes of a [`StackCopy`] before its pages.
+pub const COPY_HEADER_LEN: usize = 32 + COPY_REGISTERS * 8;
+
+/// Registers and stack of a thread, for a walk that the kernel side had no tables for.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct StackCopy {
+    /// `RecordKind::StackCopy`
+    pub kind: u32,
+    /// Process.
+    pub tgid: u32,
+    /// The hash of the stack that follows.
+    pub hash: u64,
+    /// When.
+    pub at: u64,
+    /// Pages that hold, from the one with the stack pointer upwards.
+    pub pages: u32,
+    /// 1 when the instruction pointer is exact.
+    pub exact: u32,
+    /// `struct pt_regs`
+    pub registers: [u64; COPY_REGISTERS],
+    /// Memory.
+    pub bytes: [u8; COPY_PAGES * PAGE],
+}
+const _: () = assert!(size_of::<StackCopy>() == COPY_HEADER_LEN + COPY_PAGES * PAGE);

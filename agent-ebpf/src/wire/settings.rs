@@ -55,8 +55,8 @@ pub struct Offsets {
     pub inode_mode: u32,
     /// `cfs_rq.rq`, or ABSENT
     pub cfs_rq_rq: u32,
-    /// 0
-    pub pad: u32,
+    /// `vm_unmapped_area_info.length`, or ABSENT
+    pub unmapped_length: u32,
     /// Address of the per-CPU `__preempt_count` minus that of `runqueues`; `i64::MIN` when unknown.
     pub preempt_count_from_rq: i64,
 }
@@ -88,7 +88,7 @@ impl Offsets {
         file_inode: ABSENT,
         inode_mode: ABSENT,
         cfs_rq_rq: ABSENT,
-        pad: 0,
+        unmapped_length: ABSENT,
         preempt_count_from_rq: i64::MIN,
     };
 }

@@ -1,7 +1,10 @@
 //! Loads the kernel programs: offsets and settings in, maps out, programs attached, sampler last.
 //! Every object belongs to this process's file descriptors, so nothing outlives it.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use agent_ebpf::wire::{Offsets, Settings};
 use aya::{
@@ -76,11 +79,13 @@ pub struct Config {
     pub ring_bytes: u32,
     /// Waits longer than about this get a stack, ns.
     pub wait_scale_ns: u64,
+    /// Where unwind tables of large files are kept between runs; none: nowhere.
+    pub table_cache: Option<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { hz: 99, ring_bytes: 1 << 20, wait_scale_ns: 1_000_000 }
+        Self { hz: 99, ring_bytes: 1 << 20, wait_scale_ns: 1_000_000, table_cache: None }
     }
 }
 
@@ -96,6 +101,8 @@ pub struct Loaded {
     pub has_exit_tp: bool,
     /// Whether new lanes announce themselves; else only the sweep finds them.
     pub has_breadcrumb: bool,
+    /// Whether code that comes in place of known code is told.
+    pub follows_mappings: bool,
 }
 
 /// Loads and attaches everything but the timer, which [`attach_timer`] adds last.
@@ -133,8 +140,16 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
         attach_tracepoint(&mut ebpf, "sched_prepare_exec", "sched_prepare_exec", &aya_btf)?;
     }
     let has_breadcrumb = attach_breadcrumb(&mut ebpf, &btf, &aya_btf);
+    let follows_mappings = attach_mapping(&mut ebpf, &btf, &aya_btf);
     load_totals(&mut ebpf, &aya_btf)?;
-    Ok(Loaded { ebpf, rings, clock: Clock::CpuClock, has_exit_tp, has_breadcrumb })
+    Ok(Loaded {
+        ebpf,
+        rings,
+        clock: Clock::CpuClock,
+        has_exit_tp,
+        has_breadcrumb,
+        follows_mappings,
+    })
 }
 
 fn open(btf: &AyaBtf, offsets: &Offsets, settings: &Settings) -> Result<Ebpf, LoadError> {
@@ -234,6 +249,19 @@ fn attach_breadcrumb(ebpf: &mut Ebpf, btf: &Btf, aya_btf: &AyaBtf) -> bool {
     };
     if let Err(error) = &attached {
         tracing::warn!(%error, "no hook on prctl: new lanes are found by the sweep only");
+    }
+    attached.is_ok()
+}
+
+/// Without it, code in place of other code is found when an address is in neither.
+fn attach_mapping(ebpf: &mut Ebpf, btf: &Btf, aya_btf: &AyaBtf) -> bool {
+    const NAME: &str = "vm_unmapped_area";
+    if !btf.has("btf_trace_vm_unmapped_area") {
+        return false;
+    }
+    let attached = attach_tracepoint(ebpf, NAME, NAME, aya_btf);
+    if let Err(error) = &attached {
+        tracing::warn!(%error, "no hook on mmap: libraries loaded in place of others show late");
     }
     attached.is_ok()
 }

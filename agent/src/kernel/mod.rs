@@ -5,6 +5,7 @@ pub mod ktime;
 pub mod load;
 pub mod offsets;
 pub mod records;
+pub mod tables;
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +20,7 @@ use aya::{
 };
 
 pub use load::{Config, LoadError};
-pub use records::{Record, StackDefinition};
+pub use records::{Record, StackCopy, StackDefinition};
 
 /// Why the running kernel side could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +103,16 @@ impl KernelSide {
             missing = now;
         }
         Ok(missing)
+    }
+
+    /// The maps that unwind tables are in, once.
+    pub fn take_tables(&mut self) -> Result<tables::Tables, tables::TablesError> {
+        tables::Tables::take(&mut self.loaded.ebpf)
+    }
+
+    /// Whether code that comes in place of known code is told.
+    pub fn follows_mappings(&self) -> bool {
+        self.loaded.follows_mappings
     }
 
     /// Descriptors that become readable when the programs call for the daemon.
@@ -249,4 +260,10 @@ pub enum StartError {
     /// First words to the programs.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The maps of unwind tables.
+    #[error(transparent)]
+    Tables(#[from] tables::TablesError),
+    /// The thread that makes unwind tables.
+    #[error("cannot start the unwind thread: {0}")]
+    Worker(io::Error),
 }

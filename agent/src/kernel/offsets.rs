@@ -38,7 +38,7 @@ pub fn of_kernel(btf: &Btf) -> Result<Offsets, BtfError> {
         } else {
             ABSENT
         },
-        pad: 0,
+        unmapped_length: optional("vm_unmapped_area_info", "length"),
         preempt_count_from_rq: preempt_count(btf),
     })
 }

@@ -1,9 +1,16 @@
 //! Bytes from a ring or the iterator into typed records. The only place that trusts the layouts of
 //! `agent_ebpf::wire`; everything after it is data.
 
-use agent_ebpf::wire::{
-    Exec, Exit, Fork, Interval, LaneSeen, MAX_FRAMES, Name, RecordKind, Sample, Snapshot, Tail,
-    record::STACK_HEADER_LEN,
+use agent_ebpf::{
+    unwind::Stop,
+    wire::{
+        Exec, Exit, Fork, Interval, LaneSeen, MAX_FRAMES, Name, RecordKind, Remapped, Sample,
+        Snapshot, Tail,
+        record::{
+            COPY_HEADER_LEN, COPY_PAGES, COPY_REGISTERS, FRAME_EXACT, PAGE, STACK_COPIED,
+            STACK_EXACT_TOP, STACK_HEADER_LEN, STACK_KERNEL, STACK_STOP_SHIFT,
+        },
+    },
 };
 
 /// A stack definition: the used prefix of `wire::Stack`.
@@ -13,10 +20,32 @@ pub struct StackDefinition {
     pub tgid: u32,
     /// Name of the stack in samples and intervals.
     pub hash: u64,
-    /// `wire::record::STACK_*`
-    pub flags: u32,
+    /// Why there are no more frames.
+    pub stop: Stop,
     /// Addresses, innermost first.
     pub frames: Vec<u64>,
+    /// Positions of those that are instructions themselves, not return addresses.
+    pub exact: Vec<usize>,
+    /// The tables were not there yet, but a copy of the stack came before.
+    pub copied: bool,
+}
+
+/// Registers and stack of a thread whose tables were not there yet: the used prefix of
+/// `wire::StackCopy`.
+#[derive(Clone, Debug)]
+pub struct StackCopy {
+    /// Process.
+    pub tgid: u32,
+    /// Name of the stack.
+    pub hash: u64,
+    /// When, ktime.
+    pub at: u64,
+    /// The instruction pointer is exact.
+    pub exact: bool,
+    /// x86-64 `struct pt_regs`, in words.
+    pub registers: [u64; COPY_REGISTERS],
+    /// Memory from the page on in which the stack pointer lies.
+    pub bytes: Vec<u8>,
 }
 
 /// Anything a ring delivers.
@@ -40,6 +69,10 @@ pub enum Record {
     Tail(Box<Tail>),
     /// A name those markers refer to.
     Name(Box<Name>),
+    /// New code in a known process.
+    Remapped(Remapped),
+    /// A stack to be walked here.
+    StackCopy(Box<StackCopy>),
 }
 
 /// Plain records: any bytes are a valid value.
@@ -52,6 +85,7 @@ impl Plain for Exit {}
 impl Plain for LaneSeen {}
 impl Plain for Tail {}
 impl Plain for Name {}
+impl Plain for Remapped {}
 impl Plain for Snapshot {}
 
 fn read<T: Plain>(bytes: &[u8]) -> Option<T> {
@@ -88,6 +122,10 @@ impl Record {
             read(bytes).map(|tail| Self::Tail(Box::new(tail)))
         } else if is(RecordKind::Name) {
             read(bytes).map(|name| Self::Name(Box::new(name)))
+        } else if is(RecordKind::Remapped) {
+            read(bytes).map(Self::Remapped)
+        } else if is(RecordKind::StackCopy) {
+            copy(bytes).map(|copy| Self::StackCopy(Box::new(copy)))
         } else {
             None
         }
@@ -99,7 +137,10 @@ impl Record {
             Self::Sample(r) => r.at,
             Self::Interval(r) => r.in_at,
             // A definition comes before whatever refers to it.
-            Self::Stack(_) => 0,
+            Self::Stack(_) => 1,
+            // And a copy before its stack.
+            Self::StackCopy(_) => 0,
+            Self::Remapped(r) => r.at,
             Self::Tail(r) => r.at,
             Self::Name(r) => r.at,
             Self::Fork(r) => r.at,
@@ -118,11 +159,46 @@ fn stack(bytes: &[u8]) -> Option<StackDefinition> {
     let long = |at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
     let len = (word(bytes, 16)? as usize).min(MAX_FRAMES);
     let frames = bytes.get(STACK_HEADER_LEN..STACK_HEADER_LEN + len * 8)?;
+    let flags = word(bytes, 20)?;
+    let mut frames: Vec<u64> =
+        frames.as_chunks::<8>().0.iter().map(|b| u64::from_ne_bytes(*b)).collect();
+    let mut exact = Vec::new();
+    if flags & STACK_EXACT_TOP != 0 {
+        exact.push(0);
+    }
+    if flags & STACK_KERNEL == 0 {
+        for (depth, frame) in frames.iter_mut().enumerate() {
+            if *frame & FRAME_EXACT != 0 {
+                *frame &= !FRAME_EXACT;
+                exact.push(depth);
+            }
+        }
+    }
+    let stop = (flags >> STACK_STOP_SHIFT) as usize & 0xff;
     Some(StackDefinition {
         tgid: word(bytes, 4)?,
         hash: long(8)?,
-        flags: word(bytes, 20)?,
-        frames: frames.as_chunks::<8>().0.iter().map(|b| u64::from_ne_bytes(*b)).collect(),
+        stop: Stop::ALL.get(stop).copied()?,
+        frames,
+        exact,
+        copied: flags & STACK_COPIED != 0,
+    })
+}
+
+fn copy(bytes: &[u8]) -> Option<StackCopy> {
+    let long = |at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+    let pages = (word(bytes, 24)? as usize).min(COPY_PAGES);
+    let mut registers = [0; COPY_REGISTERS];
+    for (number, register) in registers.iter_mut().enumerate() {
+        *register = long(32 + number * 8)?;
+    }
+    Some(StackCopy {
+        tgid: word(bytes, 4)?,
+        hash: long(8)?,
+        at: long(16)?,
+        exact: word(bytes, 28)? != 0,
+        registers,
+        bytes: bytes.get(COPY_HEADER_LEN..COPY_HEADER_LEN + pages * PAGE)?.to_vec(),
     })
 }
 

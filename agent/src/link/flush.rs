@@ -10,14 +10,13 @@ use std::{
 use agent_ebpf::wire::{Exit, Phase, Snapshot, state::STATES};
 
 use super::{
-    Linker,
+    Linker, SeenStack,
     records::difference,
     spans::{Cause, Seen, Span, SpanIndex, SpanKey},
     totals,
 };
 use crate::{
-    kernel::StackDefinition,
-    process::{comm_text, id::Pid, maps::ProcessMap},
+    process::{comm_text, id::Pid},
     profile::{
         batch::{Counts, ProcessIdentity},
         state::StateTimes,
@@ -42,8 +41,8 @@ pub struct Flush {
     pub spans: Vec<(SpanIndex, Span)>,
     /// Stacks seen, in no order.
     pub seen: Vec<Seen>,
-    /// Definitions of stacks that came since the last flush, with the mappings they lie in.
-    pub stacks: HashMap<u64, (StackDefinition, Option<Arc<ProcessMap>>)>,
+    /// Definitions of stacks that came since the last flush.
+    pub stacks: HashMap<u64, SeenStack>,
     /// Time of processes.
     pub totals: Vec<ProcessTime>,
     /// Every process that the above name.

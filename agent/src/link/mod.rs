@@ -8,13 +8,16 @@ pub mod spans;
 pub mod timeline;
 pub mod window;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use agent_ebpf::wire::{Exit, Phase, Snapshot, State as K};
+use agent_ebpf::{
+    unwind::Stop,
+    wire::{Counter, Exit, Phase, Snapshot, State as K},
+};
 
 use crate::{
     kernel::{
-        Record, StackDefinition,
+        Record, StackCopy, StackDefinition,
         ktime::{self, TscClock},
     },
     lanes::{LaneId, Lanes, Tally},
@@ -24,6 +27,7 @@ use crate::{
         maps::{Address, ProcessMap},
     },
     profile::state::{State, StateTimes},
+    unwind::{Late, Unwinder},
 };
 use flush::Memory;
 use records::open_part;
@@ -62,6 +66,19 @@ pub struct Delivered {
     pub lifecycle: u64,
     /// Marker tails.
     pub tails: u64,
+    /// Copies of stacks.
+    pub stack_copies: u64,
+}
+
+/// A stack that was defined, and what it takes to name it.
+#[derive(Clone, Debug)]
+pub struct SeenStack {
+    /// As the kernel side sent it.
+    pub definition: StackDefinition,
+    /// The mappings its addresses lie in; none for the kernel's.
+    pub map: Option<Arc<ProcessMap>>,
+    /// Where its frames will be told if the kernel side had no tables for it.
+    pub late: Option<Arc<Late>>,
 }
 
 /// Owner of the join.
@@ -75,7 +92,9 @@ pub struct Linker {
     /// Who is who.
     pub processes: Processes,
     /// Stack definitions by hash, with the mappings their addresses lie in.
-    pub stacks: HashMap<u64, (StackDefinition, Option<Arc<ProcessMap>>)>,
+    pub stacks: HashMap<u64, SeenStack>,
+    /// Who makes unwind tables.
+    pub unwinder: Unwinder,
     /// Records seen.
     pub delivered: Delivered,
     /// Parts of spans that flushes took.
@@ -95,10 +114,14 @@ pub struct Linker {
     memory: Option<Memory>,
     /// Threads that are gone, by tid and serial, and must not be found by their tid any more.
     gone: Vec<(u32, u64)>,
+    /// Copies whose stacks are about to come.
+    copies: HashMap<u64, Box<StackCopy>>,
 }
 
 /// Stack definitions kept.
 const MAX_STACKS: usize = 1 << 18;
+/// Copies held until their stacks come: more than rings hold.
+const MAX_COPIES: usize = 1024;
 
 // === impl Linker ===
 
@@ -124,6 +147,8 @@ impl Linker {
             own: Pid(std::process::id()),
             memory: None,
             gone: Vec::new(),
+            copies: HashMap::new(),
+            unwinder: Unwinder::default(),
         }
     }
 
@@ -136,6 +161,11 @@ impl Linker {
             memory: Some(Memory::new(ktime::now())),
             ..Self::new(hz)
         }
+    }
+
+    /// Whether it is flushed again and again.
+    pub fn is_streaming(&self) -> bool {
+        self.memory.is_some()
     }
 
     /// Whether a process's threads are reported: those of the tree but for its root, ourselves.
@@ -178,15 +208,26 @@ impl Linker {
                 if stack.tgid != 0 && !self.processes.in_tree(pid) {
                     return None;
                 }
-                // The mappings of now: later the addresses may mean something else.
-                let map = (stack.tgid != 0)
-                    .then(|| self.processes.saw_stack(pid, &stack.frames))
-                    .flatten();
+                let seen = self.see(pid, stack);
                 if self.stacks.len() < MAX_STACKS {
-                    self.stacks.insert(stack.hash, (stack, map));
+                    self.stacks.insert(seen.definition.hash, seen);
                 } else {
                     *self.counts.entry((pid, "stacks_table_full")).or_default() += 1;
                 }
+            }
+            Record::StackCopy(copy) => {
+                self.delivered.stack_copies += 1;
+                if !self.processes.in_tree(Pid(copy.tgid)) {
+                    self.unwinder.unreported(Pid(copy.tgid));
+                } else if self.copies.len() < MAX_COPIES {
+                    self.copies.insert(copy.hash, copy);
+                }
+            }
+            Record::Remapped(remapped) => {
+                self.delivered.lifecycle += 1;
+                let pid = Pid(remapped.tgid);
+                self.processes.remapped(pid, remapped.at);
+                self.unwinder.remapped(pid, remapped.at);
             }
             Record::Fork(fork) => {
                 self.delivered.lifecycle += 1;
@@ -235,6 +276,27 @@ impl Linker {
             Record::Name(name) => self.lanes.add_name(&name),
         }
         None
+    }
+
+    /// A stack as it will be named: with the mappings of now, because later the addresses may mean
+    /// something else, and with its frames asked for where the kernel side had no tables.
+    fn see(&mut self, pid: Pid, definition: StackDefinition) -> SeenStack {
+        if definition.tgid == 0 {
+            return SeenStack { definition, map: None, late: None };
+        }
+        let wanted = definition.stop == Stop::Unloaded;
+        let copy = definition.copied.then(|| self.copies.remove(&definition.hash)).flatten();
+        let after = copy.as_ref().map(|copy| copy.at);
+        let map = self.processes.saw_stack(pid, &definition.frames, after);
+        let late = map
+            .clone()
+            .filter(|_| wanted)
+            .and_then(|map| self.unwinder.wanted(map, &definition.frames, copy));
+        // Of the host the kernel side counts every walk; of a recording, its own processes' stacks.
+        if self.memory.is_none() && definition.stop != Stop::Bottom && late.is_none() {
+            *self.counts.entry((pid, stop_key(definition.stop))).or_default() += 1;
+        }
+        SeenStack { definition, map, late }
     }
 
     /// A thread is gone: its whole account.
@@ -389,7 +451,9 @@ impl Linker {
         self.bury();
         for (pid, at) in self.processes.take_dead() {
             self.lanes.forget_image(pid, at);
+            self.unwinder.gone(pid);
         }
+        self.copies.clear();
         self.lanes.end_round();
     }
 
@@ -430,6 +494,25 @@ impl Linker {
             self.spans.get_mut(unnamed.span).add_cause(cause, unnamed.ns);
         }
     }
+}
+
+// === impl SeenStack ===
+
+impl SeenStack {
+    /// Waits until `deadline` for frames that are told late.
+    pub fn settle(&mut self, deadline: Instant) {
+        if let Some(walked) = self.late.take().and_then(|late| late.wait(deadline)) {
+            self.definition.frames = walked.frames;
+            self.definition.exact = walked.exact;
+            self.definition.stop = walked.stop;
+        }
+    }
+}
+
+/// The name under which stacks that end so are counted.
+pub fn stop_key(stop: Stop) -> &'static str {
+    let counter = Counter::StacksWhole as usize + stop as usize;
+    Counter::ALL.get(counter).map_or("stacks_cut", |counter| counter.key())
 }
 
 fn totals(total: &[u64]) -> StateTimes {

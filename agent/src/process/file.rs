@@ -69,6 +69,13 @@ impl Version {
     }
 }
 
+/// The version of the file behind a mapping of a living process.
+pub fn version_mapped(pid: Pid, mapping: &Mapping) -> Option<Version> {
+    let (start, end) = (mapping.start.0, mapping.end.0);
+    let meta = std::fs::metadata(format!("/proc/{pid}/map_files/{start:x}-{end:x}")).ok()?;
+    Some(Version { bytes: meta.len(), modified: meta.modified().ok() })
+}
+
 /// The file behind a mapping: from the living process if there still is one, else by path.
 pub fn open_mapped(
     pid: Pid,
@@ -189,7 +196,7 @@ pub fn copy(original: &File) -> Result<File, FileError> {
 }
 
 /// An empty nameless file: on disk, whose pages the kernel can write back and drop, else in memory.
-fn nameless() -> io::Result<File> {
+pub fn nameless() -> io::Result<File> {
     let on_disk = [PathBuf::from("/var/tmp"), env::temp_dir()].into_iter().find_map(|directory| {
         OpenOptions::new()
             .read(true)

@@ -18,6 +18,7 @@ use std::{
 use thiserror::Error;
 
 use super::id::Pid;
+use crate::kernel::ktime;
 
 /// Bytes read of one process's maps.
 const MAX_BYTES: u64 = 16 << 20;
@@ -90,6 +91,7 @@ pub struct Mapping {
 #[derive(Debug)]
 pub struct ProcessMap {
     pid: Pid,
+    read_at: u64,
     mappings: Box<[Mapping]>,
     skipped: usize,
     truncated: bool,
@@ -101,10 +103,11 @@ impl ProcessMap {
     /// Reads the map of a living process.
     pub fn read(pid: Pid) -> Result<Self, MapsError> {
         let failed = |source| MapsError::Read { pid, source };
+        let read_at = ktime::now();
         let mut text = Vec::new();
         let file = File::open(format!("/proc/{pid}/maps")).map_err(failed)?;
         file.take(MAX_BYTES).read_to_end(&mut text).map_err(failed)?;
-        Ok(Self::parse(pid, &text))
+        Ok(Self { read_at, ..Self::parse(pid, &text) })
     }
 
     /// Understands the text of a `maps` file. Lines that do not parse, or that overlap an earlier
@@ -136,7 +139,12 @@ impl ProcessMap {
             apart
         });
         skipped += parsed - mappings.len();
-        Self { pid, mappings: mappings.into(), skipped, truncated }
+        Self { pid, read_at: 0, mappings: mappings.into(), skipped, truncated }
+    }
+
+    /// When it was read, ktime: what was mapped later is not in it.
+    pub fn read_at(&self) -> u64 {
+        self.read_at
     }
 
     /// Whose map it is.

@@ -6,6 +6,7 @@ pub mod file;
 pub mod host;
 pub mod id;
 pub mod maps;
+pub mod vdso;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,6 +32,8 @@ pub struct Process {
     since: u64,
     /// Times the map was read again because an address was not in it.
     rereads: u32,
+    /// When code was mapped last, ktime, as far as it was told.
+    remapped_at: u64,
 }
 
 /// Every process seen.
@@ -145,14 +148,22 @@ impl Processes {
         }
     }
 
-    /// A stack of `pid` was seen: its mappings must be known while it lives. Returns them.
-    pub fn saw_stack(&mut self, pid: Pid, frames: &[u64]) -> Option<Arc<ProcessMap>> {
+    /// A stack of `pid` was seen: its mappings must be known while it lives. Returns them. A stack
+    /// taken `after` a moment, ktime, is not read by mappings that are older.
+    pub fn saw_stack(
+        &mut self,
+        pid: Pid,
+        frames: &[u64],
+        after: Option<u64>,
+    ) -> Option<Arc<ProcessMap>> {
         let process = self.known.entry(pid).or_default();
         let stale = match &process.map {
             None => true,
             Some(map) => {
-                process.rereads < MAX_REREADS
-                    && frames.iter().any(|&frame| map.lookup(Address(frame)).is_none())
+                map.read_at() < process.remapped_at
+                    || after.is_some_and(|after| map.read_at() < after)
+                    || process.rereads < MAX_REREADS
+                        && frames.iter().any(|&frame| map.lookup(Address(frame)).is_none())
             }
         };
         if stale {
@@ -170,6 +181,13 @@ impl Processes {
             }
         }
         process.map.clone()
+    }
+
+    /// The mappings of `pid` changed at `at`: what was read before is not used for new stacks.
+    pub fn remapped(&mut self, pid: Pid, at: u64) {
+        if let Some(process) = self.known.get_mut(&pid) {
+            process.remapped_at = process.remapped_at.max(at);
+        }
     }
 
     /// Maps read since the last call: their files can be opened while the process lives.

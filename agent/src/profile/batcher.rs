@@ -21,18 +21,18 @@ use super::{
         TotalRow, WaitRow,
     },
     document::FrameDocument,
-    report::{addresses, mark, syscall_name},
+    naming::{self, mark},
+    report::syscall_name,
 };
 use crate::{
-    kernel::StackDefinition,
     link::{
+        SeenStack,
         flush::Flush,
         spans::{self, Span, SpanIndex, StackKey},
     },
-    process::{id::Pid, maps::ProcessMap},
-    symbols::{Request, Space, Symbols},
+    process::id::Pid,
+    symbols::Symbols,
 };
-use agent_ebpf::wire::record::STACK_CUT;
 
 /// Halves of stacks named before a new generation begins. One takes some 2.5 KB, and there are up to
 /// two generations of them and of the whole stacks made from them: 40 MB at worst.
@@ -41,7 +41,7 @@ const MAX_NAMED: usize = 1 << 12;
 /// Half a stack (user or kernel): as the kernel side sent it, or by name.
 #[derive(Debug)]
 enum Half {
-    Addresses(StackDefinition, Option<Arc<ProcessMap>>),
+    Addresses(Box<SeenStack>),
     Named(Arc<[FrameDocument]>),
 }
 
@@ -90,8 +90,8 @@ impl Batcher {
 
     /// Names everything of a flush. `unix_offset` is CLOCK_REALTIME - CLOCK_MONOTONIC, ns.
     pub fn batch(&mut self, mut flush: Flush, mut account: Account, unix_offset: i64) -> Batch {
-        for (hash, (definition, map)) in flush.stacks.drain() {
-            self.halves[0].insert(hash, Half::Addresses(definition, map));
+        for (hash, stack) in flush.stacks.drain() {
+            self.halves[0].insert(hash, Half::Addresses(Box::new(stack)));
         }
         self.name(&flush);
         let mut processes = Table::new();
@@ -169,29 +169,14 @@ impl Batcher {
     /// Asks the symbol thread for every half that rows refer to and that has no names yet.
     fn name(&mut self, flush: &Flush) {
         let mut asked = Vec::new();
-        let mut requests = Vec::new();
         for hash in flush.seen.iter().flat_map(|seen| [seen.stack.user, seen.stack.kernel]) {
             let place = usize::from(!self.halves[0].contains_key(&hash));
-            let Some(Half::Addresses(..)) = self.halves[place].get(&hash) else { continue };
-            let Some(Half::Addresses(stack, map)) = self.halves[place].remove(&hash) else {
-                continue;
-            };
-            let user = stack.tgid != 0;
-            requests.push(Request {
-                map,
-                pid: Pid(stack.tgid),
-                frames: addresses(&stack),
-                space: if user { Space::User } else { Space::Kernel },
-            });
-            asked.push((hash, stack.flags & STACK_CUT != 0));
-        }
-        if requests.is_empty() {
-            return;
-        }
-        for ((hash, cut), mut frames) in asked.into_iter().zip(self.symbols.resolve(requests)) {
-            if cut {
-                frames.push(mark("[stack cut here]"));
+            let Some(Half::Addresses(_)) = self.halves[place].get(&hash) else { continue };
+            if let Some(Half::Addresses(stack)) = self.halves[place].remove(&hash) {
+                asked.push((hash, *stack));
             }
+        }
+        for (hash, frames) in naming::name(&self.symbols, asked) {
             self.halves[0].insert(hash, Half::Named(frames.into()));
         }
     }

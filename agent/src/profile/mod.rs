@@ -6,5 +6,6 @@ pub mod batch;
 pub mod batcher;
 pub mod document;
 pub mod methods;
+mod naming;
 pub mod report;
 pub mod state;

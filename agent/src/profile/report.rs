@@ -6,8 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use agent_ebpf::wire::record::{STACK_CUT, STACK_EXACT_TOP};
-
 use super::{
     account::Wait,
     assemble::{self, Scope, hex},
@@ -17,15 +15,15 @@ use super::{
         ThreadDocument,
     },
     methods::methods,
+    naming::{self, mark},
 };
 use crate::{
-    kernel::StackDefinition,
     link::{
         Linker,
         spans::{Cause, CauseKind, Span, SpanIndex, SpanKey, SpanTree, StackKey, Tally},
     },
     process::id::Pid,
-    symbols::{FrameAddress, Request, Space, Symbols},
+    symbols::Symbols,
 };
 
 /// Stacks told per span; the rest is summed into the methods.
@@ -66,24 +64,10 @@ impl<'a> Reporter<'a> {
             .collect();
         hashes.sort_unstable();
         hashes.dedup();
-        let mut requests = Vec::new();
-        let mut asked = Vec::new();
-        for hash in hashes {
-            let Some((stack, map)) = self.linker.stacks.get(&hash) else { continue };
-            let pid = Pid(stack.tgid);
-            let user = stack.tgid != 0;
-            requests.push(Request {
-                map: map.clone(),
-                pid,
-                frames: addresses(stack),
-                space: if user { Space::User } else { Space::Kernel },
-            });
-            asked.push((hash, stack.flags & STACK_CUT != 0));
-        }
-        for ((hash, cut), mut frames) in asked.into_iter().zip(symbols.resolve(requests)) {
-            if cut {
-                frames.push(mark("[stack cut here]"));
-            }
+        let known = hashes.into_iter();
+        let known =
+            known.filter_map(|hash| Some((hash, self.linker.stacks.get(&hash)?.clone()))).collect();
+        for (hash, frames) in naming::name(symbols, known) {
             self.named.insert(hash, frames.into());
         }
     }
@@ -251,26 +235,6 @@ impl<'a> Reporter<'a> {
         let active = members.into_iter().flat_map(|member| &spans.get(member).active);
         assemble::off_thread_ns(span.start, span.end, active)
     }
-}
-
-pub(super) fn addresses(stack: &StackDefinition) -> Vec<FrameAddress> {
-    let exact_top = stack.flags & STACK_EXACT_TOP != 0;
-    stack
-        .frames
-        .iter()
-        .enumerate()
-        .map(|(depth, &address)| {
-            if depth == 0 && exact_top {
-                FrameAddress::Ip(address)
-            } else {
-                FrameAddress::ReturnAddress(address)
-            }
-        })
-        .collect()
-}
-
-pub(super) fn mark(name: &str) -> FrameDocument {
-    FrameDocument { name: name.to_owned(), file: String::new(), line: 0, kind: "mark" }
 }
 
 /// Names of the system calls people meet waits in (x86-64); the number for others.

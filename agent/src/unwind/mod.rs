@@ -1,4 +1,167 @@
-//! Unwinding by table, the daemon's part: what compilers wrote for exceptions and debuggers becomes rows
-//! of [`agent_ebpf::unwind::Rule`].
+//! Unwind tables for the kernel side: which files' tables are needed, making them off the hot path,
+//! and walking the stacks that came before them.
+//!
+//! ```text
+//! stack whose tables were wanted ─► worker ─┬► slab of the process      ─► kernel::tables
+//!      (with its copy and mappings)         ├► file ─► ELF ─► cfi ─► table ─► chunks
+//!                                           └► walk of the copy ─► Late, which naming waits for
+//! ```
+//! One thread does it all, so nothing here is locked. Files are other people's: whatever they hold
+//! costs their own stacks at worst. What a file's parser may not do is take the daemon down, so it
+//! is bounded in memory and time, and a panic in it is an answer like another (`image`).
 
+pub mod cache;
 pub mod cfi;
+pub mod image;
+pub mod late;
+mod rules;
+mod space;
+pub mod table;
+mod tables;
+mod walk;
+mod worker;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread,
+};
+
+use crate::{
+    kernel::{StackCopy, tables::Tables as Maps},
+    process::{id::Pid, maps::ProcessMap},
+};
+pub use late::Late;
+
+/// Requests waiting; more would be stale when their turn comes.
+const QUEUE: usize = 512;
+
+/// What the worker is asked.
+enum Job {
+    /// A stack of a process lacked tables: make them, and walk its copy if there is one.
+    Wanted { map: Arc<ProcessMap>, frames: Vec<u64>, copy: Option<(Box<StackCopy>, Arc<Late>)> },
+    /// The mappings of a process changed at this time.
+    Remapped(Pid, u64),
+    /// Nobody asks for a process's stacks.
+    Unreported(Pid),
+    /// A process is gone.
+    Gone(Pid),
+}
+
+/// What became of files and stacks, for the books.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Files with tables.
+    pub files: AtomicU64,
+    /// Files without any: code is followed by frame pointer.
+    pub files_bare: AtomicU64,
+    /// Files that could not be opened, or were refused.
+    pub files_refused: AtomicU64,
+    /// Tables that did not fit the budget.
+    pub over_budget: AtomicU64,
+    /// Tables taken out to make room.
+    pub evicted: AtomicU64,
+    /// Functions whose entry in a table was not understood.
+    pub entries_refused: AtomicU64,
+    /// Bytes of tables and slabs in the kernel.
+    pub bytes: AtomicU64,
+    /// Copies of stacks walked here.
+    pub walked: AtomicU64,
+    /// Of these, to the outermost frame.
+    pub walked_whole: AtomicU64,
+    /// Requests the worker was too busy for.
+    pub unanswered: AtomicU64,
+}
+
+/// The worker, as its users see it. It ends when this is dropped.
+#[derive(Clone, Debug, Default)]
+pub struct Unwinder {
+    jobs: Option<SyncSender<Job>>,
+    counters: Arc<Counters>,
+}
+
+// === impl Unwinder ===
+
+impl Unwinder {
+    /// Starts the worker. `cache`: a folder for tables of large files, ours alone.
+    pub fn spawn(maps: Maps, cache: Option<PathBuf>) -> std::io::Result<Self> {
+        let (jobs, queue) = sync_channel(QUEUE);
+        let counters = Arc::new(Counters::default());
+        let worker_counters = Arc::clone(&counters);
+        thread::Builder::new().name("hotspan-unwind".into()).spawn(move || {
+            worker::Worker::new(maps, cache, worker_counters).serve(&queue);
+        })?;
+        Ok(Self { jobs: Some(jobs), counters })
+    }
+
+    /// A stack of `map`'s process lacked tables. With its copy, it will be told in what is returned.
+    pub fn wanted(
+        &self,
+        map: Arc<ProcessMap>,
+        frames: &[u64],
+        copy: Option<Box<StackCopy>>,
+    ) -> Option<Arc<Late>> {
+        let late = copy.is_some().then(|| Arc::new(Late::default()));
+        let copy = copy.zip(late.clone());
+        let sent = self.send(Job::Wanted { map, frames: frames.to_vec(), copy });
+        late.filter(|_| sent)
+    }
+
+    /// The mappings of a process changed at `at`, ktime.
+    pub fn remapped(&self, pid: Pid, at: u64) {
+        self.send(Job::Remapped(pid, at));
+    }
+
+    /// Nobody asks for a process's stacks: it is to send no copies of them.
+    pub fn unreported(&self, pid: Pid) {
+        self.send(Job::Unreported(pid));
+    }
+
+    /// A process is gone.
+    pub fn gone(&self, pid: Pid) {
+        self.send(Job::Gone(pid));
+    }
+
+    /// Copies of stacks walked so far.
+    pub fn walked(&self) -> u64 {
+        self.counters.walked.load(Relaxed)
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn send(&self, job: Job) -> bool {
+        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok());
+        if !sent {
+            self.counters.unanswered.fetch_add(1, Relaxed);
+        }
+        sent
+    }
+}
+
+// === impl Counters ===
+
+impl Counters {
+    fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Relaxed);
+    }
+
+    /// Everything that costs stacks their frames, by the key it has in reports; what is zero left out.
+    pub fn losses(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("unwind_files_refused", &self.files_refused),
+            ("unwind_tables_over_budget", &self.over_budget),
+            ("unwind_entries_refused", &self.entries_refused),
+            ("unwind_unanswered", &self.unanswered),
+        ]
+        .into_iter()
+        .map(|(key, counter)| (key, counter.load(Relaxed)))
+        .filter(|&(_, count)| count > 0)
+    }
+}

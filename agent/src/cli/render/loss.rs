@@ -66,7 +66,20 @@ fn meaning(reason: &str) -> &'static str {
         "interval_ns_ring_full" => "time of those waits, recovered from totals",
         "stacks_ring_full" => "stacks sent again at their next sight",
         "stacks_over_budget" => "waits without a stack: too many at once",
-        "stacks_cut" => "stacks deeper than 127 frames, cut at the bottom",
+        "stacks_cut" => "stacks deeper than 255 frames, cut at the bottom",
+        "stacks_memory_unread" => "stacks cut where their memory was not there",
+        "stacks_no_progress" => "stacks cut where frames were out of order",
+        "stacks_no_frame" => "stacks cut: code without unwind table or frame pointer",
+        "stacks_register_unknown" => "stacks cut: caller in a register that was not kept",
+        "stacks_rule_unsupported" => "stacks cut: unwind rule not supported",
+        "stacks_tables_missing" => "stacks cut: unwind tables were not loaded yet",
+        "stacks_no_code" => "stacks cut where a return address was none",
+        "stacks_32_bit" => "stacks of 32-bit programs, not followed",
+        "stack_copies_ring_full" => "first stacks of new processes, cut short",
+        "unwind_files_refused" => "programs whose unwind tables could not be read",
+        "unwind_tables_over_budget" => "unwind tables that did not fit 64 MiB",
+        "unwind_entries_refused" => "functions whose unwind entry was not understood",
+        "unwind_unanswered" => "first stacks of new processes, cut short: too many at once",
         "stacks_missing" => "stacks seen and not told; methods are a little less certain",
         "identity_broken_ns" => "states and active time differ: a bug in hotspan",
         "lifecycle_ring_full" => "a process start or end was missed",
@@ -118,9 +131,11 @@ mod tests {
 
     #[test]
     fn every_loss_the_kernel_side_counts_has_a_meaning() {
-        // Captures are totals and idle samples are no loss.
+        // Captures are totals; idle samples and whole stacks are no loss.
         let losses = Counter::ALL.iter().map(|counter| counter.key());
-        for key in losses.filter(|key| !key.ends_with("_captured") && *key != "samples_idle") {
+        for key in losses.filter(|key| {
+            !key.ends_with("_captured") && *key != "samples_idle" && *key != "stacks_whole"
+        }) {
             assert_ne!(meaning(key), meaning("no such reason"), "{key}");
         }
     }

@@ -1,0 +1,201 @@
+//! Tables of large files on disk, so that a restart does not parse them again.
+//!
+//! ```text
+//! CONTENT.table: magic, version │ base, counts of index, rows, rules │ these │ CRC-32C of all before
+//! ```
+//! The folder is ours alone (mode 0700), so a file in it is ours; it may still be cut or flipped, so it
+//! is checked like any other. What cannot be written is not: the cache is never needed.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::DirBuilderExt as _,
+    path::PathBuf,
+    time::SystemTime,
+};
+
+use agent_ebpf::unwind::Rule;
+
+use super::{image::Content, table::Table};
+
+/// Changes with the format of tables, and with what the parser makes of a file.
+const MAGIC: [u8; 8] = *b"HSTABLE1";
+/// Files smaller than this are parsed faster than they are worth keeping, in words of table.
+const MIN_WORDS: usize = 32 << 10;
+/// Bytes of all files together; the oldest go.
+const MAX_BYTES: u64 = 256 << 20;
+/// Bytes of one file that are read.
+const MAX_FILE: u64 = 64 << 20;
+
+/// The folder.
+#[derive(Debug)]
+pub struct Cache {
+    folder: PathBuf,
+}
+
+// === impl Cache ===
+
+impl Cache {
+    /// Uses a folder, which is made if need be; `None` when it cannot be.
+    pub fn open(folder: PathBuf) -> Option<Self> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        match made {
+            Ok(()) => Some(Self { folder }),
+            Err(error) => {
+                tracing::debug!(%error, "no cache of unwind tables in {}", folder.display());
+                None
+            }
+        }
+    }
+
+    /// The table of a content. A damaged file is removed.
+    pub fn get(&self, content: &Content) -> Option<Table> {
+        let path = self.path(content);
+        let meta = fs::symlink_metadata(&path).ok()?;
+        if !meta.is_file() || meta.len() > MAX_FILE {
+            return None;
+        }
+        let table = decode(&fs::read(&path).ok()?);
+        if table.is_none() {
+            // It may be gone already; then all is well.
+            let _ = fs::remove_file(&path);
+        }
+        table
+    }
+
+    /// Keeps a table that took long to make.
+    pub fn put(&self, content: &Content, table: &Table) {
+        if table.rows.len() < MIN_WORDS {
+            return;
+        }
+        if let Err(error) = self.write(content, &encode(table)) {
+            tracing::debug!(%error, "an unwind table is not cached");
+        }
+    }
+
+    fn write(&self, content: &Content, bytes: &[u8]) -> io::Result<()> {
+        self.keep_bound(bytes.len() as u64);
+        let path = self.path(content);
+        let part = path.with_extension("part");
+        let mut file = File::create(&part)?;
+        let written = file.write_all(bytes).and_then(|()| fs::rename(&part, &path));
+        if written.is_err() {
+            // A half-written file helps nobody; failing to remove it changes nothing.
+            let _ = fs::remove_file(&part);
+        }
+        written
+    }
+
+    /// Makes room for `more` bytes.
+    fn keep_bound(&self, more: u64) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        let mut files: Vec<(SystemTime, u64, PathBuf)> = entries
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let meta = entry.metadata().ok()?;
+                Some((meta.modified().ok()?, meta.len(), entry.path()))
+            })
+            .collect();
+        files.sort();
+        let mut bytes: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, len, path) in files {
+            if bytes + more <= MAX_BYTES {
+                break;
+            }
+            // One that cannot be removed counts as gone: the next is tried.
+            let _ = fs::remove_file(path);
+            bytes -= len;
+        }
+    }
+
+    fn path(&self, content: &Content) -> PathBuf {
+        let name: String = content.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.folder.join(name + ".table")
+    }
+}
+
+fn encode(table: &Table) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(table.base.to_le_bytes());
+    for len in [table.index.len(), table.rows.len(), table.rules.len()] {
+        bytes.extend((len as u64).to_le_bytes());
+    }
+    for word in table.index.iter().chain(&table.rows) {
+        bytes.extend(word.to_le_bytes());
+    }
+    for rule in &table.rules {
+        bytes.extend(rule.0.to_le_bytes());
+    }
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<Table> {
+    let (body, crc) = bytes.split_last_chunk::<4>()?;
+    if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let body = body.strip_prefix(&MAGIC)?;
+    let (head, mut rest) = body.split_first_chunk::<32>()?;
+    let head: Vec<u64> = head.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
+    let mut take = |count: u64, size: usize| {
+        let bytes = usize::try_from(count).ok()?.checked_mul(size)?;
+        let (taken, left) = rest.split_at_checked(bytes)?;
+        rest = left;
+        Some(taken)
+    };
+    let words = |bytes: &[u8]| -> Vec<u32> {
+        bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
+    };
+    let index = words(take(head[1], 4)?);
+    let rows = words(take(head[2], 4)?);
+    let rules = take(head[3], 8)?.as_chunks::<8>().0;
+    let rules = rules.iter().map(|b| Rule(u64::from_le_bytes(*b))).collect();
+    let table = Table { base: head[0], index, rows, rules };
+    (rest.is_empty() && table.is_sound()).then_some(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::table::Builder, *};
+    use crate::symbols::fixture::Directory;
+
+    fn table(rows: u64) -> Table {
+        let mut builder = Builder::default();
+        for n in 0..rows {
+            builder.row(0x1000 + n * 16, Rule((n % 50) << 16 | 1));
+        }
+        builder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_table_comes_back_or_not_at_all() {
+        let table = table(2000);
+        let bytes = encode(&table);
+        assert_eq!(decode(&bytes), Some(table));
+        for cut in (0..bytes.len()).step_by(61) {
+            assert_eq!(decode(&bytes[..cut]), None);
+        }
+        for at in (0..bytes.len()).step_by(61) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 4;
+            assert_eq!(decode(&flipped), None, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn large_tables_are_kept_and_damaged_ones_go() {
+        let directory = Directory::new("tables");
+        let cache = Cache::open(directory.path("cache")).unwrap();
+        let (small, large) = (Content([1; 16]), Content([2; 16]));
+        cache.put(&small, &table(100));
+        assert_eq!(cache.get(&small), None);
+        let kept = table(MIN_WORDS as u64 + 10);
+        cache.put(&large, &kept);
+        assert_eq!(cache.get(&large), Some(kept));
+        let path = cache.path(&large);
+        fs::write(&path, b"HSTABLE1 and then nothing").unwrap();
+        assert_eq!(cache.get(&large), None);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,141 @@
+//! Which words of the chunks are taken: runs of units, first fit, freed ones resting a while before
+//! they are used again, because a walk in the kernel may still be on its way through them.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use agent_ebpf::unwind::table::{CHUNK_WORDS, CHUNKS};
+
+/// Words that are taken or free together.
+pub const UNIT: usize = 256;
+/// Units of a chunk.
+const CHUNK_UNITS: usize = CHUNK_WORDS / UNIT;
+/// No walk takes this long.
+const REST: Duration = Duration::from_secs(1);
+
+/// A run of words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Place of its first word.
+    pub place: u32,
+    units: u32,
+}
+
+/// The account of all chunks.
+#[derive(Debug)]
+pub struct Space {
+    taken: Vec<bool>,
+    resting: VecDeque<(Instant, Run)>,
+    used: usize,
+}
+
+// === impl Run ===
+
+impl Run {
+    /// Words it has room for.
+    #[cfg(test)]
+    fn words(self) -> usize {
+        self.units as usize * UNIT
+    }
+}
+
+// === impl Space ===
+
+impl Space {
+    /// Everything free. The first unit is not given out: place 0 means nowhere.
+    pub fn new() -> Self {
+        let mut taken = vec![false; CHUNKS * CHUNK_UNITS];
+        taken[0] = true;
+        Self { taken, resting: VecDeque::new(), used: 1 }
+    }
+
+    /// Room for `words`, within one chunk if asked for.
+    pub fn take(&mut self, words: usize, in_one_chunk: bool, now: Instant) -> Option<Run> {
+        self.wake(now);
+        let units = words.div_ceil(UNIT).max(1);
+        if in_one_chunk && units > CHUNK_UNITS {
+            return None;
+        }
+        let mut start = 0;
+        while start + units <= self.taken.len() {
+            if in_one_chunk && start / CHUNK_UNITS != (start + units - 1) / CHUNK_UNITS {
+                start = start.next_multiple_of(CHUNK_UNITS);
+                continue;
+            }
+            match self.taken[start..start + units].iter().rposition(|&taken| taken) {
+                Some(last) => start += last + 1,
+                None => {
+                    self.taken[start..start + units].fill(true);
+                    self.used += units;
+                    return Some(Run { place: (start * UNIT) as u32, units: units as u32 });
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives a run back.
+    pub fn free(&mut self, run: Run, now: Instant) {
+        self.used -= run.units as usize;
+        self.resting.push_back((now, run));
+    }
+
+    /// Words in use, those that rest not.
+    pub fn used_words(&self) -> usize {
+        self.used * UNIT
+    }
+
+    /// Words of everything.
+    pub fn all_words(&self) -> usize {
+        self.taken.len() * UNIT
+    }
+
+    fn wake(&mut self, now: Instant) {
+        while let Some(&(since, run)) = self.resting.front()
+            && now.duration_since(since) >= REST
+        {
+            self.resting.pop_front();
+            let start = run.place as usize / UNIT;
+            self.taken[start..start + run.units as usize].fill(false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_do_not_overlap_and_slabs_do_not_cross() {
+        let now = Instant::now();
+        let mut space = Space::new();
+        let mut runs: Vec<Run> = Vec::new();
+        for n in 1..200 {
+            let run = space.take(n * 997 % 40_000 + 1, n % 3 == 0, now).unwrap();
+            assert!(run.place > 0 && run.words() > n * 997 % 40_000);
+            if n % 3 == 0 {
+                let last = run.place as usize + run.words() - 1;
+                assert_eq!(run.place as usize / CHUNK_WORDS, last / CHUNK_WORDS);
+            }
+            runs.push(run);
+        }
+        runs.sort_by_key(|run| run.place);
+        for pair in runs.windows(2) {
+            assert!(pair[0].place as usize + pair[0].words() <= pair[1].place as usize);
+        }
+    }
+
+    #[test]
+    fn what_is_freed_rests_and_is_used_again() {
+        let now = Instant::now();
+        let mut space = Space::new();
+        let all = space.take(space.all_words() - UNIT, false, now).unwrap();
+        assert!(space.take(1, false, now).is_none());
+        space.free(all, now);
+        assert!(space.take(1, false, now).is_none(), "a walk may still be there");
+        assert!(space.take(1, false, now + REST).is_some());
+        assert_eq!(space.used_words(), 2 * UNIT);
+    }
+}

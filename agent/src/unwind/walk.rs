@@ -1,0 +1,73 @@
+//! The walk over a copy of a stack: the same step the kernel side takes, on memory that was sent.
+
+use agent_ebpf::{
+    unwind::{
+        Cursor, Machine, Memory, Rule, Stop,
+        step::{self, ENTRY_OFFSETS, SIGNAL_OFFSETS},
+    },
+    wire::{MAX_FRAMES, record::PAGE},
+};
+
+use super::late::Walked;
+use crate::kernel::StackCopy;
+
+/// Words of `pt_regs`.
+const BP: usize = 4;
+const IP: usize = 16;
+const SP: usize = 19;
+
+/// The memory of a copy.
+struct Copied<'a> {
+    copy: &'a StackCopy,
+    from: u64,
+}
+
+impl Memory for Copied<'_> {
+    fn word(&mut self, address: u64) -> Option<u64> {
+        let at = usize::try_from(address.checked_sub(self.from)?).ok()?;
+        let bytes = self.copy.bytes.get(at..at.checked_add(8)?)?;
+        Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+    }
+
+    fn pair(&mut self, address: u64) -> Option<[u64; 2]> {
+        Some([self.word(address)?, self.word(address.checked_add(8)?)?])
+    }
+
+    fn register(&mut self, number: u8, context: u64) -> Option<u64> {
+        let number = usize::from(number & 15);
+        if context == 0 {
+            return Some(self.copy.registers[usize::from(ENTRY_OFFSETS[number]) / 8]);
+        }
+        self.word(context.checked_add(u64::from(SIGNAL_OFFSETS[number]))?)
+    }
+}
+
+/// Walks a copy; `rule` finds the rule of an address, or why there is none.
+pub fn walk(copy: &StackCopy, mut rule: impl FnMut(u64) -> Result<Rule, Stop>) -> Walked {
+    let registers = &copy.registers;
+    let mut cursor = Cursor {
+        ip: registers[IP],
+        sp: registers[SP],
+        bp: registers[BP],
+        exact: u32::from(copy.exact),
+        innermost: 1,
+        ..Cursor::default()
+    };
+    let mut memory = Copied { copy, from: registers[SP] & !(PAGE as u64 - 1) };
+    let mut walked = Walked { frames: Vec::new(), exact: Vec::new(), stop: Stop::Depth };
+    for depth in 0..MAX_FRAMES {
+        walked.frames.push(cursor.ip);
+        if cursor.exact != 0 {
+            walked.exact.push(depth);
+        }
+        let stop = match rule(cursor.inside()) {
+            Ok(rule) => step::step(Machine::X86_64, rule, &mut cursor, &mut memory),
+            Err(stop) => Some(stop),
+        };
+        if let Some(stop) = stop {
+            walked.stop = stop;
+            break;
+        }
+    }
+    walked
+}

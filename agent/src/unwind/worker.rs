@@ -1,0 +1,302 @@
+//! The thread that makes tables: which process has which code, which file is known, and what is to be
+//! made next.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc::Receiver},
+    time::Instant,
+};
+
+use agent_ebpf::unwind::{Rule, Stop};
+
+use super::{
+    Counters, Job,
+    cache::Cache,
+    image::{Content, Source},
+    tables::{CodeMapping, NO_TABLES, Tables, is_wanted},
+    walk::walk,
+};
+use crate::{
+    kernel::tables::{Tables as Maps, TablesError},
+    process::{
+        file::{self, Version},
+        id::Pid,
+        maps::{Address, Backing, FileId, Mapping, ProcessMap},
+        vdso,
+    },
+};
+
+/// The budget is kept below this much, so that a new table finds room at once.
+const FULL_PERCENT: usize = 85;
+
+/// A file whose code is mapped somewhere.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    exe: u32,
+    version: Option<Version>,
+}
+
+/// What code a mapping shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Origin {
+    File(FileId),
+    Vdso,
+}
+
+/// The thread's state.
+pub(super) struct Worker {
+    tables: Tables,
+    known: HashMap<Origin, Known>,
+    /// Files by what their tables are made of: one table for all that have the same.
+    contents: HashMap<Content, u32>,
+    /// Code that no table can be had for.
+    nothing: u32,
+    cache: Option<Cache>,
+    counters: Arc<Counters>,
+}
+
+// === impl Worker ===
+
+impl Worker {
+    pub(super) fn new(maps: Maps, cache: Option<PathBuf>, counters: Arc<Counters>) -> Self {
+        let mut tables = Tables::new(maps);
+        let nothing = tables.new_exe().unwrap_or(0);
+        tables.set_state(nothing, NO_TABLES);
+        Self {
+            tables,
+            known: HashMap::new(),
+            contents: HashMap::new(),
+            nothing,
+            cache: cache.and_then(Cache::open),
+            counters,
+        }
+    }
+
+    /// The life of the thread: until every sender is gone.
+    pub(super) fn serve(mut self, jobs: &Receiver<Job>) {
+        for job in jobs {
+            let result = match job {
+                Job::Wanted { map, frames, copy } => {
+                    let result = self.adopt(&map);
+                    match copy {
+                        Some((copy, late)) => {
+                            late.tell(Some(self.walk(&map, &copy)));
+                        }
+                        None => self.make_for(&map, &frames),
+                    }
+                    result
+                }
+                Job::Remapped(pid, at) => self.tables.remapped(pid, at, Instant::now()),
+                Job::Unreported(pid) => self.tables.set_unreported(pid),
+                Job::Gone(pid) => {
+                    self.tables.forget(pid, Instant::now());
+                    Ok(())
+                }
+            };
+            if let Err(error) = result {
+                tracing::warn!(%error, "unwind tables: stacks will be less whole");
+            }
+            self.counters.bytes.store(self.tables.usage().0, Relaxed);
+        }
+    }
+
+    /// Tells the kernel side where the process's code is.
+    fn adopt(&mut self, map: &ProcessMap) -> Result<(), TablesError> {
+        if self.tables.is_current(map.pid(), map.read_at()) {
+            return Ok(());
+        }
+        let mut code = Vec::new();
+        for mapping in map.mappings().iter().filter(|mapping| mapping.executable) {
+            let exe = match origin(mapping) {
+                Some(origin) => self.exe(map.pid(), mapping, origin),
+                None => self.nothing,
+            };
+            code.push(CodeMapping {
+                start: mapping.start.0,
+                end: mapping.end.0,
+                bias: mapping.start.0.wrapping_sub(mapping.offset.0),
+                exe,
+            });
+        }
+        self.tables.set_slab(map.pid(), &code, map.read_at(), Instant::now())
+    }
+
+    /// The number of the file a mapping shows. One that was written over is another file.
+    fn exe(&mut self, pid: Pid, mapping: &Mapping, origin: Origin) -> u32 {
+        let version = match origin {
+            Origin::File(_) => file::version_mapped(pid, mapping),
+            Origin::Vdso => None,
+        };
+        if let Some(known) = self.known.get(&origin)
+            && (version.is_none() || known.version.is_none() || known.version == version)
+        {
+            return known.exe;
+        }
+        let exe = self.tables.new_exe().or_else(|| {
+            self.forget_unmapped();
+            self.tables.new_exe()
+        });
+        let Some(exe) = exe else { return self.nothing };
+        self.known.insert(origin, Known { exe, version });
+        exe
+    }
+
+    /// Forgets every file that no process has mapped: on a host that builds software there is no end
+    /// of them.
+    fn forget_unmapped(&mut self) {
+        let tables = &mut self.tables;
+        let now = Instant::now();
+        let mut gone = Vec::new();
+        self.known.retain(|_, known| {
+            let stays = !tables.is_unmapped(known.exe);
+            if !stays {
+                gone.push(known.exe);
+            }
+            stays
+        });
+        gone.sort_unstable();
+        gone.dedup();
+        self.contents.retain(|_, exe| gone.binary_search(exe).is_err());
+        for exe in gone {
+            tables.give_back(exe, now);
+        }
+    }
+
+    /// Makes the tables that a walk by frame pointer came by and did not find.
+    fn make_for(&mut self, map: &ProcessMap, frames: &[u64]) {
+        for &frame in frames {
+            if let Some(mapping) = map.lookup(Address(frame.saturating_sub(1))) {
+                self.made(map.pid(), mapping);
+            }
+        }
+    }
+
+    fn walk(&mut self, map: &ProcessMap, copy: &crate::kernel::StackCopy) -> super::late::Walked {
+        let walked = walk(copy, |address| self.rule(map, address));
+        Counters::add(&self.counters.walked, 1);
+        if walked.stop == Stop::Bottom {
+            Counters::add(&self.counters.walked_whole, 1);
+        }
+        walked
+    }
+
+    /// The rule of an address, by tables that are made now if need be.
+    fn rule(&mut self, map: &ProcessMap, address: u64) -> Result<Rule, Stop> {
+        let Some(mapping) = map.lookup(Address(address)).filter(|mapping| mapping.executable)
+        else {
+            return if map.is_truncated() { Ok(Rule::NONE) } else { Err(Stop::Code) };
+        };
+        match (self.made(map.pid(), mapping), mapping.file_offset(Address(address))) {
+            (Some(exe), Some(position)) => Ok(self.tables.rule(exe, position.0)),
+            _ => Ok(Rule::NONE),
+        }
+    }
+
+    /// The file of a mapping, with its tables made.
+    fn made(&mut self, pid: Pid, mapping: &Mapping) -> Option<u32> {
+        let origin = origin(mapping)?;
+        let exe = match self.known.get(&origin) {
+            Some(known) => known.exe,
+            None => self.exe(pid, mapping, origin),
+        };
+        if is_wanted(self.tables.state(exe)) {
+            self.make(pid, mapping, origin, exe);
+        }
+        Some(exe)
+    }
+
+    fn make(&mut self, pid: Pid, mapping: &Mapping, origin: Origin, exe: u32) {
+        let opened = match (origin, &mapping.backing) {
+            (Origin::File(id), Backing::File { path, .. }) => {
+                file::open_mapped(pid, mapping, id, path).ok()
+            }
+            _ => vdso::image().ok(),
+        };
+        let source = opened.and_then(|file| Source::read(&file).ok());
+        let Some(source) = source else {
+            // A process that is gone took its name with it: whoever maps the file next is asked.
+            Counters::add(&self.counters.files_refused, 1);
+            self.tables.set_state(exe, NO_TABLES);
+            self.known.remove(&origin);
+            return;
+        };
+        if source.is_empty() {
+            Counters::add(&self.counters.files_bare, 1);
+            self.tables.set_state(exe, NO_TABLES);
+            return;
+        }
+        let content = source.content();
+        if let Some(&same) = self.contents.get(&content)
+            && same != exe
+            && !is_wanted(self.tables.state(same))
+        {
+            // The slabs that name this number are told the other's places; new ones get the other.
+            self.tables.alias(exe, same);
+            if let Some(known) = self.known.get_mut(&origin) {
+                known.exe = same;
+            }
+            return;
+        }
+        let cached = self.cache.as_mut().and_then(|cache| cache.get(&content));
+        let table = match cached {
+            Some(table) => Some(table),
+            None => match source.table() {
+                Ok(made) => {
+                    Counters::add(&self.counters.entries_refused, made.summary.refused);
+                    if let (Some(cache), Some(table)) = (&mut self.cache, &made.table) {
+                        cache.put(&content, table);
+                    }
+                    made.table
+                }
+                Err(error) => {
+                    tracing::debug!(%error, ?origin, "no unwind table");
+                    Counters::add(&self.counters.files_refused, 1);
+                    None
+                }
+            },
+        };
+        let Some(table) = table else {
+            self.tables.set_state(exe, NO_TABLES);
+            return;
+        };
+        self.make_room();
+        match self.tables.place(exe, &table, Instant::now()) {
+            Ok(true) => {
+                Counters::add(&self.counters.files, 1);
+                self.contents.insert(content, exe);
+            }
+            Ok(false) => {
+                // Another process that maps the file asks again; by then there may be room.
+                Counters::add(&self.counters.over_budget, 1);
+                self.tables.set_state(exe, NO_TABLES);
+                self.known.remove(&origin);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a table could not be placed");
+                self.tables.set_state(exe, NO_TABLES);
+            }
+        }
+    }
+
+    /// Takes out what was unused for longest while the budget is nearly full.
+    fn make_room(&mut self) {
+        let mut out = 0;
+        while self.tables.usage().1 >= FULL_PERCENT && out < 16 {
+            // What is taken out rests before it is free: more would be taken than is needed.
+            if !self.tables.evict(Instant::now()) {
+                break;
+            }
+            Counters::add(&self.counters.evicted, 1);
+            out += 1;
+        }
+    }
+}
+
+fn origin(mapping: &Mapping) -> Option<Origin> {
+    match mapping.backing {
+        Backing::File { id, .. } => Some(Origin::File(id)),
+        Backing::Vdso => Some(Origin::Vdso),
+        Backing::Anonymous => None,
+    }
+}
