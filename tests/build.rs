@@ -1,10 +1,14 @@
-//! Builds the C workload through the lane header and tells the crate where it is.
+//! Builds the C workload through the lane header and the unwinding fixtures, and tells the crate
+//! where they are.
 
 use std::{
     env,
     path::{Path, PathBuf},
     process::Command,
 };
+
+#[path = "workloads/unwind/build.rs"]
+mod unwind;
 
 const SOURCES: [&str; 5] = ["truth.c", "tools.c", "waits.c", "cpu.c", "life.c"];
 
@@ -15,7 +19,8 @@ fn main() {
     println!("cargo::rerun-if-changed={}", header.display());
     println!("cargo::rerun-if-env-changed=CC");
 
-    let program = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("truth_c");
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    let program = out.join("truth_c");
     let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
     let status = Command::new(&compiler)
         .args(["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-fno-omit-frame-pointer"])
@@ -31,4 +36,5 @@ fn main() {
         Err(error) => panic!("no C compiler `{}`: {error}", compiler.display()),
     }
     println!("cargo::rustc-env=HOTSPAN_TRUTH_C={}", program.display());
+    unwind::build(&out);
 }

@@ -3,13 +3,17 @@
 //! about itself; [`check`] compares the two. [`service`] does the same with `hotspan run`. [`host`] looks at the machine
 //! around them. What goes wrong on purpose: [`proxy`] is the network, [`disk`] the disk, [`random`]
 //! the moment; [`publisher`] works meanwhile and [`books`] says afterwards whether all of it is
-//! accounted for.
+//! accounted for. Stacks: [`unwind`] runs programs whose stacks are known, [`gdb`] and [`perf`] are
+//! second opinions, [`chains`] compares.
 
 pub mod books;
+pub mod chains;
 pub mod check;
 pub mod disk;
 pub mod fixture;
+pub mod gdb;
 pub mod host;
+pub mod perf;
 pub mod proxy;
 pub mod publisher;
 pub mod random;
@@ -17,3 +21,4 @@ pub mod report;
 pub mod scenario;
 pub mod service;
 pub mod truth;
+pub mod unwind;

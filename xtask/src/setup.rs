@@ -27,9 +27,13 @@ const COMPONENTS: [(&str, &str); 3] = [
 ];
 
 /// Programs that tests call: name, what for, Debian package.
-const TEST_TOOLS: [(&str, &str, &str); 6] = [
+const TEST_TOOLS: [(&str, &str, &str); 10] = [
     ("cc", "C workloads and fixtures", "gcc"),
-    ("gdb", "reading lanes from outside", "gdb"),
+    ("c++", "stacks under C++ exceptions", "g++"),
+    ("musl-gcc", "stacks of programs with musl", "musl-tools"),
+    ("nm", "finding functions of fixtures", "binutils"),
+    ("gdb", "reading lanes and stacks from outside", "gdb"),
+    ("perf", "comparing sampled stacks", "linux-perf"),
     ("bpftool", "seeing what is in the kernel", "bpftool"),
     ("faketime", "stepping the clock of one process", "faketime"),
     ("systemd-analyze", "checking the systemd unit", "systemd"),

@@ -1,0 +1,109 @@
+//! Processes that are over after 30 ms, one after the other: whether somebody who has to learn their
+//! mappings first gets to know their stacks.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::AsRawFd,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hotspan_tests::{
+    chains::chain,
+    host,
+    unwind::{Symbols, parse_address, program},
+};
+
+use super::{
+    burns::BURN,
+    watch::{Watch, is_whole},
+};
+
+/// How many are started.
+const PROCESSES: usize = 200;
+/// So that nearly every one of them is sampled.
+const HZ: u64 = 499;
+
+/// What became of the stacks of the processes.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Processes that were sampled in user code of the program.
+    pub sampled: usize,
+    /// Of those, processes with a stack from `_start` to a burning function.
+    pub with_whole: usize,
+    /// Different stacks, all and whole ones.
+    pub stacks: (usize, usize),
+}
+
+/// Starts them one by one; most must be seen.
+pub fn processes(variant: &str) -> Result<()> {
+    if !host::can_record() {
+        return Ok(());
+    }
+    let Some(program) = program(variant) else { return Ok(()) };
+    // Ours is the tree that they are children of.
+    let mut watch = Watch::start(std::process::id(), HZ)?;
+    let mains = run(&mut watch, &program)?;
+    watch.finish()?;
+    let told = tell(&watch, &program, &mains)?;
+    println!("short-lived: {told:?} of {PROCESSES} processes");
+    ensure!(told.sampled >= PROCESSES / 2, "few were seen at all: {told:?}");
+    Ok(())
+}
+
+/// Runs all of them while the agent works. Returns where each had its `main`.
+fn run(watch: &mut Watch, program: &Path) -> Result<BTreeMap<u32, u64>> {
+    let mut mains = BTreeMap::new();
+    for _ in 0..PROCESSES {
+        let mut child = Command::new(program)
+            .arg("short")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("a short process does not start")?;
+        let pipe = child.stdout.as_ref().map(AsRawFd::as_raw_fd);
+        let status = loop {
+            watch.round(pipe)?;
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+        };
+        ensure!(status.success(), "a short process: {status}");
+        let pid = child.id();
+        let said = child.wait_with_output()?.stdout;
+        let said = String::from_utf8_lossy(&said);
+        let Some(address) = said.trim().strip_prefix("main ") else { bail!("it says {said}") };
+        mains.insert(pid, parse_address(address)?);
+    }
+    Ok(mains)
+}
+
+/// Sorts their stacks.
+fn tell(watch: &Watch, program: &Path, mains: &BTreeMap<u32, u64>) -> Result<Told> {
+    let in_file = Symbols::of(program)?;
+    let mut symbols = BTreeMap::new();
+    for (&pid, &main) in mains {
+        let mut moved = in_file.clone();
+        moved.move_main_to(main)?;
+        symbols.insert(pid, moved);
+    }
+    let mut told = Told::default();
+    let mut sampled: BTreeMap<u32, bool> = BTreeMap::new();
+    for stack in watch.all_stacks() {
+        let Some(symbols) = symbols.get(&stack.tgid) else { continue };
+        let is_exact = stack.flags & agent_ebpf::wire::record::STACK_EXACT_TOP != 0;
+        let chain = chain(&stack.frames, is_exact, symbols);
+        // Before and after `main` the loader is at work: another matter.
+        if !chain.last().is_some_and(|name| name.starts_with("burn_")) {
+            continue;
+        }
+        let whole = BURN.problem(&chain).is_none() && is_whole(stack);
+        told.stacks.0 += 1;
+        told.stacks.1 += usize::from(whole);
+        *sampled.entry(stack.tgid).or_default() |= whole;
+    }
+    told.sampled = sampled.len();
+    told.with_whole = sampled.values().filter(|&&whole| whole).count();
+    Ok(told)
+}

@@ -1,0 +1,164 @@
+//! The daemon in this process, watching one fixture: the user stacks of its span, with the addresses
+//! that no report tells.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::RawFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use agent_ebpf::wire::record::{STACK_CUT, STACK_EXACT_TOP};
+use anyhow::{Context as _, Result, ensure};
+use hotspan::{
+    daemon::{Daemon, Outcome, Reported},
+    kernel::{Config, StackDefinition},
+    process::id::Pid,
+};
+use hotspan_tests::{
+    check::conservation_problems,
+    report::{Conservation, Report},
+};
+
+/// For a few waits of 20 ms or a few hundred samples on a loaded host.
+const SOON: Duration = Duration::from_secs(30);
+
+/// One recording at a time: two would only take each other's time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A user stack of the span in one state.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub stack: StackDefinition,
+    /// As reports call it.
+    pub state: &'static str,
+    /// Times it was seen.
+    pub count: u64,
+}
+
+/// A recording at work.
+pub struct Watch {
+    daemon: Daemon,
+    pid: u32,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// Whether the walk found the bottom of the stack, and not merely an end.
+// `stack.stop == Stop::Bottom`, once definitions say how the walk ended.
+pub fn is_whole(_stack: &StackDefinition) -> bool {
+    true
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// On a CPU.
+    pub fn is_running(&self) -> bool {
+        self.state == "running"
+    }
+
+    /// Waiting because the program said so: not for a CPU, nor for a debugger.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, "sleep" | "child")
+    }
+
+    /// The first address is an instruction that ran.
+    pub fn is_exact(&self) -> bool {
+        self.stack.flags & STACK_EXACT_TOP != 0
+    }
+
+    /// It was deeper than what is kept.
+    pub fn is_cut(&self) -> bool {
+        self.stack.flags & STACK_CUT != 0
+    }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Attaches to the host and reports one process and its children.
+    pub fn start(pid: u32, hz: u64) -> Result<Self> {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = Config { hz, ..Config::default() };
+        let daemon = Daemon::start(&config, &Reported::Tree(vec![Pid(pid)]))?;
+        Ok(Self { daemon, pid, _alone: alone })
+    }
+
+    /// One round, when the kernel side calls or it is time, or when the other end of a pipe is closed.
+    pub fn round(&mut self, pipe: Option<RawFd>) -> Result<()> {
+        let calls = self.daemon.wake_fds().into_iter().map(|fd| (fd, libc::POLLIN));
+        let mut fds: Vec<_> = calls
+            .chain(pipe.map(|fd| (fd, 0)))
+            .map(|(fd, events)| libc::pollfd { fd, events, revents: 0 })
+            .collect();
+        let period = i32::try_from(self.daemon.period().as_millis())?;
+        // SAFETY: `fds` is a live array of that length.
+        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, period) };
+        self.daemon.round().context("a round of the agent failed")
+    }
+
+    /// Rounds until what was seen is enough; fails when it takes too long.
+    pub fn until(&mut self, what: &str, mut enough: impl FnMut(&[Seen]) -> bool) -> Result<()> {
+        let deadline = Instant::now() + SOON;
+        loop {
+            self.round(None)?;
+            let seen = self.seen();
+            if enough(&seen) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "no {what} within {SOON:?}: {seen:x?}");
+        }
+    }
+
+    /// The stacks of the process's spans so far, the most frequent first.
+    pub fn seen(&self) -> Vec<Seen> {
+        let linker = &self.daemon.linker;
+        let spans = linker.spans.iter().filter(|(_, span)| span.key.pid.0 == self.pid);
+        let mut counts: BTreeMap<(u64, &'static str), u64> = BTreeMap::new();
+        for (key, tally) in spans.flat_map(|(_, span)| &span.stacks) {
+            *counts.entry((key.user, key.state.key())).or_default() += tally.count;
+        }
+        let mut seen: Vec<_> = counts
+            .into_iter()
+            .filter_map(|((hash, state), count)| {
+                let (stack, _) = linker.stacks.get(&hash)?;
+                Some(Seen { stack: stack.clone(), state, count })
+            })
+            .collect();
+        seen.sort_by_key(|seen| std::cmp::Reverse(seen.count));
+        seen
+    }
+
+    /// Every user stack of any process of the tree, in a span or not.
+    pub fn all_stacks(&self) -> impl Iterator<Item = &StackDefinition> {
+        self.daemon.linker.stacks.values().map(|(stack, _)| stack).filter(|stack| stack.tgid != 0)
+    }
+
+    /// Ends it. Nothing may be unaccounted for.
+    pub fn finish(&mut self) -> Result<Vec<Seen>> {
+        let outcome = self.daemon.finish().context("reading what is left")?;
+        let problems = conservation_problems(&books(&outcome));
+        ensure!(problems.is_empty(), "{problems:?}");
+        Ok(self.seen())
+    }
+}
+
+/// The books as a report has them.
+fn books(outcome: &Outcome) -> Report {
+    let conservation = outcome.conservation.iter().map(|(kind, kept)| {
+        let kept = Conservation {
+            captured: kept.captured,
+            delivered: kept.delivered,
+            in_flight: kept.in_flight,
+            spooled: kept.spooled,
+            lost: kept.lost.clone(),
+        };
+        ((*kind).to_owned(), kept)
+    });
+    Report {
+        spans: Vec::new(),
+        threads: Vec::new(),
+        loss: outcome.loss.clone(),
+        conservation: conservation.collect(),
+    }
+}
