@@ -191,11 +191,17 @@ fn of_function(
 }
 
 #[cfg(test)]
+mod build;
+#[cfg(test)]
 mod gimli_tests;
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod images;
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod readelf_tests;
 #[cfg(test)]
 #[path = "cfi_tests.rs"]
 mod tests;

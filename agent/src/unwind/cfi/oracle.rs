@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
+    hash::{DefaultHasher, Hash, Hasher as _},
     ops::Range,
 };
 
@@ -136,7 +136,7 @@ fn compare_with<'a, S: UnwindSection<Bytes<'a>>>(
     result
 }
 
-fn hash(of: impl std::hash::Hash) -> u64 {
+fn hash(of: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     of.hash(&mut hasher);
     hasher.finish()
