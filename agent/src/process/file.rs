@@ -112,11 +112,24 @@ fn open_map_file(pid: Pid, mapping: &Mapping, id: FileId, path: &Path) -> Result
 
 /// `path` as a process with this root sees it.
 fn open_below(root: &Path, path: &Path, id: FileId) -> Result<File, FileError> {
-    let root = OpenOptions::new()
+    open_in(&open_root(root)?, path, |meta| is_same(meta, id))
+}
+
+/// A directory to open files below, `/proc/PID/root` for one; it outlives the process.
+pub fn open_root(path: &Path) -> Result<File, FileError> {
+    OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-        .open(root)
-        .map_err(FileError::Open)?;
+        .open(path)
+        .map_err(FileError::Open)
+}
+
+/// `path` as a process whose root is `root` sees it, if it is a regular file and `accept`ed.
+pub fn open_in(
+    root: &File,
+    path: &Path,
+    accept: impl Fn(&Metadata) -> bool,
+) -> Result<File, FileError> {
     let path = CString::new(path.as_os_str().as_bytes())
         .map_err(|_| FileError::Open(io::ErrorKind::InvalidInput.into()))?;
     // SAFETY:
@@ -144,7 +157,7 @@ fn open_below(root: &Path, path: &Path, id: FileId) -> Result<File, FileError> {
     // SAFETY:
     // - the kernel just returned this descriptor to us, nobody else owns it.
     let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    readable(&file, |meta| is_same(meta, id))
+    readable(&file, accept)
 }
 
 /// A regular file of this host, owned by root and writable by no one else: nobody unprivileged can
@@ -156,6 +169,16 @@ pub fn is_trusted(path: &Path) -> bool {
             && meta.mode() & 0o022 == 0
             && meta.len() <= MAX_FILE_BYTES
     })
+}
+
+/// A directory that nobody unprivileged can change, and neither any above it.
+pub fn is_trusted_directory(path: &Path) -> bool {
+    path.is_absolute()
+        && path.ancestors().all(|directory| {
+            directory
+                .symlink_metadata()
+                .is_ok_and(|meta| meta.is_dir() && meta.uid() == 0 && meta.mode() & 0o022 == 0)
+        })
 }
 
 /// Turns an `O_PATH` descriptor into a readable one, if it is a regular file and `accept`ed.

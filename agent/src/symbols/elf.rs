@@ -5,18 +5,19 @@
 //! file's author chose are taken out of our copy (`.gnu_debuglink` and its relatives). A file whose
 //! section names cannot be read in full is refused for that reason.
 
-use std::{fs::File, os::unix::fs::FileExt as _, path::PathBuf};
+use std::{ffi::OsString, fs::File, os::unix::ffi::OsStringExt as _, os::unix::fs::FileExt as _};
 
+use super::{expand::expand, gopclntab::GoTable};
 use crate::process::{
-    elf::{self, ElfError, Header, Segment},
+    elf::{self, ElfError, Header, Section, Segment},
     maps::FileOffset,
 };
 
 /// Section names that refer to other files.
 const REFERENCES: [&[u8]; 4] =
     [b".gnu_debuglink", b".gnu_debugaltlink", b".debug_sup", b".note.gnu.debuglink"];
-/// Where distributions install separate debug files.
-const DEBUG_DIRECTORY: &str = "/usr/lib/debug/.build-id";
+/// A name and what follows it; longer sections are no links.
+const MAX_LINK: u64 = 512;
 
 /// An address as the file itself numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,15 +27,29 @@ pub(super) struct ImageAddress(pub(super) u64);
 #[derive(Debug)]
 pub(super) struct Elf {
     code: Vec<Segment>,
-    build_id: Option<Vec<u8>>,
+    pub(super) build_id: Option<Vec<u8>>,
+    pub(super) link: Option<DebugLink>,
+    /// What a Go program says of itself.
+    pub(super) go: Option<GoTable>,
+}
+
+/// What `.gnu_debuglink` says about the file that holds the debug information.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DebugLink {
+    /// A name in a directory, never a path.
+    pub(super) name: OsString,
+    /// CRC-32 of all of that file.
+    pub(super) crc: u32,
 }
 
 impl Elf {
-    /// Reads `copy`, which must be ours alone, and takes references to other files out of it.
-    pub(super) fn disarm(copy: &File) -> Result<Self, ElfError> {
+    /// Reads `copy`, which must be ours alone, takes references to other files out of it, and
+    /// unpacks its compressed sections if they come to no more than `room` bytes.
+    pub(super) fn disarm(copy: &File, room: u64) -> Result<Self, ElfError> {
         let header = Header::read(copy)?;
         let segments = header.segments(copy)?;
         let sections = header.sections(copy)?;
+        let link = sections.named(b".gnu_debuglink").and_then(|section| debug_link(copy, section));
         let empty = sections.names.iter().position(|&byte| byte == 0);
         for section in &sections.all {
             if REFERENCES.contains(&section.name.as_slice()) {
@@ -45,8 +60,10 @@ impl Elf {
             }
         }
         let build_id = elf::build_id(copy, &segments, &sections);
+        let go = GoTable::of(copy, &sections);
+        expand(copy, &sections, room)?;
         let code = segments.into_iter().filter(|segment| segment.code().is_some()).collect();
-        Ok(Self { code, build_id })
+        Ok(Self { code, build_id, link, go })
     }
 
     /// Which address the code at `offset` has.
@@ -56,13 +73,20 @@ impl Elf {
             code.address.checked_add(inside).map(ImageAddress)
         })
     }
+}
 
-    /// Where this host would keep a separate debug file of it.
-    pub(super) fn debug_path(&self) -> Option<PathBuf> {
-        let (first, rest) = self.build_id.as_ref()?.split_first()?;
-        let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(PathBuf::from(format!("{DEBUG_DIRECTORY}/{first:02x}/{rest}.debug")))
-    }
+/// A file name, its NUL, padding to a word, and the checksum.
+fn debug_link(file: &File, section: &Section) -> Option<DebugLink> {
+    let bytes = usize::try_from(section.bytes.min(MAX_LINK)).ok()?;
+    let content = elf::read(file, section.offset, bytes).ok()?;
+    let end = content.iter().position(|&byte| byte == 0)?;
+    let name = content.get(..end)?;
+    let crc = content.get((end + 1).next_multiple_of(4)..)?.first_chunk()?;
+    let is_plain = !name.is_empty() && name != b"." && name != b".." && !name.contains(&b'/');
+    is_plain.then(|| DebugLink {
+        name: OsString::from_vec(name.to_vec()),
+        crc: u32::from_le_bytes(*crc),
+    })
 }
 
 #[cfg(test)]

@@ -8,14 +8,27 @@ use super::*;
 use crate::{process::file, symbols::fixture::Directory};
 
 #[test]
-fn a_build_id_names_the_debug_file() {
-    let directory = Directory::new("buildid");
-    let id = "00112233445566778899aabbccddeeff00112233";
-    let program = directory.compile("fixture", "", &[&format!("-Wl,--build-id=0x{id}")]);
-    let copy = file::copy(&fs::File::open(program).unwrap()).unwrap();
-    let elf = Elf::disarm(&copy).unwrap();
-    let expected = format!("/usr/lib/debug/.build-id/{}/{}.debug", &id[..2], &id[2..]);
-    assert_eq!(elf.debug_path(), Some(PathBuf::from(expected)));
+fn a_debug_link_is_a_plain_name_and_a_checksum() {
+    let directory = Directory::new("link");
+    let program = directory.compile("fixture", "", &["-g0"]);
+    let link = |name: &[u8], after: &[u8]| {
+        let linked = directory.path("linked");
+        fs::copy(&program, &linked).unwrap();
+        let mut content = name.to_vec();
+        content.resize((name.len() + 1).next_multiple_of(4), 0);
+        content.extend(after);
+        directory.add_section(&linked, ".gnu_debuglink", &content);
+        let copy = file::copy(&fs::File::open(linked).unwrap()).unwrap();
+        Elf::disarm(&copy, 0).unwrap().link
+    };
+    let crc = 0x0403_0201;
+    let expected = |name: &str| Some(DebugLink { name: name.into(), crc });
+    assert_eq!(link(b"a.debug", &[1, 2, 3, 4]), expected("a.debug"));
+    assert_eq!(link(b"abc", &[1, 2, 3, 4]), expected("abc"));
+    for hostile in [&b""[..], b".", b"..", b"/etc/passwd", b"../x", b"a/b", &[b'x'; 600]] {
+        assert_eq!(link(hostile, &[1, 2, 3, 4]), None, "{hostile:?}");
+    }
+    assert_eq!(link(b"abc", &[1, 2, 3]), None);
 }
 
 #[test]
@@ -25,13 +38,13 @@ fn references_to_other_files_are_taken_out_of_the_copy_only() {
     directory.add_section(&program, ".gnu_debuglink", b"xyz\0\0\0\0\0");
     let original = fs::read(&program).unwrap();
     let copy = file::copy(&fs::File::open(&program).unwrap()).unwrap();
-    Elf::disarm(&copy).unwrap();
+    Elf::disarm(&copy, 0).unwrap();
     let disarmed = fs::read(file::own_path(&copy)).unwrap();
     let differ = original.iter().zip(&disarmed).filter(|(a, b)| a != b).count();
     assert!((1..=4).contains(&differ), "one section name changed, not {differ} bytes");
     assert_eq!(fs::read(&program).unwrap(), original);
     // Nothing is left to take out.
-    Elf::disarm(&copy).unwrap();
+    Elf::disarm(&copy, 0).unwrap();
     assert_eq!(fs::read(file::own_path(&copy)).unwrap(), disarmed);
 }
 
@@ -44,7 +57,7 @@ fn a_file_cut_anywhere_is_no_panic() {
     for at in (0..bytes).rev().step_by(97) {
         copy.set_len(at).unwrap();
         // The section table is last: without it the file is refused.
-        assert!(Elf::disarm(&copy).is_err(), "cut at {at} of {bytes}");
+        assert!(Elf::disarm(&copy, 0).is_err(), "cut at {at} of {bytes}");
     }
 }
 
@@ -58,9 +71,9 @@ proptest! {
         let path = directory.path("file");
         fs::File::create(&path).unwrap().write_all(&bytes).unwrap();
         let copy = file::copy(&fs::File::open(&path).unwrap()).unwrap();
-        if let Ok(elf) = Elf::disarm(&copy) {
+        if let Ok(elf) = Elf::disarm(&copy, 0) {
             elf.address(FileOffset(u64::MAX));
-            elf.debug_path();
+            assert!(elf.link.is_none());
         }
     }
 }

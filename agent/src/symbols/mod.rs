@@ -7,6 +7,7 @@
 
 use std::{
     io,
+    os::unix::ffi::OsStrExt as _,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -19,17 +20,27 @@ use std::{
 use crate::{
     process::{
         id::Pid,
-        maps::{Address, Backing, ProcessMap},
+        maps::{Address, Backing, FileId, ProcessMap},
     },
     profile::document::FrameDocument,
 };
 use module::{Bounds, Modules, fallback, unnamed};
 
+mod code_map;
+mod debug;
 mod elf;
+mod expand;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod gopclntab;
+mod image;
+mod jit;
+mod jitdump;
+mod kernel;
 mod module;
 mod names;
+mod perf_map;
+mod vdso;
 
 /// Batches waiting. A caller waits for its own, so this is more than there are callers.
 const QUEUE: usize = 64;
@@ -80,6 +91,8 @@ pub struct Counters {
     pub files_refused: AtomicU64,
     /// Files whose tables were dropped to stay within memory.
     pub files_evicted: AtomicU64,
+    /// Processes with more names of just-in-time code than are kept.
+    pub jits_cut: AtomicU64,
 }
 
 enum Job {
@@ -116,8 +129,15 @@ impl Counters {
 
     /// Every counter that is not zero, by the key it has in reports.
     pub fn losses(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let Self { unresolved, late, unanswered, files_absent, files_refused, files_evicted } =
-            self;
+        let Self {
+            unresolved,
+            late,
+            unanswered,
+            files_absent,
+            files_refused,
+            files_evicted,
+            jits_cut,
+        } = self;
         [
             ("symbols_unresolved", unresolved),
             ("symbols_late", late),
@@ -125,6 +145,7 @@ impl Counters {
             ("symbol_files_absent", files_absent),
             ("symbol_files_refused", files_refused),
             ("symbol_files_evicted", files_evicted),
+            ("symbol_jits_cut", jits_cut),
         ]
         .into_iter()
         .map(|(key, counter)| (key, counter.load(Relaxed)))
@@ -177,7 +198,7 @@ impl Symbols {
             requests
                 .iter()
                 .map(|request| {
-                    request.frames.iter().map(|&frame| request.placeholder(frame)).collect()
+                    request.frames.iter().map(|&frame| request.placeholder(frame, None)).collect()
                 })
                 .collect()
         })
@@ -218,15 +239,27 @@ impl Request {
     ) -> Vec<FrameDocument> {
         let mut frames = Vec::with_capacity(self.frames.len());
         for &frame in &self.frames {
-            if Instant::now() >= deadline {
+            let is_late = Instant::now() >= deadline;
+            if is_late {
                 Counters::add(&counters.late);
             } else if self.name(frame, modules, &mut frames) {
                 continue;
             }
             Counters::add(&counters.unresolved);
-            frames.push(self.placeholder(frame));
+            // Late because reading is slow: then nothing more is read.
+            let id = self.file(frame).filter(|_| !is_late);
+            frames.push(self.placeholder(frame, id.and_then(|id| modules.id(id))));
         }
         frames
+    }
+
+    /// The file behind an address.
+    fn file(&self, frame: FrameAddress) -> Option<FileId> {
+        let map = self.map.as_ref().filter(|_| self.space == Space::User)?;
+        match map.lookup(frame.for_lookup())?.backing {
+            Backing::File { id, .. } => Some(id),
+            Backing::Vdso | Backing::Anonymous => None,
+        }
     }
 
     /// Adds the frames at this address; false if there is no name for it.
@@ -240,32 +273,43 @@ impl Request {
         if self.space == Space::Kernel {
             return modules.kernel(address).map(|found| frames.extend(found)).is_some();
         }
-        let Some(mapping) = self.map.as_ref().and_then(|map| map.lookup(address)) else {
-            return false;
-        };
-        match &mapping.backing {
-            Backing::File { id, path, .. } => mapping
-                .file_offset(address)
-                .and_then(|offset| modules.user(self.pid, mapping, (*id, path), offset))
-                .map(|found| frames.extend(found.iter().cloned()))
-                .is_some(),
-            Backing::Vdso => {
-                frames.push(unnamed("[vdso]".into(), "native"));
+        let Some(map) = &self.map else { return false };
+        let mapping = map.lookup(address);
+        match mapping.map(|mapping| (mapping, &mapping.backing)) {
+            Some((mapping, Backing::File { id, path, .. })) => {
+                // Runtimes that map the code they make twice give it a nameless file.
+                if path.as_os_str().as_bytes().starts_with(b"/memfd:")
+                    && let Some(found) = modules.jit(map, address)
+                {
+                    frames.push(found);
+                    return true;
+                }
+                mapping
+                    .file_offset(address)
+                    .and_then(|offset| modules.user(self.pid, mapping, (*id, path), offset))
+                    .map(|found| frames.extend(found.iter().cloned()))
+                    .is_some()
+            }
+            Some((mapping, Backing::Vdso)) => {
+                frames.push(modules.vdso(mapping, address));
                 true
             }
-            Backing::Anonymous => false,
+            // Code may be younger than the map.
+            Some((_, Backing::Anonymous)) | None => {
+                modules.jit(map, address).map(|found| frames.push(found)).is_some()
+            }
         }
     }
 
     /// The frame of an address that has no name.
-    fn placeholder(&self, frame: FrameAddress) -> FrameDocument {
+    fn placeholder(&self, frame: FrameAddress, id: Option<&str>) -> FrameDocument {
         let address = frame.for_lookup();
         if self.space == Space::Kernel {
             return unnamed(format!("[kernel {:#x}]", address.0), "kernel");
         }
         let mapping = self.map.as_ref().and_then(|map| map.lookup(address));
         match mapping.map(|mapping| (&mapping.backing, mapping.file_offset(address))) {
-            Some((Backing::File { path, .. }, Some(offset))) => fallback(path, offset),
+            Some((Backing::File { path, .. }, Some(offset))) => fallback(path, offset, id),
             _ => unnamed(format!("[unresolved {:#x}]", address.0), "native"),
         }
     }

@@ -9,25 +9,30 @@
 //! for longest go, with all blazesym holds for them.
 
 use std::{
+    cell::OnceCell,
     collections::{HashMap, HashSet},
     fs::File,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 
 use super::{
     Counters,
-    elf::Elf,
-    names::{Answer, Names, tame},
+    image::{Broken, Image},
+    jit::Jits,
+    kernel::KernelNames,
+    names::{Names, tame},
+    vdso,
 };
 use crate::{
     process::{
+        elf::{Header, build_id},
         file::{self, Version},
         id::Pid,
         maps::{Address, Backing, FileId, FileOffset, Mapping, ProcessMap},
     },
-    profile::document::FrameDocument,
+    profile::{assemble::hex, document::FrameDocument},
 };
 
 /// Upper bounds of what is kept, and of how long it may take.
@@ -60,9 +65,14 @@ impl Default for Bounds {
     }
 }
 
+/// Bytes shown of a build id: enough to find the file by.
+const SHOWN_ID: usize = 8;
+
 /// One file.
 struct Module {
     file: File,
+    /// The beginning of its build id, once it was asked for.
+    id: OnceCell<Option<String>>,
     version: Version,
     content: Content,
     last_use: u64,
@@ -71,20 +81,8 @@ struct Module {
 
 enum Content {
     Unread,
-    Ready(Image),
+    Ready(Box<Image>),
     Refused,
-}
-
-/// A file that is being read.
-struct Image {
-    elf: Elf,
-    /// Keeps `path` alive.
-    _copy: File,
-    path: PathBuf,
-    /// Its separate debug file, installed on this host.
-    debug: Option<PathBuf>,
-    bytes: u64,
-    names: HashMap<FileOffset, Arc<[FrameDocument]>>,
 }
 
 /// All of them, with the parser that reads them.
@@ -94,6 +92,10 @@ pub(super) struct Modules {
     /// Files that could not be opened in this batch.
     absent: HashSet<FileId>,
     names: Names,
+    kernel: KernelNames,
+    /// Ours, which is that of every 64-bit process.
+    vdso: Option<Image>,
+    jits: Jits,
     counters: Arc<Counters>,
     clock: u64,
     batch: u64,
@@ -108,6 +110,9 @@ impl Modules {
             known: HashMap::new(),
             absent: HashSet::new(),
             names: Names::new(),
+            kernel: KernelNames::new(),
+            vdso: vdso::read(),
+            jits: Jits::new(Arc::clone(&counters)),
             counters,
             clock: 0,
             batch: 0,
@@ -118,6 +123,7 @@ impl Modules {
     pub(super) fn begin_batch(&mut self) {
         self.batch += 1;
         self.absent.clear();
+        self.jits.begin_batch();
     }
 
     /// How long a batch may take.
@@ -127,10 +133,36 @@ impl Modules {
 
     /// The kernel function at `address`.
     pub(super) fn kernel(&mut self, address: Address) -> Option<Vec<FrameDocument>> {
-        match self.names.kernel(address) {
-            Answer::Frames(frames) => Some(frames),
-            Answer::Unknown | Answer::Broken => None,
+        self.kernel.at(address)
+    }
+
+    /// The code that a process of its own made at `address`.
+    pub(super) fn jit(&mut self, map: &ProcessMap, address: Address) -> Option<FrameDocument> {
+        self.jits.at(map, address)
+    }
+
+    /// The function of the vDSO, mapped as `mapping`, at `address`.
+    pub(super) fn vdso(&mut self, mapping: &Mapping, address: Address) -> FrameDocument {
+        let offset = FileOffset(address.0.saturating_sub(mapping.start.0));
+        let bytes = mapping.end.0 - mapping.start.0;
+        // That of a 32-bit process is another.
+        let image = self.vdso.as_mut().filter(|image| image.bytes == bytes);
+        let found = image.map_or(Ok(None), |image| image.frames(&mut self.names, offset));
+        if found.is_err() {
+            self.vdso = None;
         }
+        match found.ok().flatten().as_deref() {
+            // On x86-64 each function has a second name without this, and blazesym picks either.
+            Some([.., function]) if function.name.starts_with("__") => function.clone(),
+            Some([.., function]) => unnamed(format!("__vdso_{}", function.name), "native"),
+            _ => unnamed(format!("[vdso]+{:#x}", offset.0), "native"),
+        }
+    }
+
+    /// The beginning of the build id of a file that is open.
+    pub(super) fn id(&self, id: FileId) -> Option<&str> {
+        let module = self.known.get(&id)?;
+        module.id.get_or_init(|| shown_id(&module.file)).as_deref()
     }
 
     /// Opens the files of every code mapping while their process lives.
@@ -140,6 +172,7 @@ impl Modules {
                 self.open(map.pid(), mapping, *id, path);
             }
         }
+        self.jits.note(map);
     }
 
     /// The functions at `offset` of the file behind `mapping`, innermost first.
@@ -153,36 +186,22 @@ impl Modules {
         if !self.open(pid, mapping, id, path) {
             return None;
         }
-        self.read(id);
+        self.read(id, path);
         let module = self.known.get_mut(&id)?;
         let Content::Ready(image) = &mut module.content else {
             return None;
         };
-        if let Some(frames) = image.names.get(&offset) {
-            return (!frames.is_empty()).then(|| Arc::clone(frames));
-        }
-        let address = image.elf.address(offset)?;
-        let paths = image.debug.iter().chain([&image.path]);
-        let mut answer = Answer::Unknown;
-        for path in paths {
-            answer = self.names.image(path, address);
-            if answer != Answer::Unknown {
-                break;
+        match image.frames(&mut self.names, offset) {
+            Ok(frames) => {
+                self.keep_bounds(id);
+                frames
             }
-        }
-        let frames: Arc<[FrameDocument]> = match answer {
-            Answer::Frames(frames) => frames.into(),
-            // Remembered as well: no frames.
-            Answer::Unknown => [].into(),
-            Answer::Broken => {
+            Err(Broken) => {
                 module.content = Content::Refused;
                 Counters::add(&self.counters.files_refused);
-                return None;
+                None
             }
-        };
-        image.names.insert(offset, Arc::clone(&frames));
-        self.keep_bounds(id);
-        (!frames.is_empty()).then_some(frames)
+        }
     }
 
     /// Makes sure that the file is open and is the version that was read; false if there is none.
@@ -213,21 +232,22 @@ impl Modules {
             return false;
         };
         let (content, last_use, checked_in) = (Content::Unread, clock, batch);
-        self.known.insert(id, Module { file, version, content, last_use, checked_in });
+        let module = Module { file, id: OnceCell::new(), version, content, last_use, checked_in };
+        self.known.insert(id, module);
         self.keep_bounds(id);
         true
     }
 
     /// Copies and parses the file, once.
-    fn read(&mut self, id: FileId) {
+    fn read(&mut self, id: FileId, path: &Path) {
         let Some(module) = self.known.get_mut(&id) else {
             return;
         };
         if !matches!(module.content, Content::Unread) {
             return;
         }
-        module.content = match Image::read(&module.file) {
-            Some(image) => Content::Ready(image),
+        module.content = match Image::read(&module.file, path) {
+            Some(image) => Content::Ready(Box::new(image)),
             None => {
                 Counters::add(&self.counters.files_refused);
                 Content::Refused
@@ -286,10 +306,7 @@ impl Modules {
         };
         let Some(image) = module.image() else { return };
         // Before the descriptor closes and its number, hence the path, is used again.
-        self.names.evict(&image.path);
-        if let Some(debug) = &image.debug {
-            self.names.evict(debug);
-        }
+        image.evict(&mut self.names);
         module.content = Content::Unread;
     }
 }
@@ -305,23 +322,19 @@ impl Module {
     }
 }
 
-// === impl Image ===
-
-impl Image {
-    fn read(file: &File) -> Option<Self> {
-        let copy = file::copy(file).ok()?;
-        let elf = Elf::disarm(&copy).ok()?;
-        let path = file::own_path(&copy);
-        let debug = elf.debug_path().filter(|path| file::is_trusted(path));
-        let bytes = copy.metadata().ok()?.len();
-        Some(Self { elf, _copy: copy, path, debug, bytes, names: HashMap::new() })
-    }
+fn shown_id(file: &File) -> Option<String> {
+    let header = Header::read(file).ok()?;
+    let segments = header.segments(file).ok()?;
+    // A stripped file may have no sections, or none that can be read.
+    let id = build_id(file, &segments, &header.sections(file).unwrap_or_default())?;
+    id.get(..SHOWN_ID.min(id.len())).map(hex)
 }
 
-/// The frame of an address without a name: the file and the position in it.
-pub(super) fn fallback(path: &Path, offset: FileOffset) -> FrameDocument {
+/// The frame of an address without a name: the file, the position in it, and which build it is.
+pub(super) fn fallback(path: &Path, offset: FileOffset, id: Option<&str>) -> FrameDocument {
     let module = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    unnamed(format!("{}+{:#x}", tame(&module), offset.0), "native")
+    let id = id.map(|id| format!(" [{id}]")).unwrap_or_default();
+    unnamed(format!("{}+{:#x}{id}", tame(&module), offset.0), "native")
 }
 
 /// A frame that has nothing but a name.

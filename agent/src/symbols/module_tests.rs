@@ -1,6 +1,6 @@
 //! Tests of the bounds, and of files made to break parsers.
 
-use std::{fs, os::unix::fs::FileExt as _, sync::atomic::Ordering::Relaxed};
+use std::{fs, os::unix::fs::FileExt as _, path::PathBuf, sync::atomic::Ordering::Relaxed};
 
 use super::*;
 use crate::{process::maps::Address, symbols::fixture::*};

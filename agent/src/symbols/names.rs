@@ -5,24 +5,17 @@ use std::{
     path::Path,
 };
 
-use blazesym::{
-    MaybeDefault,
-    symbolize::{
-        CodeInfo, Input, Sym, Symbolized, Symbolizer,
-        evict::{self, Evict},
-        source::{Elf, Kernel, Source},
-    },
+use blazesym::symbolize::{
+    CodeInfo, Input, Sym, Symbolized, Symbolizer,
+    evict::{self, Evict},
+    source::{Elf, Source},
 };
 
 use super::elf::ImageAddress;
-use crate::{process::maps::Address, profile::document::FrameDocument};
+use crate::profile::document::FrameDocument;
 
-/// Kernel code is in the upper half; what kallsyms lists below are per-CPU offsets.
-const KERNEL_START: u64 = 1 << 63;
-/// kallsyms has no sizes: an address further from the nearest symbol lies in nothing it lists.
-const MAX_KERNEL_FUNCTION: usize = 1 << 20;
 /// Characters kept of a name or path. C++ templates run to many thousands.
-const MAX_TEXT: usize = 1024;
+pub(super) const MAX_TEXT: usize = 1024;
 
 /// What an address turned out to be.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,35 +28,14 @@ pub(super) enum Answer {
     Broken,
 }
 
-/// Names by address, from the kernel's list and from ELF files.
+/// Names by address, from ELF files, or from the kernel's list.
 pub(super) struct Names {
     symbolizer: Symbolizer,
-    kernel: Source<'static>,
 }
 
 impl Names {
     pub(super) fn new() -> Self {
-        // vmlinux is searched all over the file system and costs hundreds of MB: kallsyms names
-        // every function.
-        let kernel = Kernel {
-            vmlinux: MaybeDefault::None,
-            kallsyms: MaybeDefault::Default,
-            debug_syms: false,
-            ..Kernel::default()
-        };
-        Self { symbolizer: symbolizer(), kernel: Source::Kernel(kernel) }
-    }
-
-    /// The kernel function at `address`.
-    pub(super) fn kernel(&mut self, address: Address) -> Answer {
-        if address.0 < KERNEL_START {
-            return Answer::Unknown;
-        }
-        let convert = |sym: &Sym<'_>| {
-            (sym.offset < MAX_KERNEL_FUNCTION).then(|| vec![frame(&sym.name, None, "kernel")])
-        };
-        let source = self.kernel.clone();
-        self.ask(&source, Input::AbsAddr(address.0), convert)
+        Self { symbolizer: symbolizer() }
     }
 
     /// The functions at `address` of the ELF file at `path`, a path nobody else can change.
@@ -98,7 +70,8 @@ impl Names {
         let _ = self.symbolizer.evict(&Evict::Elf(evict::Elf::new(path)));
     }
 
-    fn ask(
+    /// What `convert` makes of the symbol there.
+    pub(super) fn ask(
         &mut self,
         source: &Source<'_>,
         input: Input<u64>,
@@ -152,7 +125,7 @@ fn is_longer_form(symbol: &str, short: &str) -> bool {
         })
 }
 
-fn frame(name: &str, code: Option<&CodeInfo<'_>>, kind: &'static str) -> FrameDocument {
+pub(super) fn frame(name: &str, code: Option<&CodeInfo<'_>>, kind: &'static str) -> FrameDocument {
     FrameDocument {
         name: tame(name),
         file: code.map(|code| tame(&code.to_path().to_string_lossy())).unwrap_or_default(),
@@ -175,7 +148,10 @@ pub(super) fn tame(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::{id::Pid, maps::ProcessMap};
+    use crate::process::{
+        id::Pid,
+        maps::{Address, ProcessMap},
+    };
 
     #[test]
     fn a_symbol_lends_its_path_to_the_short_name() {

@@ -3,6 +3,7 @@
 use std::{fs, process};
 
 use super::{fixture::*, *};
+use crate::process::elf::Header;
 
 fn own_map() -> Arc<ProcessMap> {
     Arc::new(ProcessMap::read(Pid(process::id())).unwrap())
@@ -62,19 +63,73 @@ fn without_debug_information_names_remain() {
     running.end();
 }
 
-#[test]
-fn without_symbols_the_module_and_offset_remain() {
-    let directory = Directory::new("stripped");
-    let running = Running::start(&directory.compile("fixture", "", &["-s"]));
+/// The name of `plain` in a program without symbols, with `OFFSET` for its offset.
+fn name_without_symbols(program: &std::path::Path) -> String {
+    let running = Running::start(program);
     let map = running.map();
     let mapping = map.lookup(running.plain.for_lookup()).unwrap();
     let offset = mapping.file_offset(running.plain.for_lookup()).unwrap().0;
     let symbols = symbols();
     let found = symbols.resolve(vec![request(&map, &[running.plain, running.plain])]);
-    let expected = format!("fixture+{offset:#x} native :0");
-    assert_eq!(lines(&found[0]), [expected.clone(), expected]);
+    assert_eq!(found[0][0], found[0][1]);
     assert_eq!(symbols.counters().losses().collect::<Vec<_>>(), [("symbols_unresolved", 2)]);
     running.end();
+    lines(&found[0][..1])[0].replace(&format!("{offset:#x}"), "OFFSET")
+}
+
+#[test]
+fn without_symbols_module_offset_and_build_remain() {
+    let directory = Directory::new("stripped");
+    let id = "-Wl,--build-id=0x00112233445566778899aabbccddeeff00112233";
+    let program = directory.compile("fixture", "", &["-s", id]);
+    assert_eq!(name_without_symbols(&program), "fixture+OFFSET [0011223344556677] native :0");
+    // Without a table of sections the notes are still loaded.
+    let mut bytes = fs::read(&program).unwrap();
+    bytes[40..48].fill(0);
+    bytes[60..64].fill(0);
+    fs::write(&program, bytes).unwrap();
+    assert_eq!(name_without_symbols(&program), "fixture+OFFSET [0011223344556677] native :0");
+    let short = directory.compile("short", "", &["-s", "-Wl,--build-id=0x0011223344556677"]);
+    assert_eq!(name_without_symbols(&short), "short+OFFSET [0011223344556677] native :0");
+    let without = directory.compile("without", "", &["-s", "-Wl,--build-id=none"]);
+    assert_eq!(name_without_symbols(&without), "without+OFFSET native :0");
+}
+
+#[test]
+fn compressed_debug_information_is_read() {
+    for kind in ["zlib", "zstd"] {
+        let directory = Directory::new(kind);
+        let program =
+            directory.compile("fixture", "", &[&format!("-Wl,--compress-debug-sections={kind}")]);
+        let file = fs::File::open(&program).unwrap();
+        let sections = Header::read(&file).unwrap().sections(&file).unwrap();
+        assert!(sections.all.iter().any(expand::is_compressed));
+        let running = Running::start(&program);
+        let found = symbols().resolve(vec![request(&running.map(), &[running.in_inner])]);
+        assert_eq!(
+            lines(&found[0]),
+            ["inner inlined fixture.c:4", "outer native fixture.c:10"],
+            "{kind}"
+        );
+        running.end();
+    }
+}
+
+#[test]
+fn functions_of_the_vdso_are_named() {
+    let map = own_map();
+    let vdso = map.mappings().iter().find(|mapping| mapping.backing == Backing::Vdso).unwrap();
+    let frames: Vec<_> = (vdso.start.0..vdso.end.0).step_by(16).map(FrameAddress::Ip).collect();
+    let symbols = symbols();
+    let found = symbols.resolve(vec![request(&map, &frames)]);
+    let names: Vec<_> = found[0].iter().map(|frame| frame.name.as_str()).collect();
+    let expected = if cfg!(target_arch = "x86_64") {
+        "__vdso_clock_gettime"
+    } else {
+        "__kernel_clock_gettime"
+    };
+    assert!(names.contains(&expected), "{names:?}");
+    assert_eq!(symbols.counters().losses().count(), 0);
 }
 
 #[test]
@@ -120,7 +175,8 @@ fn another_file_in_its_place_is_not_used() {
     fs::rename(&program, directory.path("old")).unwrap();
     fs::copy(directory.path("old"), &program).unwrap();
     let found = symbols().resolve(vec![request(&map, &[plain])]);
-    assert!(found[0][0].name.starts_with("fixture+0x"), "{found:?}");
+    let name = &found[0][0].name;
+    assert!(name.starts_with("fixture+0x") && !name.contains('['), "{found:?}");
 }
 
 #[test]
@@ -198,7 +254,7 @@ fn every_address_gets_a_frame() {
     let names: Vec<_> = found[0].iter().map(|frame| frame.name.as_str()).collect();
     let stack = format!("[unresolved {:#x}]", &raw const local as u64);
     let top = "[unresolved 0xffffffffffffffff]";
-    assert_eq!(names, ["[vdso]", &stack, "[unresolved 0x0]", "[unresolved 0x0]", top]);
+    assert_eq!(names, ["[vdso]+0x10", &stack, "[unresolved 0x0]", "[unresolved 0x0]", top]);
     assert_eq!(found[1][0].name, "[unresolved 0x0]");
 }
 

@@ -118,6 +118,7 @@ fn meaning(reason: &str) -> &'static str {
         "symbol_files_absent" => "programs deleted, replaced or out of reach",
         "symbol_files_refused" => "programs too large or not ELF",
         "symbol_files_evicted" => "symbol tables dropped and read again, costs time only",
+        "symbol_jits_cut" => "processes with more just-in-time code than names are kept",
         reason if reason.starts_with("markers_") => "spans cut short: unknown.markers_lost",
         _ => "see `hotspan doctor` and the README",
     }
