@@ -95,3 +95,7 @@ fn unpack(copy: &File, section: &Section, kind: u32, bytes: u64, at: u64) -> io:
     end.flush()?;
     Ok(unpacked)
 }
+
+#[cfg(test)]
+#[path = "expand_tests.rs"]
+mod tests;
