@@ -17,6 +17,8 @@ use crate::{
     unwind::Unwinder,
 };
 
+pub use crate::link::SeenStack;
+
 /// How often lanes are drained.
 const ROUND: Duration = Duration::from_millis(20);
 /// How often rings are, when there is no lane: they call when half full.

@@ -59,6 +59,8 @@ fn parse(text: &str, symbols: &Symbols) -> Chains {
         let names = sample.trim_start().lines().skip(1).filter_map(|line| {
             let name = line.split_whitespace().nth(1)?;
             let name = name.split(['@', '.', '+']).next().unwrap_or(name);
+            // Two names of one function of glibc.
+            let name = name.strip_suffix("_impl").unwrap_or(name);
             Some(if symbols.has(name) { name } else { ELSEWHERE }.to_owned())
         });
         let mut chain: Chain = names.collect();

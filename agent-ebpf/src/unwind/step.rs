@@ -275,10 +275,7 @@ fn by_frame_pointer(
 ) -> Option<Stop> {
     if let Machine::X86_64 = machine {
         // Code that cannot be read says nothing: zero is none of the patterns.
-        let code = match memory.word(cursor.ip) {
-            Some(code) => code,
-            None => 0,
-        };
+        let code = memory.word(cursor.ip).unwrap_or(0);
         if cursor.exact == 0 {
             // mov $15, %rax; syscall, or with %eax.
             if code == 0x0f00_0000_0fc0_c748 || code & 0xff_ffff_ffff_ffff == 0x05_0f00_0000_0fb8 {

@@ -40,7 +40,6 @@ mod kernel;
 mod module;
 mod names;
 mod perf_map;
-mod vdso;
 
 /// Batches waiting. A caller waits for its own, so this is more than there are callers.
 const QUEUE: usize = 64;

@@ -23,7 +23,6 @@ use super::{
     jit::Jits,
     kernel::KernelNames,
     names::{Names, tame},
-    vdso,
 };
 use crate::{
     process::{
@@ -31,6 +30,7 @@ use crate::{
         file::{self, Version},
         id::Pid,
         maps::{Address, Backing, FileId, FileOffset, Mapping, ProcessMap},
+        vdso,
     },
     profile::{assemble::hex, document::FrameDocument},
 };
@@ -111,7 +111,7 @@ impl Modules {
             absent: HashSet::new(),
             names: Names::new(),
             kernel: KernelNames::new(),
-            vdso: vdso::read(),
+            vdso: vdso::image().ok().and_then(Image::of_own),
             jits: Jits::new(Arc::clone(&counters)),
             counters,
             clock: 0,

@@ -106,11 +106,6 @@ impl Source {
         Ok(source)
     }
 
-    /// The vDSO, as it lies in memory.
-    pub fn of_memory(image: &File) -> Result<Self, ImageError> {
-        Self::read(image)
-    }
-
     fn add(
         &mut self,
         file: &File,
@@ -168,33 +163,62 @@ impl Source {
     fn make(&self) -> Result<Made, ImageError> {
         let code: Vec<Range<u64>> = self.code.iter().filter_map(Segment::code).collect();
         let mut made = Made::default();
-        // `.debug_frame` repeats or completes `.eh_frame`: it is asked when that says next to nothing,
-        // as in Go programs and static libraries built without it.
+        let mut all: Vec<(u64, Rule)> = Vec::new();
+        // `.eh_frame` is what runs; `.debug_frame` says what it does not, as in Go programs and in
+        // objects built without it.
         for section in &self.sections {
-            if made.summary.entries >= 8 {
-                break;
-            }
-            let mut builder = Builder::default();
-            let mut place = Place { code: &self.code, at: 0 };
             let described = Section {
                 bytes: &section.bytes,
                 address: section.address,
                 kind: section.kind,
                 machine: self.machine,
             };
-            let mut sink = |address: u64, rule: Rule| {
-                if let Some(position) = place.position(address) {
-                    builder.row(position, rule);
-                }
-            };
-            let summary = cfi::rows(&described, &code, &mut sink);
-            if summary.entries > made.summary.entries {
-                made.summary = summary;
-                made.table = Some(builder.finish().ok_or(ImageError::Rows)?);
+            let mut rows = Vec::new();
+            let summary =
+                cfi::rows(&described, &code, &mut |address, rule| rows.push((address, rule)));
+            made.summary.entries += summary.entries;
+            made.summary.refused += summary.refused;
+            made.summary.rows += summary.rows;
+            made.summary.bad_rows += summary.bad_rows;
+            made.summary.truncated |= summary.truncated;
+            all = if all.is_empty() { rows } else { merge(&all, &rows) };
+        }
+        let mut builder = Builder::default();
+        let mut place = Place { code: &self.code, at: 0 };
+        for (address, rule) in all {
+            if let Some(position) = place.position(address) {
+                builder.row(position, rule);
             }
+        }
+        if made.summary.entries > 0 {
+            made.table = Some(builder.finish().ok_or(ImageError::Rows)?);
         }
         Ok(made)
     }
+}
+
+/// Ascending rows of two tables as one: the second speaks where the first says nothing.
+fn merge(first: &[(u64, Rule)], second: &[(u64, Rule)]) -> Vec<(u64, Rule)> {
+    let mut merged: Vec<(u64, Rule)> = Vec::with_capacity(first.len() + second.len());
+    let (mut a, mut b) = (0, 0);
+    let (mut of_first, mut of_second) = (Rule::NONE, Rule::NONE);
+    while a < first.len() || b < second.len() {
+        let next = |rows: &[(u64, Rule)], at: usize| rows.get(at).map_or(u64::MAX, |row| row.0);
+        let at = next(first, a).min(next(second, b));
+        while a < first.len() && first[a].0 == at {
+            of_first = first[a].1;
+            a += 1;
+        }
+        while b < second.len() && second[b].0 == at {
+            of_second = second[b].1;
+            b += 1;
+        }
+        let rule = if of_first == Rule::NONE { of_second } else { of_first };
+        if merged.last().is_none_or(|&(_, last)| last != rule) {
+            merged.push((at, rule));
+        }
+    }
+    merged
 }
 
 /// From addresses of the image, ascending, to positions in the file.
@@ -238,4 +262,19 @@ fn frame_by_segment(file: &File, segments: &[Segment]) -> Option<(u64, u64, u64)
     })?;
     let inside = address - load.address;
     Some((load.offset.checked_add(inside)?, address, (load.bytes - inside).min(MAX_TABLES)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_table_speaks_where_the_first_is_silent() {
+        let (one, two) = (Rule(1 << 16 | 1), Rule(2 << 16 | 1));
+        let first = [(10, one), (20, Rule::NONE), (40, one)];
+        let second = [(5, two), (15, Rule::NONE), (30, two), (50, Rule::NONE)];
+        let expected = [(5, two), (10, one), (20, Rule::NONE), (30, two), (40, one)];
+        assert_eq!(merge(&first, &second), expected);
+        assert_eq!(merge(&first, &[]), first);
+    }
 }

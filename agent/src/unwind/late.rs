@@ -43,19 +43,13 @@ impl Late {
         self.told.notify_all();
     }
 
-    /// Waits for it until `deadline`, and takes it.
+    /// Waits for it until `deadline`.
     pub fn wait(&self, deadline: Instant) -> Option<Walked> {
         let mut answer = self.walked.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            match std::mem::take(&mut *answer) {
-                Answer::Told(walked) => {
-                    *answer = Answer::Never;
-                    return Some(walked);
-                }
-                Answer::Never => {
-                    *answer = Answer::Never;
-                    return None;
-                }
+            match &*answer {
+                Answer::Told(walked) => return Some(walked.clone()),
+                Answer::Never => return None,
                 Answer::Awaited => {}
             }
             let left = deadline.checked_duration_since(Instant::now())?;

@@ -107,7 +107,9 @@ impl Worker {
             return Ok(());
         }
         let mut code = Vec::new();
-        for mapping in map.mappings().iter().filter(|mapping| mapping.executable) {
+        // The legacy vsyscall page lies in the kernel's half, where nothing is compared.
+        let user = |mapping: &&Mapping| mapping.executable && mapping.end.0 >> 47 == 0;
+        for mapping in map.mappings().iter().filter(user) {
             let exe = match origin(mapping) {
                 Some(origin) => self.exe(map.pid(), mapping, origin),
                 None => self.nothing,

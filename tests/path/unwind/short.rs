@@ -8,6 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use agent_ebpf::unwind::Stop;
 use anyhow::{Context as _, Result, bail, ensure};
 use hotspan_tests::{
     chains::chain,
@@ -34,6 +35,8 @@ pub struct Told {
     pub with_whole: usize,
     /// Different stacks, all and whole ones.
     pub stacks: (usize, usize),
+    /// How the others ended.
+    pub ends: BTreeMap<Stop, usize>,
 }
 
 /// Starts them one by one; most must be seen.
@@ -92,15 +95,18 @@ fn tell(watch: &Watch, program: &Path, mains: &BTreeMap<u32, u64>) -> Result<Tol
     let mut sampled: BTreeMap<u32, bool> = BTreeMap::new();
     for stack in watch.all_stacks() {
         let Some(symbols) = symbols.get(&stack.tgid) else { continue };
-        let is_exact = stack.flags & agent_ebpf::wire::record::STACK_EXACT_TOP != 0;
+        let is_exact = stack.exact.contains(&0);
         let chain = chain(&stack.frames, is_exact, symbols);
         // Before and after `main` the loader is at work: another matter.
         if !chain.last().is_some_and(|name| name.starts_with("burn_")) {
             continue;
         }
-        let whole = BURN.problem(&chain).is_none() && is_whole(stack);
+        let whole = BURN.problem(&chain).is_none() && is_whole(&stack);
         told.stacks.0 += 1;
         told.stacks.1 += usize::from(whole);
+        if !whole {
+            *told.ends.entry(stack.stop).or_default() += 1;
+        }
         *sampled.entry(stack.tgid).or_default() |= whole;
     }
     told.sampled = sampled.len();

@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_ebpf::wire::record::{STACK_CUT, STACK_EXACT_TOP};
+use agent_ebpf::unwind::Stop;
 use anyhow::{Context as _, Result, ensure};
 use hotspan::{
-    daemon::{Daemon, Outcome, Reported},
+    daemon::{Daemon, Outcome, Reported, SeenStack},
     kernel::{Config, StackDefinition},
     process::id::Pid,
 };
@@ -44,9 +44,8 @@ pub struct Watch {
 }
 
 /// Whether the walk found the bottom of the stack, and not merely an end.
-// `stack.stop == Stop::Bottom`, once definitions say how the walk ended.
-pub fn is_whole(_stack: &StackDefinition) -> bool {
-    true
+pub fn is_whole(stack: &StackDefinition) -> bool {
+    stack.stop == Stop::Bottom
 }
 
 // === impl Seen ===
@@ -64,12 +63,12 @@ impl Seen {
 
     /// The first address is an instruction that ran.
     pub fn is_exact(&self) -> bool {
-        self.stack.flags & STACK_EXACT_TOP != 0
+        self.stack.exact.contains(&0)
     }
 
     /// It was deeper than what is kept.
     pub fn is_cut(&self) -> bool {
-        self.stack.flags & STACK_CUT != 0
+        self.stack.stop == Stop::Depth
     }
 }
 
@@ -121,8 +120,7 @@ impl Watch {
         let mut seen: Vec<_> = counts
             .into_iter()
             .filter_map(|((hash, state), count)| {
-                let (stack, _) = linker.stacks.get(&hash)?;
-                Some(Seen { stack: stack.clone(), state, count })
+                Some(Seen { stack: settled(linker.stacks.get(&hash)?), state, count })
             })
             .collect();
         seen.sort_by_key(|seen| std::cmp::Reverse(seen.count));
@@ -130,8 +128,8 @@ impl Watch {
     }
 
     /// Every user stack of any process of the tree, in a span or not.
-    pub fn all_stacks(&self) -> impl Iterator<Item = &StackDefinition> {
-        self.daemon.linker.stacks.values().map(|(stack, _)| stack).filter(|stack| stack.tgid != 0)
+    pub fn all_stacks(&self) -> impl Iterator<Item = StackDefinition> {
+        self.daemon.linker.stacks.values().map(settled).filter(|stack| stack.tgid != 0)
     }
 
     /// Ends it. Nothing may be unaccounted for.
@@ -141,6 +139,13 @@ impl Watch {
         ensure!(problems.is_empty(), "{problems:?}");
         Ok(self.seen())
     }
+}
+
+/// A stack as it will be told.
+fn settled(stack: &SeenStack) -> StackDefinition {
+    let mut stack = stack.clone();
+    stack.settle(Instant::now() + SOON);
+    stack.definition
 }
 
 /// The books as a report has them.

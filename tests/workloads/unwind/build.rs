@@ -9,11 +9,11 @@ use std::{
 };
 
 const FOLDER: &str = "workloads/unwind";
-const ALWAYS: [&str; 6] =
-    ["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-fno-optimize-sibling-calls"];
-const TABLES: [&str; 2] = ["-fomit-frame-pointer", "-fasynchronous-unwind-tables"];
-const FRAME_POINTERS: [&str; 3] =
-    ["-fno-omit-frame-pointer", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
+const ALWAYS: [&str; 5] = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fno-optimize-sibling-calls"];
+const TABLES: [&str; 3] = ["-g", "-fomit-frame-pointer", "-fasynchronous-unwind-tables"];
+/// Without `-g`: it would bring `.debug_frame`, which is a table as well.
+const FRAME_POINTERS: [&str; 4] =
+    ["-g0", "-fno-omit-frame-pointer", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
 
 /// One way to build the program.
 struct Variant {
