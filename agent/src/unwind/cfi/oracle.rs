@@ -46,7 +46,7 @@ struct Frame {
     machine: Machine,
 }
 
-/// Compares `table` with gimli's view of the section, at the first, second and last address of each row
+/// Compares `table` with gimli's view of the section, at the first two, the last and two more addresses of each row
 /// and in all gaps.
 pub fn compare(section: &Section<'_>, code: &[Range<u64>], table: &Table) -> Comparison {
     let bases = BaseAddresses::default().set_eh_frame(section.address);
@@ -108,7 +108,9 @@ fn compare_with<'a, S: UnwindSection<Bytes<'a>>>(
                 }
                 at = row_end;
                 let start = row.start_address();
-                for pc in [start, (start + 1).min(row_end - 1), row_end - 1] {
+                // A PLT's rule changes within its 16 bytes.
+                let within = [0, 1, 10, 11].map(|offset| (start + offset).min(row_end - 1));
+                for pc in within.into_iter().chain([row_end - 1]) {
                     let rule = table.at(pc);
                     let frame = Frame { pc, machine: section.machine };
                     result.addresses += 1;
