@@ -16,17 +16,32 @@ const BP: usize = 4;
 const IP: usize = 16;
 const SP: usize = 19;
 
-/// The memory of a copy.
-struct Copied<'a> {
-    copy: &'a StackCopy,
-    from: u64,
+/// The process a copy was made of.
+pub trait Process {
+    /// The rule of an address, or why there is none.
+    fn rule(&mut self, address: u64) -> Result<Rule, Stop>;
+    /// Eight bytes of code.
+    fn code(&mut self, address: u64) -> Option<u64>;
 }
 
-impl Memory for Copied<'_> {
-    fn word(&mut self, address: u64) -> Option<u64> {
+/// The memory of a copy.
+struct Copied<'a, P> {
+    copy: &'a StackCopy,
+    from: u64,
+    process: P,
+}
+
+impl<P: Process> Copied<'_, P> {
+    fn stack(&self, address: u64) -> Option<u64> {
         let at = usize::try_from(address.checked_sub(self.from)?).ok()?;
         let bytes = self.copy.bytes.get(at..at.checked_add(8)?)?;
         Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+    }
+}
+
+impl<P: Process> Memory for Copied<'_, P> {
+    fn word(&mut self, address: u64) -> Option<u64> {
+        self.stack(address).or_else(|| self.process.code(address))
     }
 
     fn pair(&mut self, address: u64) -> Option<[u64; 2]> {
@@ -42,8 +57,8 @@ impl Memory for Copied<'_> {
     }
 }
 
-/// Walks a copy; `rule` finds the rule of an address, or why there is none.
-pub fn walk(copy: &StackCopy, mut rule: impl FnMut(u64) -> Result<Rule, Stop>) -> Walked {
+/// Walks a copy.
+pub fn walk(copy: &StackCopy, process: impl Process) -> Walked {
     let registers = &copy.registers;
     let mut cursor = Cursor {
         ip: registers[IP],
@@ -53,14 +68,14 @@ pub fn walk(copy: &StackCopy, mut rule: impl FnMut(u64) -> Result<Rule, Stop>) -
         innermost: 1,
         ..Cursor::default()
     };
-    let mut memory = Copied { copy, from: registers[SP] & !(PAGE as u64 - 1) };
+    let mut memory = Copied { copy, from: registers[SP] & !(PAGE as u64 - 1), process };
     let mut walked = Walked { frames: Vec::new(), exact: Vec::new(), stop: Stop::Depth };
     for depth in 0..MAX_FRAMES {
         walked.frames.push(cursor.ip);
         if cursor.exact != 0 {
             walked.exact.push(depth);
         }
-        let stop = match rule(cursor.inside()) {
+        let stop = match memory.process.rule(cursor.inside()) {
             Ok(rule) => step::step(Machine::X86_64, rule, &mut cursor, &mut memory),
             Err(stop) => Some(stop),
         };

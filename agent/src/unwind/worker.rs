@@ -3,6 +3,8 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
+    os::unix::fs::FileExt as _,
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed, mpsc::Receiver},
     time::Instant,
@@ -15,7 +17,7 @@ use super::{
     cache::Cache,
     image::{Content, Source},
     tables::{CodeMapping, NO_TABLES, Tables, is_wanted},
-    walk::walk,
+    walk::{Process, walk},
 };
 use crate::{
     kernel::tables::{Tables as Maps, TablesError},
@@ -44,12 +46,17 @@ enum Origin {
     Vdso,
 }
 
+/// Files held open for their code.
+const MAX_OPENED: usize = 16;
+
 /// The thread's state.
 pub(super) struct Worker {
     tables: Tables,
     known: HashMap<Origin, Known>,
     /// Files by what their tables are made of: one table for all that have the same.
     contents: HashMap<Content, u32>,
+    /// Files whose code was looked at last.
+    opened: HashMap<Origin, File>,
     /// Code that no table can be had for.
     nothing: u32,
     cache: Option<Cache>,
@@ -67,6 +74,7 @@ impl Worker {
             tables,
             known: HashMap::new(),
             contents: HashMap::new(),
+            opened: HashMap::new(),
             nothing,
             cache: cache.and_then(Cache::open),
             counters,
@@ -175,7 +183,7 @@ impl Worker {
     }
 
     fn walk(&mut self, map: &ProcessMap, copy: &crate::kernel::StackCopy) -> super::late::Walked {
-        let walked = walk(copy, |address| self.rule(map, address));
+        let walked = walk(copy, InProcess { worker: self, map });
         Counters::add(&self.counters.walked, 1);
         if walked.stop == Stop::Bottom {
             Counters::add(&self.counters.walked_whole, 1);
@@ -193,6 +201,23 @@ impl Worker {
             (Some(exe), Some(position)) => Ok(self.tables.rule(exe, position.0)),
             _ => Ok(Rule::NONE),
         }
+    }
+
+    /// Eight bytes of code: what has no table is told by them.
+    fn code(&mut self, map: &ProcessMap, address: u64) -> Option<u64> {
+        let mapping = map.lookup(Address(address)).filter(|mapping| mapping.executable)?;
+        let origin @ Origin::File(id) = origin(mapping)? else { return None };
+        let Backing::File { path, .. } = &mapping.backing else { return None };
+        if !self.opened.contains_key(&origin) {
+            if self.opened.len() >= MAX_OPENED {
+                self.opened.clear();
+            }
+            self.opened.insert(origin, file::open_mapped(map.pid(), mapping, id, path).ok()?);
+        }
+        let mut bytes = [0; 8];
+        let at = mapping.file_offset(Address(address))?;
+        self.opened.get(&origin)?.read_exact_at(&mut bytes, at.0).ok()?;
+        Some(u64::from_le_bytes(bytes))
     }
 
     /// The file of a mapping, with its tables made.
@@ -292,6 +317,22 @@ impl Worker {
             Counters::add(&self.counters.evicted, 1);
             out += 1;
         }
+    }
+}
+
+/// A process as its stacks see it.
+struct InProcess<'a> {
+    worker: &'a mut Worker,
+    map: &'a ProcessMap,
+}
+
+impl Process for InProcess<'_> {
+    fn rule(&mut self, address: u64) -> Result<Rule, Stop> {
+        self.worker.rule(self.map, address)
+    }
+
+    fn code(&mut self, address: u64) -> Option<u64> {
+        self.worker.code(self.map, address)
     }
 }
 

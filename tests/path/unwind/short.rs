@@ -35,8 +35,8 @@ pub struct Told {
     pub with_whole: usize,
     /// Different stacks, all and whole ones.
     pub stacks: (usize, usize),
-    /// How the others ended.
-    pub ends: BTreeMap<Stop, usize>,
+    /// How the others ended, and whether a copy of them was sent.
+    pub ends: BTreeMap<(Stop, bool), usize>,
 }
 
 /// Starts them one by one; most must be seen.
@@ -105,7 +105,7 @@ fn tell(watch: &Watch, program: &Path, mains: &BTreeMap<u32, u64>) -> Result<Tol
         told.stacks.0 += 1;
         told.stacks.1 += usize::from(whole);
         if !whole {
-            *told.ends.entry(stack.stop).or_default() += 1;
+            *told.ends.entry((stack.stop, stack.copied)).or_default() += 1;
         }
         *sampled.entry(stack.tgid).or_default() |= whole;
     }

@@ -9,11 +9,11 @@ use std::{
 };
 
 const FOLDER: &str = "workloads/unwind";
-const ALWAYS: [&str; 5] = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fno-optimize-sibling-calls"];
-const TABLES: [&str; 3] = ["-g", "-fomit-frame-pointer", "-fasynchronous-unwind-tables"];
-/// Without `-g`: it would bring `.debug_frame`, which is a table as well.
-const FRAME_POINTERS: [&str; 4] =
-    ["-g0", "-fno-omit-frame-pointer", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
+const ALWAYS: [&str; 6] =
+    ["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-fno-optimize-sibling-calls"];
+const TABLES: [&str; 2] = ["-fomit-frame-pointer", "-fasynchronous-unwind-tables"];
+const FRAME_POINTERS: [&str; 3] =
+    ["-fno-omit-frame-pointer", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
 
 /// One way to build the program.
 struct Variant {
@@ -124,7 +124,26 @@ impl Variant {
             link.extend(["-Wl,-z,lazy".into(), "-Wl,-rpath,$ORIGIN".into()]);
             link.push(place.join("libshared.so").into());
         }
-        run(self.compiler, &link, &place.join(self.name));
+        let program = place.join(self.name);
+        run(self.compiler, &link, &program);
+        if !self.has_tables {
+            split(&program);
+        }
+    }
+}
+
+/// Puts the debug information, and `.debug_frame` with it, into a file of its own: gdb finds it by the
+/// link, and the program itself is left with frame pointers alone.
+fn split(program: &Path) {
+    let debug = program.with_extension("debug");
+    let mut link = OsString::from("--add-gnu-debuglink=");
+    link.push(&debug);
+    for arguments in [
+        [OsStr::new("--only-keep-debug"), program.as_os_str(), debug.as_os_str()],
+        [OsStr::new("--strip-debug"), &link, program.as_os_str()],
+    ] {
+        let status = Command::new("objcopy").args(arguments).status();
+        assert!(status.is_ok_and(|status| status.success()), "objcopy does not split the program");
     }
 }
 
