@@ -211,6 +211,12 @@ impl Daemon {
                 (kind, balance(get(captured), delivered, lost))
             })
             .collect();
+        // Every walk over user frames: whole, or cut for a reason.
+        let ends = self.ends(&get);
+        let lost = ends.into_iter().filter(|(stop, _)| *stop != Stop::Bottom);
+        let lost = lost.map(|(stop, n)| (stop_key(stop), n)).collect();
+        let walks = ends.iter().map(|(_, n)| n).sum();
+        conservation.insert("walks", balance(walks, ends[Stop::Bottom as usize].1, lost));
         let (unseen_samples, _) = linker.spans.unseen();
         if let Some(samples) = conservation.get_mut("samples")
             && unseen_samples > 0
@@ -231,6 +237,15 @@ impl Daemon {
             conservation.insert("spans", balance(parts, parts, BTreeMap::new()));
         }
         Outcome { conservation, loss: self.loss(&get) }
+    }
+
+    /// How walks ended.
+    fn ends(&self, get: &dyn Fn(Counter) -> u64) -> [(Stop, u64); Stop::ALL.len()] {
+        self.linker.unwinder.ends(|stop| {
+            let key = stop_key(stop);
+            let counter = Counter::ALL.iter().find(|counter| counter.key() == key);
+            counter.map_or(0, |&counter| get(counter))
+        })
     }
 
     /// Everything that was lost, and everything that made part of the account unknown.
@@ -264,13 +279,8 @@ impl Daemon {
         }
         let linker = &self.linker;
         if linker.is_streaming() {
-            for stop in Stop::ALL.into_iter().filter(|&stop| stop != Stop::Bottom) {
-                let key = stop_key(stop);
-                let counter = Counter::ALL.iter().find(|counter| counter.key() == key);
-                let walked = counter.map_or(0, |&counter| get(counter));
-                // Stacks that were walked late are not missing.
-                let late = if stop == Stop::Unloaded { linker.unwinder.walked() } else { 0 };
-                add(key, walked.saturating_sub(late));
+            for (stop, n) in self.ends(get).into_iter().filter(|(stop, _)| *stop != Stop::Bottom) {
+                add(stop_key(stop), n);
             }
         }
         for (key, n) in linker.unwinder.counters().losses() {

@@ -31,6 +31,8 @@ use std::{
     thread,
 };
 
+use agent_ebpf::unwind::Stop;
+
 use crate::{
     kernel::{StackCopy, tables::Tables as Maps},
     process::{id::Pid, maps::ProcessMap},
@@ -69,10 +71,8 @@ pub struct Counters {
     pub entries_refused: AtomicU64,
     /// Bytes of tables and slabs in the kernel.
     pub bytes: AtomicU64,
-    /// Copies of stacks walked here.
-    pub walked: AtomicU64,
-    /// Of these, to the outermost frame.
-    pub walked_whole: AtomicU64,
+    /// Copies of stacks walked here, by how the walk ended.
+    pub walked: [AtomicU64; Stop::ALL.len()],
     /// Requests the worker was too busy for.
     pub unanswered: AtomicU64,
 }
@@ -126,9 +126,16 @@ impl Unwinder {
         self.send(Job::Gone(pid));
     }
 
-    /// Copies of stacks walked so far.
-    pub fn walked(&self) -> u64 {
-        self.counters.walked.load(Relaxed)
+    /// How the walks of the whole host ended, those that were taken here from copies included;
+    /// `in_kernel` is how often one ended so there.
+    pub fn ends(&self, in_kernel: impl Fn(Stop) -> u64) -> [(Stop, u64); Stop::ALL.len()] {
+        let late = |stop: Stop| self.counters.walked[stop as usize].load(Relaxed);
+        let again: u64 = Stop::ALL.into_iter().map(late).sum();
+        Stop::ALL.map(|stop| {
+            let ended = in_kernel(stop) + late(stop);
+            // Whatever was walked here had ended there for want of tables.
+            (stop, if stop == Stop::Unloaded { ended.saturating_sub(again) } else { ended })
+        })
     }
 
     /// What was done so far.

@@ -184,10 +184,7 @@ impl Worker {
 
     fn walk(&mut self, map: &ProcessMap, copy: &crate::kernel::StackCopy) -> super::late::Walked {
         let walked = walk(copy, InProcess { worker: self, map });
-        Counters::add(&self.counters.walked, 1);
-        if walked.stop == Stop::Bottom {
-            Counters::add(&self.counters.walked_whole, 1);
-        }
+        Counters::add(&self.counters.walked[walked.stop as usize], 1);
         walked
     }
 

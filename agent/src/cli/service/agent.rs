@@ -57,6 +57,7 @@ impl Agent {
             config: kernel::Config {
                 hz: u64::from(settings.hz.value),
                 ring_bytes: settings.ring_bytes.value,
+                table_cache: Some(settings.data_dir.value.join("unwind")),
                 ..kernel::Config::default()
             },
             client: ClientSettings { endpoint, token, run, timing: Timing::default() },
