@@ -34,6 +34,8 @@ use crate::{collector::AGENT_FORGOT, profile::assemble::hex};
 const UNHEARD_NS: u64 = 10_000_000_000;
 /// Reason for what a run had left when it died.
 const AGENT_DIED: &str = "agent_died";
+/// The kind that says how walks over user stacks ended.
+const WALKS: &str = "walks";
 
 /// How everything is.
 #[derive(Debug, Serialize)]
@@ -190,7 +192,9 @@ fn reasons(agents: &[Agent], store: &StoreHealth, live: &CollectorState) -> Vec<
             reasons.push(format!("agent on {host} was last heard of {seconds} s ago"));
         }
         for (kind, books) in &agent.conservation {
-            for (reason, n) in &books.lost {
+            // How a walk ended is marked in its stack: nothing that was captured is missing.
+            let lost = books.lost.iter().filter(|_| kind != WALKS);
+            for (reason, n) in lost {
                 reasons.push(format!("agent on {host} lost {n} {kind}: {reason}"));
             }
             if books.in_flight < 0 || (agent.closed && books.in_flight > 0) {
@@ -244,6 +248,9 @@ fn conservation(record: &RunRecord, connected: bool) -> BTreeMap<String, Books> 
     for (kind, account) in &record.account.kinds {
         let books = kinds.entry(kind.to_string()).or_default();
         books.captured = account.captured;
+        // What is part of something else, as walks and copies are of stacks, has no count of its own
+        // in batches: it is delivered when it has reached the join.
+        books.delivered = account.linked;
         books.lost = owned(&account.lost);
     }
     for (kind, n) in record.delivered.iter() {
