@@ -212,11 +212,14 @@ impl Daemon {
             })
             .collect();
         // Every walk over user frames: whole, or cut for a reason.
-        let ends = self.ends(&get);
-        let lost = ends.into_iter().filter(|(stop, _)| *stop != Stop::Bottom);
-        let lost = lost.map(|(stop, n)| (stop_key(stop), n)).collect();
-        let walks = ends.iter().map(|(_, n)| n).sum();
-        conservation.insert("walks", balance(walks, ends[Stop::Bottom as usize].1, lost));
+        // A recording asks for its own processes' tables only.
+        if linker.is_streaming() {
+            let ends = self.ends(&get);
+            let lost = ends.into_iter().filter(|(stop, _)| *stop != Stop::Bottom);
+            let lost = lost.map(|(stop, n)| (stop_key(stop), n)).collect();
+            let walks = ends.iter().map(|(_, n)| n).sum();
+            conservation.insert("walks", balance(walks, ends[Stop::Bottom as usize].1, lost));
+        }
         let (unseen_samples, _) = linker.spans.unseen();
         if let Some(samples) = conservation.get_mut("samples")
             && unseen_samples > 0

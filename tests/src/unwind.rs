@@ -42,7 +42,7 @@ struct Symbol {
 
 /// The program of a variant, if its compiler was there; prints when it was not.
 pub fn program(variant: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("HOTSPAN_UNWIND")).join(variant);
+    let path = Path::new(env!("UNWIND_FIXTURES")).join(variant);
     if !path.exists() {
         eprintln!("skipped: `{variant}` was not built, its compiler is missing");
         return None;

@@ -20,6 +20,8 @@ pub struct StackDefinition {
     pub tgid: u32,
     /// Name of the stack in samples and intervals.
     pub hash: u64,
+    /// When, ktime.
+    pub at: u64,
     /// Why there are no more frames.
     pub stop: Stop,
     /// Addresses, innermost first.
@@ -136,10 +138,8 @@ impl Record {
         match self {
             Self::Sample(r) => r.at,
             Self::Interval(r) => r.in_at,
-            // A definition comes before whatever refers to it.
-            Self::Stack(_) => 1,
-            // And a copy before its stack.
-            Self::StackCopy(_) => 0,
+            Self::Stack(r) => r.at,
+            Self::StackCopy(r) => r.at,
             Self::Remapped(r) => r.at,
             Self::Tail(r) => r.at,
             Self::Name(r) => r.at,
@@ -178,6 +178,7 @@ fn stack(bytes: &[u8]) -> Option<StackDefinition> {
     Some(StackDefinition {
         tgid: word(bytes, 4)?,
         hash: long(8)?,
+        at: long(24)?,
         stop: Stop::ALL.get(stop).copied()?,
         frames,
         exact,

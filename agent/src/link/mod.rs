@@ -114,8 +114,8 @@ pub struct Linker {
     memory: Option<Memory>,
     /// Threads that are gone, by tid and serial, and must not be found by their tid any more.
     gone: Vec<(u32, u64)>,
-    /// Copies whose stacks are about to come.
-    copies: HashMap<u64, Box<StackCopy>>,
+    /// Copies whose stacks are about to come, of this round and the one before.
+    copies: [HashMap<u64, Box<StackCopy>>; 2],
 }
 
 /// Stack definitions kept.
@@ -147,7 +147,7 @@ impl Linker {
             own: Pid(std::process::id()),
             memory: None,
             gone: Vec::new(),
-            copies: HashMap::new(),
+            copies: [HashMap::new(), HashMap::new()],
             unwinder: Unwinder::default(),
         }
     }
@@ -219,8 +219,8 @@ impl Linker {
                 self.delivered.stack_copies += 1;
                 if !self.processes.in_tree(Pid(copy.tgid)) {
                     self.unwinder.unreported(Pid(copy.tgid));
-                } else if self.copies.len() < MAX_COPIES {
-                    self.copies.insert(copy.hash, copy);
+                } else if self.copies[0].len() < MAX_COPIES {
+                    self.copies[0].insert(copy.hash, copy);
                 }
             }
             Record::Remapped(remapped) => {
@@ -244,6 +244,7 @@ impl Linker {
                 self.by_tid.insert(exec.tid, exec.serial);
                 self.lanes.forget_image(pid, exec.at);
                 self.processes.execed(pid, &exec.comm, exec.at);
+                self.unwinder.remapped(pid, exec.at);
                 if let Some(timeline) = self.timelines.get_mut(&exec.serial) {
                     timeline.push(Item::Exec(exec));
                 }
@@ -285,7 +286,8 @@ impl Linker {
             return SeenStack { definition, map: None, late: None };
         }
         let wanted = definition.stop == Stop::Unloaded;
-        let copy = definition.copied.then(|| self.copies.remove(&definition.hash)).flatten();
+        let mut copies = self.copies.iter_mut();
+        let copy = copies.find_map(|copies| copies.remove(&definition.hash));
         let after = copy.as_ref().map(|copy| copy.at);
         let map = self.processes.saw_stack(pid, &definition.frames, after);
         let late = map
@@ -453,7 +455,8 @@ impl Linker {
             self.lanes.forget_image(pid, at);
             self.unwinder.gone(pid);
         }
-        self.copies.clear();
+        self.copies.swap(0, 1);
+        self.copies[0].clear();
         self.lanes.end_round();
     }
 

@@ -95,6 +95,7 @@ mod tests {
         let stack = StackDefinition {
             tgid: 1,
             hash: 1,
+            at: 1,
             stop: Stop::Bottom,
             frames: vec![10, 20, 30],
             exact: vec![0, 2, 9],

@@ -25,8 +25,8 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{SyncSender, sync_channel},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        mpsc::{Sender, channel},
     },
     thread,
 };
@@ -39,8 +39,8 @@ use crate::{
 };
 pub use late::Late;
 
-/// Requests waiting; more would be stale when their turn comes.
-const QUEUE: usize = 512;
+/// Stacks waiting; more would be stale when their turn comes.
+const MAX_WAITING: usize = 256;
 
 /// What the worker is asked.
 enum Job {
@@ -80,8 +80,10 @@ pub struct Counters {
 /// The worker, as its users see it. It ends when this is dropped.
 #[derive(Clone, Debug, Default)]
 pub struct Unwinder {
-    jobs: Option<SyncSender<Job>>,
+    jobs: Option<Sender<Job>>,
     counters: Arc<Counters>,
+    /// Stacks whose turn has not come.
+    waiting: Arc<AtomicUsize>,
 }
 
 // === impl Unwinder ===
@@ -89,13 +91,13 @@ pub struct Unwinder {
 impl Unwinder {
     /// Starts the worker. `cache`: a folder for tables of large files, ours alone.
     pub fn spawn(maps: Maps, cache: Option<PathBuf>) -> std::io::Result<Self> {
-        let (jobs, queue) = sync_channel(QUEUE);
-        let counters = Arc::new(Counters::default());
-        let worker_counters = Arc::clone(&counters);
+        let (jobs, queue) = channel();
+        let unwinder = Self { jobs: Some(jobs), ..Self::default() };
+        let (counters, waiting) = (Arc::clone(&unwinder.counters), Arc::clone(&unwinder.waiting));
         thread::Builder::new().name("hotspan-unwind".into()).spawn(move || {
-            worker::Worker::new(maps, cache, worker_counters).serve(&queue);
+            worker::Worker::new(maps, cache, counters).serve(&queue, &waiting);
         })?;
-        Ok(Self { jobs: Some(jobs), counters })
+        Ok(unwinder)
     }
 
     /// A stack of `map`'s process lacked tables. With its copy, it will be told in what is returned.
@@ -105,6 +107,11 @@ impl Unwinder {
         frames: &[u64],
         copy: Option<Box<StackCopy>>,
     ) -> Option<Arc<Late>> {
+        if self.waiting.load(Relaxed) >= MAX_WAITING {
+            Counters::add(&self.counters.unanswered, 1);
+            return None;
+        }
+        self.waiting.fetch_add(1, Relaxed);
         let late = copy.is_some().then(|| Arc::new(Late::default()));
         let copy = copy.zip(late.clone());
         let sent = self.send(Job::Wanted { map, frames: frames.to_vec(), copy });
@@ -143,12 +150,9 @@ impl Unwinder {
         &self.counters
     }
 
+    /// What is small always has room: a process must not be forgotten because the worker is busy.
     fn send(&self, job: Job) -> bool {
-        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok());
-        if !sent {
-            self.counters.unanswered.fetch_add(1, Relaxed);
-        }
-        sent
+        self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok())
     }
 }
 

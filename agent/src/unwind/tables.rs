@@ -139,7 +139,7 @@ impl Tables {
         let mut global = Vec::with_capacity(table.rules.len());
         let mut used = Vec::with_capacity(table.rules.len());
         for &rule in &table.rules {
-            // Without a number left a rule is one that cannot be followed, or nothing at all.
+            // Without a number left a rule is one that cannot be followed: every table's second.
             let number = self.rules.number(rule).map(|(number, is_new)| {
                 if is_new {
                     self.maps.set_rule(number, rule);
@@ -147,7 +147,8 @@ impl Tables {
                 used.push(rule);
                 number
             });
-            global.push(number.unwrap_or(0));
+            let cannot = global.get(1).copied().unwrap_or(0);
+            global.push(number.unwrap_or(cannot));
         }
         let (words, rows) = table.place(run.place, &global);
         self.write(run.place, &words)?;

@@ -6,7 +6,11 @@ use std::{
     fs::File,
     os::unix::fs::FileExt as _,
     path::PathBuf,
-    sync::{Arc, atomic::Ordering::Relaxed, mpsc::Receiver},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc::Receiver,
+    },
     time::Instant,
 };
 
@@ -82,10 +86,11 @@ impl Worker {
     }
 
     /// The life of the thread: until every sender is gone.
-    pub(super) fn serve(mut self, jobs: &Receiver<Job>) {
+    pub(super) fn serve(mut self, jobs: &Receiver<Job>, waiting: &AtomicUsize) {
         for job in jobs {
             let result = match job {
                 Job::Wanted { map, frames, copy } => {
+                    waiting.fetch_sub(1, Relaxed);
                     let result = self.adopt(&map);
                     match copy {
                         Some((copy, late)) => {

@@ -153,6 +153,7 @@ fn a_stack_that_differs_is_refused() {
         stack: StackDefinition {
             tgid: 1,
             hash: 1,
+            at: 1,
             stop: Stop::Bottom,
             frames: frames.to_vec(),
             exact: Vec::new(),

@@ -99,7 +99,7 @@ pub fn build(out: &Path) {
     } else {
         println!("cargo::warning=no `c++`: the unwinding fixture `cxx` is left out");
     }
-    println!("cargo::rustc-env=HOTSPAN_UNWIND={}", place.display());
+    println!("cargo::rustc-env=UNWIND_FIXTURES={}", place.display());
 }
 
 // === impl Variant ===
