@@ -11,13 +11,13 @@ use agent_ebpf::{unwind::Stop, wire::Counter};
 
 use crate::{
     kernel::{Config, KernelError, KernelSide, Record, StartError, ktime},
-    link::{Linker, flush::Flush, stop_key},
+    link::{Linker, flush::Flush, stacks::stop_key},
     process::id::Pid,
     profile::document::Conservation,
     unwind::Unwinder,
 };
 
-pub use crate::link::SeenStack;
+pub use crate::link::stacks::SeenStack;
 
 /// How often lanes are drained.
 const ROUND: Duration = Duration::from_millis(20);

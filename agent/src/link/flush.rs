@@ -10,9 +10,10 @@ use std::{
 use agent_ebpf::wire::{Exit, Phase, Snapshot, state::STATES};
 
 use super::{
-    Linker, SeenStack,
+    Linker,
     records::difference,
     spans::{Cause, Seen, Span, SpanIndex, SpanKey},
+    stacks::SeenStack,
     totals,
 };
 use crate::{

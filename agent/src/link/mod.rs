@@ -5,33 +5,28 @@ pub mod flush;
 pub mod records;
 mod slice;
 pub mod spans;
+pub mod stacks;
 pub mod timeline;
 pub mod window;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::collections::HashMap;
 
-use agent_ebpf::{
-    unwind::Stop,
-    wire::{Counter, Exit, Phase, Snapshot, State as K},
-};
+use agent_ebpf::wire::{Exit, Phase, Snapshot, State as K};
 
 use crate::{
     kernel::{
-        Record, StackCopy, StackDefinition,
+        Record,
         ktime::{self, TscClock},
     },
     lanes::{LaneId, Lanes, Tally},
-    process::{
-        Processes, comm_text,
-        id::Pid,
-        maps::{Address, ProcessMap},
-    },
+    process::{Processes, comm_text, id::Pid, maps::Address},
     profile::state::{State, StateTimes},
-    unwind::{Late, Unwinder},
+    unwind::Unwinder,
 };
 use flush::Memory;
 use records::open_part;
 use spans::{Cause, Spans};
+use stacks::{Copies, SeenStack};
 use timeline::{Context, Item, Timeline, Unnamed};
 
 /// A thread's whole account.
@@ -70,17 +65,6 @@ pub struct Delivered {
     pub stack_copies: u64,
 }
 
-/// A stack that was defined, and what it takes to name it.
-#[derive(Clone, Debug)]
-pub struct SeenStack {
-    /// As the kernel side sent it.
-    pub definition: StackDefinition,
-    /// The mappings its addresses lie in; none for the kernel's.
-    pub map: Option<Arc<ProcessMap>>,
-    /// Where its frames will be told if the kernel side had no tables for it.
-    pub late: Option<Arc<Late>>,
-}
-
 /// Owner of the join.
 pub struct Linker {
     /// What the processes publish.
@@ -114,14 +98,11 @@ pub struct Linker {
     memory: Option<Memory>,
     /// Threads that are gone, by tid and serial, and must not be found by their tid any more.
     gone: Vec<(u32, u64)>,
-    /// Copies whose stacks are about to come, of this round and the one before.
-    copies: [HashMap<u64, Box<StackCopy>>; 2],
+    copies: Copies,
 }
 
 /// Stack definitions kept.
 const MAX_STACKS: usize = 1 << 18;
-/// Copies held until their stacks come: more than rings hold.
-const MAX_COPIES: usize = 1024;
 
 // === impl Linker ===
 
@@ -147,7 +128,7 @@ impl Linker {
             own: Pid(std::process::id()),
             memory: None,
             gone: Vec::new(),
-            copies: [HashMap::new(), HashMap::new()],
+            copies: Copies::default(),
             unwinder: Unwinder::default(),
         }
     }
@@ -217,10 +198,10 @@ impl Linker {
             }
             Record::StackCopy(copy) => {
                 self.delivered.stack_copies += 1;
-                if !self.processes.in_tree(Pid(copy.tgid)) {
+                if self.processes.in_tree(Pid(copy.tgid)) {
+                    self.copies.keep(copy);
+                } else {
                     self.unwinder.unreported(Pid(copy.tgid));
-                } else if self.copies[0].len() < MAX_COPIES {
-                    self.copies[0].insert(copy.hash, copy);
                 }
             }
             Record::Remapped(remapped) => {
@@ -277,28 +258,6 @@ impl Linker {
             Record::Name(name) => self.lanes.add_name(&name),
         }
         None
-    }
-
-    /// A stack as it will be named: with the mappings of now, because later the addresses may mean
-    /// something else, and with its frames asked for where the kernel side had no tables.
-    fn see(&mut self, pid: Pid, definition: StackDefinition) -> SeenStack {
-        if definition.tgid == 0 {
-            return SeenStack { definition, map: None, late: None };
-        }
-        let wanted = definition.stop == Stop::Unloaded;
-        let mut copies = self.copies.iter_mut();
-        let copy = copies.find_map(|copies| copies.remove(&definition.hash));
-        let after = copy.as_ref().map(|copy| copy.at);
-        let map = self.processes.saw_stack(pid, &definition.frames, after);
-        let late = map
-            .clone()
-            .filter(|_| wanted)
-            .and_then(|map| self.unwinder.wanted(map, &definition.frames, copy));
-        // Of the host the kernel side counts every walk; of a recording, its own processes' stacks.
-        if self.memory.is_none() && definition.stop != Stop::Bottom && late.is_none() {
-            *self.counts.entry((pid, stop_key(definition.stop))).or_default() += 1;
-        }
-        SeenStack { definition, map, late }
     }
 
     /// A thread is gone: its whole account.
@@ -455,8 +414,7 @@ impl Linker {
             self.lanes.forget_image(pid, at);
             self.unwinder.gone(pid);
         }
-        self.copies.swap(0, 1);
-        self.copies[0].clear();
+        self.copies.end_round();
         self.lanes.end_round();
     }
 
@@ -497,25 +455,6 @@ impl Linker {
             self.spans.get_mut(unnamed.span).add_cause(cause, unnamed.ns);
         }
     }
-}
-
-// === impl SeenStack ===
-
-impl SeenStack {
-    /// Waits until `deadline` for frames that are told late.
-    pub fn settle(&mut self, deadline: Instant) {
-        if let Some(walked) = self.late.take().and_then(|late| late.wait(deadline)) {
-            self.definition.frames = walked.frames;
-            self.definition.exact = walked.exact;
-            self.definition.stop = walked.stop;
-        }
-    }
-}
-
-/// The name under which stacks that end so are counted.
-pub fn stop_key(stop: Stop) -> &'static str {
-    let counter = Counter::StacksWhole as usize + stop as usize;
-    Counter::ALL.get(counter).map_or("stacks_cut", |counter| counter.key())
 }
 
 fn totals(total: &[u64]) -> StateTimes {

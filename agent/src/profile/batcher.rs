@@ -26,9 +26,9 @@ use super::{
 };
 use crate::{
     link::{
-        SeenStack,
         flush::Flush,
         spans::{self, Span, SpanIndex, StackKey},
+        stacks::SeenStack,
     },
     process::id::Pid,
     symbols::Symbols,

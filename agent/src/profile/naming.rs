@@ -7,7 +7,7 @@ use agent_ebpf::unwind::Stop;
 use super::document::FrameDocument;
 use crate::{
     kernel::StackDefinition,
-    link::SeenStack,
+    link::stacks::SeenStack,
     process::id::Pid,
     symbols::{FrameAddress, Request, Space, Symbols},
 };
