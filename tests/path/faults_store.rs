@@ -171,7 +171,10 @@ impl Original {
         fs::create_dir(place.data_dir())?;
         for file in fs::read_dir(self.place.data_dir())? {
             let file = file?;
-            fs::copy(file.path(), place.data_dir().join(file.file_name()))?;
+            // The agent's cache of unwind tables is a folder, and no part of the store.
+            if file.file_type()?.is_file() {
+                fs::copy(file.path(), place.data_dir().join(file.file_name()))?;
+            }
         }
         damage(&place.data_dir().join(&self.newest)).with_context(|| what.to_owned())?;
         let mut collector = place.collector(&[])?;
