@@ -2,7 +2,7 @@
 //! deadline, and what hotspan left in the kernel.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     io::Read as _,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
@@ -196,6 +196,37 @@ pub fn held_objects(pid: u32) -> Result<BTreeSet<KernelObject>> {
         }
     }
     Ok(found)
+}
+
+/// A program in the kernel, and how many instructions the verifier looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// As bpftool knows it: perhaps its first 15 characters.
+    pub name: String,
+    pub instructions: u64,
+}
+
+/// Every program a process holds.
+pub fn verified_programs(pid: u32) -> Result<Vec<Verified>> {
+    let output = Command::new("bpftool").args(["-j", "prog", "list"]).output();
+    let output = output.context("bpftool is needed")?;
+    ensure!(output.status.success(), "bpftool prog list failed");
+    let list: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout)?;
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        let text = read_text(entry?.path());
+        let field = |name: &str| -> Option<u64> {
+            text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+        };
+        // Links have the first field too, only programs have both.
+        let (Some(id), Some(instructions)) = (field("prog_id:"), field("verified_insns:")) else {
+            continue;
+        };
+        let program = list.iter().find(|program| program["id"] == id);
+        let name = program.and_then(|program| program["name"].as_str()).unwrap_or("");
+        found.insert(id, Verified { name: name.to_owned(), instructions });
+    }
+    Ok(found.into_values().collect())
 }
 
 /// Reads a file of /proc or /sys, "" when it is not there.
