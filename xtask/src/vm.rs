@@ -20,6 +20,7 @@ use crate::{cargo, setup::Setup};
 
 mod guest;
 mod kernel;
+mod stacks;
 mod verdict;
 
 /// Boots Debian's kernels in an emulated machine and checks hotspan in them.

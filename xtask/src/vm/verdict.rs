@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::guest::tail;
+use super::{guest::tail, stacks::Stacks};
 
 /// Programs that must be in the kernel while hotspan records. Their names there may be cut short.
 const PROGRAMS: [&str; 10] = [
@@ -28,8 +28,12 @@ const PROGRAMS: [&str; 10] = [
 ];
 /// The kernel cuts names of programs without function information to this.
 const SHORT_NAME: usize = 15;
+/// Instructions the verifier may walk in one program. It gives up at a million, and each kernel counts
+/// in its own way.
+const MOST_INSTRUCTIONS: u64 = 700_000;
 /// States that are not waiting for something.
-const NOT_BLOCKED: [&str; 5] = ["running", "steal", "ready_wakeup", "ready_preempted", "throttled"];
+pub(super) const NOT_BLOCKED: [&str; 5] =
+    ["running", "steal", "ready_wakeup", "ready_preempted", "throttled"];
 /// The part of a name's blocked time that must be in the intended state.
 const MOST: f64 = 0.5;
 /// So many waits, and half of them must have a stack: fewer may be unlucky.
@@ -47,11 +51,13 @@ pub(super) fn print(results: &Path, scenarios: &[String]) -> Result<usize> {
         "  {:<12} {:>7} {:>7}  waits in the intended state; losses",
         "scenario", "spans", "stacks"
     );
+    let mut stacks = Stacks::default();
     for name in scenarios {
         let folder = results.join("scenario").join(name);
         match Scenario::load(&folder) {
             Ok(scenario) => {
                 let found = scenario.problems();
+                stacks.add(&scenario.report);
                 let mark = if found.is_empty() { "" } else { "  PROBLEMS" };
                 let (spans, stacks) = (scenario.found(), scenario.explained());
                 println!("  {name:<12} {spans:>7} {stacks:>7}  {}{mark}", scenario.figure());
@@ -64,6 +70,8 @@ pub(super) fn print(results: &Path, scenarios: &[String]) -> Result<usize> {
             }
         }
     }
+    println!("  {}", stacks.figure());
+    problems.extend(stacks.problems());
     for problem in &problems {
         println!("  PROBLEM {problem}");
     }
@@ -117,6 +125,15 @@ fn programs(results: &Path) -> Vec<String> {
         let cut = &wanted[..wanted.len().min(SHORT_NAME)];
         if !loaded.iter().any(|(name, _)| name.starts_with(wanted) || *name == cut) {
             problems.push(format!("program {wanted} is not in the kernel"));
+        }
+    }
+    let most = loaded.iter().max_by_key(|(_, walked)| walked);
+    if let Some((name, walked)) = most {
+        println!("  most of them in {name}: {walked} of {MOST_INSTRUCTIONS}");
+    }
+    for (name, walked) in &loaded {
+        if !(1..=MOST_INSTRUCTIONS).contains(walked) {
+            problems.push(format!("the verifier walked {walked} instructions in {name}"));
         }
     }
     let left = read(&results.join("left"));
@@ -300,7 +317,7 @@ fn waits(truth: &Value) -> bool {
     truth["waits"].as_u64().unwrap_or(0) > 0
 }
 
-fn percent(part: u64, all: u64) -> f64 {
+pub(super) fn percent(part: u64, all: u64) -> f64 {
     part as f64 * 100.0 / all.max(1) as f64
 }
 
@@ -308,11 +325,11 @@ fn key(span: &Value) -> Key {
     (text(&span["trace_id"]).to_owned(), text(&span["span_id"]).to_owned())
 }
 
-fn text(value: &Value) -> &str {
+pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or("")
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
