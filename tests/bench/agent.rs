@@ -82,17 +82,23 @@ impl Drop for Stats {
 impl Agent {
     /// Attached when this returns. On CPU 0 if asked.
     pub(crate) fn start(on_cpu_0: bool) -> Result<Self> {
+        Self::start_with(&[], on_cpu_0.then_some(0))
+    }
+
+    /// The same with more arguments, on one CPU if asked.
+    pub(crate) fn start_with(arguments: &[&str], cpu: Option<usize>) -> Result<Self> {
         let scratch = Scratch::new()?;
         let mut command = Command::new(host::hotspan()?);
         command
             .args(["record", "--json", "-q", "-o"])
             .arg(scratch.file("report.json"))
+            .args(arguments)
             .args(["--", "sleep", "300"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(scratch.file("stderr"))?);
-        if on_cpu_0 {
-            command = pinned(command, 0);
+        if let Some(cpu) = cpu {
+            command = pinned(command, cpu);
         }
         let child = command.spawn()?;
         let mut agent = Self { child, objects: BTreeSet::new(), _scratch: scratch };
@@ -148,6 +154,13 @@ pub(crate) fn map_megabytes(objects: &BTreeSet<String>) -> Result<f64> {
         .map(|map| number(&map["bytes_memlock"]))
         .sum::<u64>();
     Ok(bytes as f64 / 1e6)
+}
+
+/// Memory in the kernel of all maps of this name, in MB: a map within another has no descriptor.
+pub(crate) fn named_map_megabytes(name: &str) -> Result<f64> {
+    let maps = listed("map")?;
+    let named = maps.iter().filter(|map| map["name"] == name);
+    Ok(named.map(|map| number(&map["bytes_memlock"])).sum::<u64>() as f64 / 1e6)
 }
 
 /// What these programs did so far, by name.

@@ -1,8 +1,8 @@
 //! `bench`: every budget of the design, measured on this host. Each line has the value, its target
 //! and the noise floor: what the same measurement says when nothing differs (A/A).
 //!
-//! `bench [--json] [--small] [marker] [wire] [store] [service] [body] [pipe] [load]`; without
-//! names, all of them, in some 12 minutes. `--small` fills the store with a tenth.
+//! `bench [--json] [--small] [marker] [wire] [store] [service] [body] [pipe] [load] [unwind]`;
+//! without names, all of them, in some 14 minutes. `--small` fills the store with a tenth.
 
 mod agent;
 mod body;
@@ -19,6 +19,7 @@ mod sample;
 mod service;
 mod store;
 mod synthetic;
+mod unwind;
 mod watched;
 mod wire;
 
@@ -45,7 +46,7 @@ struct Line {
 /// Told whether it is to be a small one.
 type Measurement = fn(bool) -> Result<Vec<Line>>;
 
-const MEASUREMENTS: [(&str, Measurement); 7] = [
+const MEASUREMENTS: [(&str, Measurement); 8] = [
     ("marker", |_| marker::measure()),
     ("wire", |_| wire::measure()),
     ("store", store::measure),
@@ -53,6 +54,7 @@ const MEASUREMENTS: [(&str, Measurement); 7] = [
     ("body", |_| body::measure()),
     ("pipe", |_| pipe::measure()),
     ("load", |_| load::measure()),
+    ("unwind", |_| unwind::measure()),
 ];
 
 /// They do without programs in the kernel, or say themselves what they cannot measure.
@@ -62,6 +64,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.first().map(String::as_str) {
         // This program again, as a part of its own loads.
+        Some("part") if arguments.get(1).is_some_and(|part| part == "parse") => {
+            unwind::part(&arguments[2..])
+        }
         Some("part") => load::part(&arguments[1..]),
         Some("marker-part") => marker::part(),
         _ => run(&arguments),

@@ -64,6 +64,44 @@ void scenario_short(void) {
     } while (cpu.tv_sec == 0 && cpu.tv_nsec < 30 * 1000 * 1000);
 }
 
+/*
+ * Burns below `depth` frames of functions that lie pages apart, as those of a large program do: each has
+ * rows of its own.
+ */
+#define DEEP(name, next)                                                                                \
+    FRAME __attribute__((aligned(4096))) unsigned long name(int left) {                                 \
+        volatile unsigned long room[8];                                                                 \
+        room[left & 7] = (unsigned long)left;                                                           \
+        unsigned long below = left > 1 ? next(left - 1) : deepest();                                    \
+        KEEP(below);                                                                                    \
+        return below + room[left & 7];                                                                  \
+    }
+
+FRAME unsigned long deepest(void) {
+    unsigned long sum = 0;
+    do
+        for (int i = 0; i < 100; i++)
+            sum += burn_d(sum);
+    while (!called());
+    return sum;
+}
+
+FRAME unsigned long deep_a(int left);
+DEEP(deep_h, deep_a)
+DEEP(deep_g, deep_h)
+DEEP(deep_f, deep_g)
+DEEP(deep_e, deep_f)
+DEEP(deep_d, deep_e)
+DEEP(deep_c, deep_d)
+DEEP(deep_b, deep_c)
+DEEP(deep_a, deep_b)
+
+void scenario_deep(void) {
+    span_begin();
+    ready();
+    sink = deep_a(depth);
+}
+
 #ifdef UNWIND_DYNAMIC
 /* Of shared.c, through the procedure linkage table. */
 unsigned long shared_leaf(unsigned long x);

@@ -82,6 +82,7 @@ static const struct {
     {"mixed", scenario_mixed},
     {"burn", scenario_burn},
     {"short", scenario_short},
+    {"deep", scenario_deep},
 #ifdef UNWIND_DYNAMIC
     {"dlopen", scenario_dlopen},
     {"plt", scenario_plt},

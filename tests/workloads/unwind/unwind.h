@@ -30,9 +30,10 @@ void fail(const char *what) __attribute__((noreturn));
 void scenario_recursion(void), scenario_qsort(void), scenario_signal(void), scenario_vfork(void),
     scenario_alloca(void), scenario_thread(void), scenario_mixed(void), scenario_dlopen(void);
 /* Where it burns CPU in known functions. */
-void scenario_burn(void), scenario_plt(void), scenario_short(void), scenario_exceptions(void);
+void scenario_burn(void), scenario_plt(void), scenario_short(void), scenario_deep(void),
+    scenario_exceptions(void);
 
-/* Frames of `recursion`. */
+/* Frames of `recursion` and `deep`. */
 extern int depth;
 
 /* One function after the other: with tables and without frame pointer, and the reverse. */
