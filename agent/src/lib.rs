@@ -5,6 +5,8 @@ pub mod cli;
 pub mod collector;
 mod config;
 pub mod daemon;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod kernel;
 mod lanes;
 mod link;

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod cargo;
 mod demo;
+mod fuzz;
 mod process;
 mod proto;
 mod setup;
@@ -33,6 +34,7 @@ enum Command {
     Test(test::Test),
     Demo(demo::Demo),
     Bench(bench::Bench),
+    Fuzz(fuzz::Fuzz),
     Proto(proto::Proto),
     Vm(vm::Vm),
 }
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Demo(demo) => demo.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Fuzz(fuzz) => fuzz.run(),
         Command::Proto(proto) => proto.run(),
         Command::Vm(vm) => vm.run(),
     };

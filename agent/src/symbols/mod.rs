@@ -32,6 +32,8 @@ mod elf;
 mod expand;
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod gopclntab;
 mod image;
 mod jit;

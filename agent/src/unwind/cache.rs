@@ -19,7 +19,7 @@ use agent_ebpf::unwind::Rule;
 use super::{image::Content, table::Table};
 
 /// Changes with the format of tables, and with what the parser makes of a file.
-const MAGIC: [u8; 8] = *b"HSTABLE1";
+pub(super) const MAGIC: [u8; 8] = *b"HSTABLE1";
 /// Files smaller than this are parsed faster than they are worth keeping, in words of table.
 const MIN_WORDS: usize = 32 << 10;
 /// Bytes of all files together; the oldest go.
@@ -114,7 +114,7 @@ impl Cache {
     }
 }
 
-fn encode(table: &Table) -> Vec<u8> {
+pub(super) fn encode(table: &Table) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend(table.base.to_le_bytes());
     for len in [table.index.len(), table.rows.len(), table.rules.len()] {
@@ -130,7 +130,7 @@ fn encode(table: &Table) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Table> {
+pub(super) fn decode(bytes: &[u8]) -> Option<Table> {
     let (body, crc) = bytes.split_last_chunk::<4>()?;
     if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
         return None;

@@ -12,6 +12,8 @@
 
 pub mod cache;
 pub mod cfi;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 pub mod image;
 pub mod late;
 mod rules;

@@ -1,0 +1,69 @@
+//! What fuzz targets call (`tests/fuzz`): one function for each parser of what other people write. Each
+//! asserts what must hold of any bytes whatever; a panic, a second or a gigabyte is a bug.
+//!
+//! Exists only where `cfg(fuzzing)` is set, as cargo-fuzz does.
+
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    os::fd::FromRawFd as _,
+};
+
+use crate::{process::elf::Header, symbols, unwind};
+
+/// Tables of exceptions and debuggers, of both machines.
+pub fn cfi(data: &[u8]) {
+    unwind::fuzz::cfi(data);
+}
+
+/// ELF headers, and the unwind table of a whole file.
+pub fn elf(data: &[u8]) {
+    let Ok(file) = file(data) else { return };
+    if let Ok(header) = Header::read(&file) {
+        let segments = header.segments(&file).unwrap_or_default();
+        let sections = header.sections(&file).unwrap_or_default();
+        let id = crate::process::elf::build_id(&file, &segments, &sections);
+        assert!(id.is_none_or(|id| (8..=128).contains(&id.len())));
+    }
+    unwind::fuzz::image(&file, data.len());
+}
+
+/// Tables on disk.
+pub fn cache(data: &[u8]) {
+    unwind::fuzz::cache(data);
+}
+
+/// `/tmp/perf-PID.map`
+pub fn perf_map(data: &[u8]) {
+    symbols::fuzz::perf_map(data);
+}
+
+/// `jit-PID.dump`
+pub fn jitdump(data: &[u8]) {
+    symbols::fuzz::jitdump(data);
+}
+
+/// `.gopclntab`
+pub fn gopclntab(data: &[u8]) {
+    symbols::fuzz::gopclntab(data);
+}
+
+/// What is done to the copy of a program before blazesym sees it.
+pub fn debug(data: &[u8]) {
+    symbols::fuzz::debug(data);
+}
+
+/// A nameless file with this content.
+pub(crate) fn file(content: &[u8]) -> io::Result<File> {
+    // SAFETY:
+    // - the name is a NUL-terminated literal.
+    let fd = unsafe { libc::memfd_create(c"fuzz".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY:
+    // - the kernel just returned this descriptor to us, nobody else owns it.
+    let mut file = unsafe { File::from_raw_fd(fd) };
+    file.write_all(content)?;
+    Ok(file)
+}
