@@ -36,6 +36,8 @@ struct Region {
     /// Where the code begins, or would begin.
     origin: u64,
     code: Arc<Code>,
+    /// Of the code: to count them takes as long as it has lines.
+    bytes: usize,
 }
 
 /// All the code of one process.
@@ -72,32 +74,44 @@ impl Code {
 // === impl CodeMap ===
 
 impl CodeMap {
-    /// There is `code` now; false when it is more than is kept.
+    /// There is `code` now, which is nowhere else; false when it is more than is kept.
     pub(super) fn insert(&mut self, range: Range<u64>, code: Arc<Code>) -> bool {
-        if range.is_empty() {
-            return true;
-        }
-        let room = MAX_BYTES.saturating_sub(self.bytes);
-        // A region may be cut in two by another.
-        if code.bytes() + 2 * OVERHEAD > room {
-            self.cut = true;
-            return false;
-        }
-        self.clear(&range);
-        let origin = range.start;
-        self.bytes += code.bytes();
-        self.add(range, origin, code);
-        true
+        let bytes = code.bytes();
+        self.put(range, code, bytes, bytes)
     }
 
     /// The code that begins at `from` is at `to` now.
     pub(super) fn relocate(&mut self, from: u64, to: Range<u64>) {
         let begins = self.regions.get(&from).filter(|region| region.origin == from);
-        if let Some(code) = begins.map(|region| Arc::clone(&region.code)) {
-            let bytes = to.end - to.start;
-            self.clear(&(from..from.saturating_add(bytes)));
-            self.insert(to, code);
+        let Some((code, bytes)) = begins.map(|region| (Arc::clone(&region.code), region.bytes))
+        else {
+            return;
+        };
+        self.clear(&(from..from.saturating_add(to.end - to.start)));
+        // It counts as long as a part of it is left; who holds it here is asked after.
+        let is_gone = Arc::strong_count(&code) == 1;
+        if is_gone {
+            self.bytes -= bytes;
         }
+        self.put(to, code, bytes, if is_gone { bytes } else { 0 });
+    }
+
+    /// There is code of `bytes` now, of which `more` are not counted yet.
+    fn put(&mut self, range: Range<u64>, code: Arc<Code>, bytes: usize, more: usize) -> bool {
+        if range.is_empty() {
+            return true;
+        }
+        let room = MAX_BYTES.saturating_sub(self.bytes);
+        // A region may be cut in two by another.
+        if more + 2 * OVERHEAD > room {
+            self.cut = true;
+            return false;
+        }
+        self.clear(&range);
+        self.bytes += more;
+        let origin = range.start;
+        self.add(range, Region { end: 0, origin, code, bytes });
+        true
     }
 
     /// Name, and line if known, of the code at `address`.
@@ -122,9 +136,10 @@ impl CodeMap {
         self.regions.iter().map(|(&start, region)| (start..region.end, &*region.code))
     }
 
-    fn add(&mut self, range: Range<u64>, origin: u64, code: Arc<Code>) {
+    /// What a region shows, at this place.
+    fn add(&mut self, range: Range<u64>, shown: Region) {
         self.bytes += OVERHEAD;
-        self.regions.insert(range.start, Region { end: range.end, origin, code });
+        self.regions.insert(range.start, Region { end: range.end, ..shown });
     }
 
     /// Takes away what is in `range`.
@@ -135,15 +150,14 @@ impl CodeMap {
             }
             let Some(region) = self.regions.remove(&start) else { return };
             self.bytes -= OVERHEAD;
-            let Region { end, origin, code } = region;
-            if end > range.end {
-                self.add(range.end..end, origin, Arc::clone(&code));
+            if region.end > range.end {
+                self.add(range.end..region.end, region.clone());
             }
             if start < range.start {
-                self.add(start..range.start, origin, Arc::clone(&code));
+                self.add(start..range.start, region.clone());
             }
-            if Arc::strong_count(&code) == 1 {
-                self.bytes -= code.bytes();
+            if Arc::strong_count(&region.code) == 1 {
+                self.bytes -= region.bytes;
             }
         }
     }

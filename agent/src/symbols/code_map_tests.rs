@@ -39,6 +39,20 @@ fn code_that_moves_is_gone_from_where_it_was() {
 }
 
 #[test]
+fn code_that_moves_is_counted_once_and_moves_fast() {
+    let line = |offset| Line { offset, line: 1, file: "f".into() };
+    let lines: Vec<Line> = (0..65_536).map(line).collect();
+    let mut map = CodeMap::default();
+    map.insert(0..100, Arc::new(Code { name: "a".into(), lines: lines.into() }));
+    let (bytes, started) = (map.bytes(), std::time::Instant::now());
+    for at in 0..100_000 {
+        map.relocate(at, at + 1..at + 101);
+    }
+    assert_eq!((map.bytes(), map.is_cut(), name(&map, 100_000)), (bytes, false, Some("a")));
+    assert!(started.elapsed() < std::time::Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[test]
 fn no_more_is_kept_than_the_bound() {
     let mut map = CodeMap::default();
     let long = "x".repeat(100_000);
@@ -65,5 +79,24 @@ proptest! {
         }
         map.insert(0..100, code(""));
         prop_assert_eq!(map.bytes(), 2 * OVERHEAD, "nothing that is gone is counted");
+    }
+
+    #[test]
+    fn what_moved_and_went_is_not_counted(
+        told in prop::collection::vec((any::<bool>(), 0_u64..60, 0_u64..30, 0_u64..60), 0..40),
+    ) {
+        let mut map = CodeMap::default();
+        for &(moves, start, bytes, to) in &told {
+            if moves {
+                map.relocate(start, to..to + bytes);
+            } else {
+                map.insert(start..start + bytes, code("name"));
+            }
+            let regions = map.regions.len() * OVERHEAD;
+            let mut codes: Vec<_> = map.regions.values().map(|at| Arc::as_ptr(&at.code)).collect();
+            codes.sort_unstable();
+            codes.dedup();
+            prop_assert_eq!(map.bytes(), regions + codes.len() * (OVERHEAD + 4));
+        }
     }
 }
