@@ -2,7 +2,8 @@
 //!
 //! Not left to blazesym: it takes the size in the file's header for granted and unpacks into memory
 //! without a bound, and a megabyte can unpack to a thousand. Here a section yields what its header
-//! says and no more, all of them together fit the room given, and the kernel can write the pages back.
+//! says and no more, all of them together fit the room given and are no more to read than the file, and
+//! the kernel can write the pages back.
 
 use std::{
     fs::File,
@@ -47,12 +48,14 @@ pub(super) fn is_compressed(section: &Section) -> bool {
 /// information without one of its parts is of no use. What cannot be unpacked stays as it is.
 pub(super) fn expand(copy: &File, sections: &Sections, room: u64) -> Result<(), ElfError> {
     let compressed = || sections.all.iter().filter(|section| is_compressed(section));
-    let mut whole = 0_u64;
+    let (mut packed, mut whole) = (0_u64, 0_u64);
     for section in compressed() {
         let Some((_, bytes)) = header(copy, section) else { return Ok(()) };
+        packed = packed.saturating_add(section.bytes);
         whole = whole.saturating_add(bytes);
     }
-    if whole > room {
+    // Thousands may share their bytes, and a gigabyte can unpack to nothing.
+    if whole > room || packed > copy.metadata()?.len() {
         return Ok(());
     }
     for section in compressed() {

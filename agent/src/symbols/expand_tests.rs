@@ -85,3 +85,11 @@ fn sections_that_end_early_stay() {
     expand(&copy, &sections, ZEROS).unwrap();
     assert!(copy.metadata().unwrap().len() < before + 16);
 }
+
+#[test]
+fn sections_that_share_their_bytes_stay() {
+    let (copy, mut sections) = section(ZLIB, ZEROS);
+    sections.all.push(sections.all[0].clone());
+    expand(&copy, &sections, 4 * ZEROS).unwrap();
+    assert_eq!(read(&copy, 0, 64).unwrap(), [0; 64]);
+}
