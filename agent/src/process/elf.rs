@@ -12,6 +12,8 @@ const SEGMENT: usize = 56;
 const MAX_SECTIONS: usize = 65_535;
 const MAX_SEGMENTS: usize = 1024;
 const MAX_NAMES: u64 = 4 << 20;
+/// Bytes kept of one section's name: all may be the same long one. Names that mean something are shorter.
+const MAX_NAME: usize = 255;
 const MAX_NOTE: u64 = 64 << 10;
 
 /// Segment types and flags.
@@ -67,7 +69,7 @@ pub struct Segment {
 /// A section.
 #[derive(Clone, Debug)]
 pub struct Section {
-    /// Without the closing zero.
+    /// Without the closing zero, and cut when it is longer than any that means something.
     pub name: Vec<u8>,
     /// Where its header is in the file.
     pub header_at: u64,
@@ -155,12 +157,13 @@ impl Header {
         let bytes = usize::try_from(u64_at(names, 32)?.min(MAX_NAMES));
         let bytes = bytes.map_err(|_| ElfError::Inconsistent)?;
         let names = read(file, u64_at(names, 24)?, bytes)?;
+        let last_end = names.iter().rposition(|&byte| byte == 0).ok_or(ElfError::Inconsistent)?;
         let section = |(index, bytes): (usize, &[u8])| {
             let name_at = u32_at(bytes, 0)?;
-            let name = names.get(name_at as usize..).ok_or(ElfError::Inconsistent)?;
-            let end = name.iter().position(|&byte| byte == 0).ok_or(ElfError::Inconsistent)?;
+            let name = names.get(name_at as usize..=last_end).ok_or(ElfError::Inconsistent)?;
+            let name = name.get(..MAX_NAME).unwrap_or(name);
             Ok(Section {
-                name: name.get(..end).ok_or(ElfError::Inconsistent)?.to_vec(),
+                name: name.split(|&byte| byte == 0).next().unwrap_or_default().to_vec(),
                 header_at: at + (index * SECTION) as u64,
                 kind: u32_at(bytes, 4)?,
                 flags: u64_at(bytes, 8)?,
