@@ -1,6 +1,10 @@
 //! Tests of opening: what is refused, and that nothing blocks or leads out of a root.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    fs,
+    os::unix::{fs::symlink, net::UnixListener},
+    thread,
+};
 
 use super::*;
 use crate::{
@@ -34,6 +38,52 @@ fn only_regular_files_are_opened() {
     assert!(matches!(fifo, Err(FileError::NotRegular)), "{fifo:?}");
     let device = open(Path::new("/dev/zero"));
     assert!(matches!(device, Err(FileError::NotRegular)), "{device:?}");
+    let _socket = UnixListener::bind(directory.path("socket")).unwrap();
+    fs::create_dir(directory.path("directory")).unwrap();
+    for (name, target) in [
+        ("to-device", Path::new("/dev/zero")),
+        ("to-fifo", &directory.path("fifo")),
+        ("to-directory", &directory.path("directory")),
+        ("to-socket", &directory.path("socket")),
+    ] {
+        symlink(target, directory.path(name)).unwrap();
+        for path in [target, &directory.path(name)] {
+            let opened = open(path);
+            assert!(matches!(opened, Err(FileError::NotRegular)), "{path:?}: {opened:?}");
+        }
+    }
+}
+
+#[test]
+fn what_takes_the_place_of_a_file_is_not_opened() {
+    let directory = Directory::new("exchanged");
+    let (path, fifo) = (directory.path("file"), directory.fifo("fifo"));
+    fs::write(&path, "x").unwrap();
+    let (kept, moved) = (directory.path("kept"), directory.path("moved"));
+    fs::hard_link(&path, &kept).unwrap();
+    let map = map_of(&path);
+    let mapping = map.lookup(Address(0x10000)).unwrap();
+    let (mut opened, mut refused) = (0, 0);
+    thread::scope(|scope| {
+        let exchange = scope.spawn(|| {
+            for target in [&fifo, &kept].into_iter().cycle().take(20_000) {
+                let _ = fs::remove_file(&moved);
+                fs::hard_link(target, &moved).unwrap();
+                fs::rename(&moved, &path).unwrap();
+            }
+        });
+        // Opening the FIFO would wait for a writer for ever.
+        while !exchange.is_finished() {
+            match open_mapped(NOBODY, mapping, id_of(&kept), &path) {
+                Ok(file) => {
+                    assert!(file.metadata().unwrap().is_file());
+                    opened += 1;
+                }
+                Err(_) => refused += 1,
+            }
+        }
+    });
+    assert!(opened > 0 && refused > 0, "{opened} {refused}");
 }
 
 #[test]
