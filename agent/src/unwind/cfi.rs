@@ -104,7 +104,7 @@ pub fn rows(
 ) -> Summary {
     let mut cies = Cies::new(section);
     let mut summary = Summary::default();
-    let places = places(&mut cies, code, &mut summary);
+    let places = places(&mut cies, &disjoint(code), &mut summary);
     let mut rows = Rows { sink, last: None, rows: 0, bad: 0 };
     let mut places = places.into_iter().peekable();
     while let Some(place) = places.next() {
@@ -164,9 +164,25 @@ fn places(cies: &mut Cies<'_, '_>, code: &[Range<u64>], summary: &mut Summary) -
     places
 }
 
+/// Segments in order, those that overlap as one: a file may have a thousand, and each of millions of
+/// functions asks.
+fn disjoint(code: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut all: Vec<Range<u64>> = code.iter().filter(|code| !code.is_empty()).cloned().collect();
+    all.sort_unstable_by_key(|segment| segment.start);
+    all.dedup_by(|later, before| {
+        let overlap = later.start < before.end;
+        if overlap {
+            before.end = before.end.max(later.end);
+        }
+        overlap
+    });
+    all
+}
+
 /// Where a function ends in the segment that it starts in.
 fn in_code(fde: &Fde, code: &[Range<u64>]) -> Option<u64> {
-    let segment = code.iter().find(|segment| segment.contains(&fde.start))?;
+    let after = code.partition_point(|segment| segment.start <= fde.start);
+    let segment = code.get(after.checked_sub(1)?).filter(|code| fde.start < code.end)?;
     Some(fde.start.checked_add(fde.length)?.min(segment.end))
 }
 
@@ -191,7 +207,7 @@ fn of_function(
 }
 
 #[cfg(test)]
-mod build;
+pub mod build;
 #[cfg(test)]
 mod gimli_tests;
 #[cfg(test)]

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::{
     cfi::{self, Kind, Section, Summary},
-    table::{Builder, Table},
+    table::{Builder, MAX_WORDS, Table},
 };
 use crate::process::elf::{
     self, ElfError, Header, PT_GNU_EH_FRAME, PT_LOAD, SHF_COMPRESSED, SHT_NOBITS, Segment,
@@ -174,8 +174,16 @@ impl Source {
                 machine: self.machine,
             };
             let mut rows = Vec::new();
-            let summary =
-                cfi::rows(&described, &code, &mut |address, rule| rows.push((address, rule)));
+            // More fit no table, and a section may say half as many as it has bytes.
+            let room = MAX_WORDS - all.len();
+            let summary = cfi::rows(&described, &code, &mut |address, rule| {
+                if rows.len() < room {
+                    rows.push((address, rule));
+                }
+            });
+            if summary.rows > room as u64 {
+                return Err(ImageError::Rows);
+            }
             made.summary.entries += summary.entries;
             made.summary.refused += summary.refused;
             made.summary.rows += summary.rows;
@@ -265,16 +273,5 @@ fn frame_by_segment(file: &File, segments: &[Segment]) -> Option<(u64, u64, u64)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_second_table_speaks_where_the_first_is_silent() {
-        let (one, two) = (Rule(1 << 16 | 1), Rule(2 << 16 | 1));
-        let first = [(10, one), (20, Rule::NONE), (40, one)];
-        let second = [(5, two), (15, Rule::NONE), (30, two), (50, Rule::NONE)];
-        let expected = [(5, two), (10, one), (20, Rule::NONE), (30, two), (40, one)];
-        assert_eq!(merge(&first, &second), expected);
-        assert_eq!(merge(&first, &[]), first);
-    }
-}
+#[path = "image_tests.rs"]
+mod tests;

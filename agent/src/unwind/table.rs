@@ -12,9 +12,11 @@ use agent_ebpf::unwind::{
 /// Different rules taken of one file (libxul has 1,331): beyond it a rule is one that cannot be followed.
 const MAX_RULES: usize = 8192;
 /// Words of one table: half the budget of all.
-const MAX_WORDS: usize = 8 << 20;
+pub(super) const MAX_WORDS: usize = 8 << 20;
 /// Bytes of code of one table.
 const MAX_CODE: u64 = 4 << 30;
+/// No file reaches further (its size is signed), so that the end of a bucket is a number too.
+const MAX_POSITION: u64 = 1 << 63;
 const BUCKET: u64 = 1 << BUCKET_LOG2;
 
 /// Rows by bucket, with the file's own numbers of rules.
@@ -50,6 +52,10 @@ pub struct Builder {
 impl Builder {
     /// From `at` on, `rule` holds.
     pub fn row(&mut self, at: u64, rule: Rule) {
+        if self.refused || at >= MAX_POSITION {
+            self.refused = true;
+            return;
+        }
         let number = self.number(rule);
         if self.table.index.is_empty() {
             if number == 0 {
@@ -61,7 +67,7 @@ impl Builder {
             self.refused = true;
             return;
         }
-        if self.refused || (number == self.rule && at != self.last) {
+        if number == self.rule && at != self.last {
             return;
         }
         self.last = at;
@@ -193,12 +199,15 @@ impl Table {
     /// Whether every number in it stands for something: what comes from a disk may be anything.
     pub fn is_sound(&self) -> bool {
         let rules = self.rules.len();
+        // Buckets follow one another: placed, they take as much as they do here.
+        let mut free = 0;
         let sound = |&index: &u32| {
             let Some(head) = (index as usize).checked_sub(1) else { return true };
-            let Some(&first) = self.rows.get(head) else { return false };
+            let Some(&first) = self.rows.get(head).filter(|_| head >= free) else { return false };
             let Some(rows) = self.rows.get(head..=head + (first >> 16) as usize) else {
                 return false;
             };
+            free = head + rows.len();
             rows.iter().all(|row| ((row & 0xffff) as usize) < rules)
                 && rows[1..].windows(2).all(|pair| pair[0] >> 16 < pair[1] >> 16)
                 && rows[1..].iter().all(|row| (1..BUCKET as u32).contains(&(row >> 16)))
@@ -206,6 +215,7 @@ impl Table {
         self.index.len() + self.rows.len() <= MAX_WORDS
             && rules <= MAX_RULES
             && self.base.is_multiple_of(BUCKET)
+            && self.base < MAX_POSITION
             && self.index.iter().all(sound)
     }
 }

@@ -80,6 +80,10 @@ fn what_is_too_large_or_out_of_order_is_refused() {
     back.row(0x1000, rule(2));
     assert_eq!(back.finish(), None);
     assert_eq!(Builder::default().finish(), None);
+    // The end of the last bucket would be no number.
+    let mut top = Builder::default();
+    top.row(u64::MAX - 3, rule(1));
+    assert_eq!(top.finish(), None);
 }
 
 #[test]
@@ -111,4 +115,7 @@ fn a_damaged_table_is_not_sound() {
     assert!(!damaged(|table| table.index[0] = 10_000));
     assert!(!damaged(|table| table.rows.swap(1, 2)));
     assert!(!damaged(|table| table.base += 1));
+    assert!(!damaged(|table| table.base = MAX_POSITION));
+    // A bucket twice: millions of indices may name the same one.
+    assert!(!damaged(|table| table.index[1] = table.index[0]));
 }

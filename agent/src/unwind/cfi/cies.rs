@@ -10,17 +10,20 @@ use super::{
 };
 
 /// Most CIEs kept; libraries have tens.
-const KEPT: usize = 4096;
-/// Bytes of CIEs that may be read for one byte of the section, and for any section.
-const READ_PER_BYTE: u64 = 4;
+const KEPT: usize = 16_384;
+/// Of these, found at once: neighbours mostly share one or two.
+const RECENT: usize = 64;
+/// Bytes of CIEs that may be read of any section, besides as many as it has, and what reading one costs
+/// however short it is.
 const READ: u64 = 1 << 20;
+const EACH: u64 = 256;
 
 /// CIEs by their place in a section.
 pub struct Cies<'s, 'a> {
     section: &'s Section<'a>,
     known: HashMap<usize, Option<Cie>>,
-    /// The last one: neighbours mostly share it.
-    last: Option<(usize, Option<Cie>)>,
+    /// The last ones, by their place.
+    recent: Vec<Option<(usize, Option<Cie>)>>,
     budget: u64,
 }
 
@@ -29,8 +32,8 @@ pub struct Cies<'s, 'a> {
 impl<'s, 'a> Cies<'s, 'a> {
     /// Those of a section.
     pub fn new(section: &'s Section<'a>) -> Self {
-        let budget = READ + READ_PER_BYTE * section.bytes.len() as u64;
-        Self { section, known: HashMap::new(), last: None, budget }
+        let budget = READ + section.bytes.len() as u64;
+        Self { section, known: HashMap::new(), recent: vec![None; RECENT], budget }
     }
 
     /// The section.
@@ -40,13 +43,16 @@ impl<'s, 'a> Cies<'s, 'a> {
 
     /// The CIE at `at`, with what its instructions say; `None` when it cannot be followed.
     pub fn get(&mut self, at: usize) -> Option<Cie> {
-        if let Some((last, cie)) = self.last
+        // Entries begin at every fourth byte.
+        let recent = at / 4 % RECENT;
+        if let Some((last, cie)) = self.recent[recent]
             && last == at
         {
             return cie;
         }
         let cie = match self.known.get(&at) {
             Some(&cie) => cie,
+            None if self.budget == 0 => return None,
             None => {
                 let cie = self.read(at);
                 if self.known.len() >= KEPT {
@@ -56,13 +62,16 @@ impl<'s, 'a> Cies<'s, 'a> {
                 cie
             }
         };
-        self.last = Some((at, cie));
+        self.recent[recent] = Some((at, cie));
         cie
     }
 
     fn read(&mut self, at: usize) -> Option<Cie> {
-        let header = Header::read(self.section, at).filter(|header| header.entry == Entry::Cie)?;
-        self.budget = self.budget.checked_sub((header.end - at) as u64)?;
+        let header = Header::read(self.section, at).filter(|header| header.entry == Entry::Cie);
+        let bytes = header.map_or(0, |header| header.end - at);
+        // Once it is used up, it is so for all.
+        self.budget = self.budget.saturating_sub(EACH + bytes as u64);
+        let header = header.filter(|_| self.budget > 0)?;
         let cie = Cie::read(self.section, &header)?;
         Some(Cie { initial: program::initial(self.section, &cie)?, ..cie })
     }

@@ -118,6 +118,19 @@ fn a_function_ends_with_its_segment() {
 }
 
 #[test]
+fn segments_may_overlap_and_come_in_any_order() {
+    let (mut writer, cie) = x86();
+    for start in [0x1000, 0x2000, 0x3000, 0x4000] {
+        writer.fde(cie, start, 0x1000, &[]);
+    }
+    let code = [0x3f00..0x4000, 0x3000..0x3100, 0x1000..0x2000, 0x1f00..0x2800, 0x3080..0x30c0];
+    let table = Table::of(&writer.section(), &code);
+    let expected = [(0x1000, sp(8)), (0x2800, Rule::NONE), (0x3000, sp(8)), (0x3100, Rule::NONE)];
+    assert_eq!(table.rows, expected);
+    assert_eq!((table.summary.entries, table.summary.refused), (3, 1));
+}
+
+#[test]
 fn nothing_is_said_past_the_end() {
     // advance4 0x1000, advance8 past all addresses, advance to the end exactly
     let past: [&[u8]; 3] = [

@@ -34,8 +34,8 @@ struct Program<'s, 'a> {
     /// `None` while the instructions of the CIE itself are run: they have no place and restore nothing.
     initial: Option<State>,
     state: State,
-    remembered: [State; MAX_DEPTH],
-    depth: usize,
+    /// Most entries remember nothing: millions of them are faster without room for it.
+    remembered: Vec<State>,
 }
 
 /// What an instruction did.
@@ -116,8 +116,7 @@ impl<'s, 'a> Program<'s, 'a> {
             reader,
             initial,
             state: initial.unwrap_or(State::UNSET),
-            remembered: [State::UNSET; MAX_DEPTH],
-            depth: 0,
+            remembered: Vec::new(),
         }
     }
 
@@ -155,13 +154,12 @@ impl<'s, 'a> Program<'s, 'a> {
             0x1d => return self.reader.u64().and_then(|delta| self.advanced(delta)),
             // DW_CFA_remember_state, DW_CFA_restore_state
             0x0a => {
-                *self.remembered.get_mut(self.depth)? = self.state;
-                self.depth += 1;
+                if self.remembered.len() == MAX_DEPTH {
+                    return None;
+                }
+                self.remembered.push(self.state);
             }
-            0x0b => {
-                self.depth = self.depth.checked_sub(1)?;
-                self.state = *self.remembered.get(self.depth)?;
-            }
+            0x0b => self.state = self.remembered.pop()?,
             // DW_CFA_def_cfa, _register, _offset, _expression, _sf, _offset_sf
             0x0c => {
                 let register = self.reader.uleb()?;
