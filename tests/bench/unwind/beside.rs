@@ -43,12 +43,13 @@ pub(super) fn measure() -> Result<Vec<Line>> {
     let program = program("pie").context("the fixture was not built")?;
     let fixture = Fixture::start(&program, &["deep", DEPTH])?;
     let pid = fixture.pid.to_string();
-    let (mut ours, mut in_kernel, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut their_bytes, mut afterwards) = (Vec::new(), Vec::new());
+    let (mut ours, mut in_kernel, mut in_timer) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut theirs, mut their_bytes, mut afterwards) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let (all, kernel) = hotspan(&pid)?;
+        let (all, kernel, timer) = hotspan(&pid)?;
         ours.push(all);
         in_kernel.push(kernel);
+        in_timer.push(timer);
         let perf = by_perf(&pid)?;
         afterwards.push(perf.afterwards_us * HZ as f64 / 1e6 * 100.0);
         theirs.push(perf.cpu + perf.afterwards_us * HZ as f64 / 1e6 * 100.0);
@@ -60,7 +61,11 @@ pub(super) fn measure() -> Result<Vec<Line>> {
     Ok(vec![
         Line::new(format!("CPU at {HZ} Hz and 44 frames, hotspan"), median(&ours), "% CPU")
             .noise(apart(&ours))
-            .note(format!("{:.3} of it kernel programs, all of them", median(&in_kernel))),
+            .note(format!(
+                "{:.3} of it kernel programs for the whole host, {:.3} the timer's",
+                median(&in_kernel),
+                median(&in_timer)
+            )),
         Line::new("  the same, perf record --call-graph dwarf", median(&theirs), "% CPU")
             .noise(apart(&theirs))
             .note(format!(
@@ -74,8 +79,8 @@ pub(super) fn measure() -> Result<Vec<Line>> {
     ])
 }
 
-/// Percent of a CPU: of all of it, and of its kernel programs.
-fn hotspan(pid: &str) -> Result<(f64, f64)> {
+/// Percent of a CPU: of all of it, of its kernel programs, and of the timer's among them.
+fn hotspan(pid: &str) -> Result<(f64, f64, f64)> {
     let agent = Agent::start_with(&["--hz", &HZ.to_string(), "--pid", pid], None)?;
     thread::sleep(WARM);
     let (at, cpu, programs) = (Instant::now(), agent.cpu_seconds()?, agent.programs()?);
@@ -84,7 +89,9 @@ fn hotspan(pid: &str) -> Result<(f64, f64)> {
     let runs = difference(&programs, &agent.programs()?);
     agent.stop()?;
     let kernel = runs.values().map(|runs| runs.ns).sum::<u64>() as f64 / 1e9;
-    Ok(((cpu + kernel) * 100.0 / time, kernel * 100.0 / time))
+    let timer = runs.get("timer_sample").map_or(0.0, |runs| runs.ns as f64 / 1e9);
+    let percent = |seconds: f64| seconds * 100.0 / time;
+    Ok((percent(cpu + kernel), percent(kernel), percent(timer)))
 }
 
 /// What perf took.

@@ -54,7 +54,7 @@ pub(super) fn measure() -> Result<Vec<Line>> {
     recording.run(TIME)?;
     let slabs = slabs();
     let others = map_megabytes(recording.objects())?;
-    // Made on demand, and one agent is on a host.
+    // Made on demand. By name: other agents' are among them.
     let chunks = named_map_megabytes("hotspan_rows")?;
     let books = recording.unwound();
     let bytes = books.bytes.load(Relaxed) as f64;
@@ -71,7 +71,7 @@ pub(super) fn measure() -> Result<Vec<Line>> {
         Line::new("tables and slabs of this host in the kernel", bytes / 1e6, "MB")
             .target(64.0)
             .note(note),
-        Line::new("  chunks they lie in", chunks, "MB"),
+        Line::new("  chunks they lie in", chunks, "MB").note("of every agent that is here"),
         Line::new("  all other kernel maps", others, "MB").note("rules, files, rings, accounts"),
         Line::new("slab of a process", median(&slabs) / 1e3, "kB").note(format!(
             "{} processes, the largest {:.1} kB; beside it {} bytes in the hash",

@@ -16,7 +16,7 @@ use hotspan_tests::host;
 use crate::agent::{Runs, programs};
 
 /// How often samples are taken over.
-const FLUSH: Duration = Duration::from_millis(500);
+pub(super) const FLUSH: Duration = Duration::from_millis(500);
 
 /// A sample of a thread in user code or in a system call.
 #[derive(Clone, Copy, Debug)]

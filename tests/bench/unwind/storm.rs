@@ -123,7 +123,6 @@ fn lines(lives: &[Life], late: usize, ends: &BTreeMap<String, usize>, started: u
             share(samples - whole, samples),
             "%",
         )
-        .target(5.0)
         .noise(noise)
         .note(format!(
             "{samples} samples, {late} told late; {without} processes without any; {ends:?}"

@@ -8,7 +8,7 @@ use agent_ebpf::unwind::Stop;
 use anyhow::{Result, ensure};
 use hotspan_tests::unwind::{Fixture, program};
 
-use super::recording::Recording;
+use super::recording::{FLUSH, Recording};
 use crate::{
     Line,
     agent::{EMPTY_PROGRAM_NS, difference},
@@ -55,6 +55,8 @@ pub(super) fn measure() -> Result<Vec<Line>> {
     for burners in &burners {
         burners.warm(&mut recording)?;
     }
+    // What was taken so far is taken over first.
+    recording.run(2 * FLUSH)?;
     let warm = recording.samples.len();
     schedule(0, libc::SCHED_FIFO, OURS_FIRST)?;
     let measured = (0..ROUNDS)
