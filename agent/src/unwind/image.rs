@@ -76,6 +76,10 @@ pub struct Content(pub [u8; 16]);
 impl Source {
     /// Reads what tables are made of.
     pub fn read(file: &File) -> Result<Self, ImageError> {
+        catch_unwind(|| Self::read_all(file)).unwrap_or(Err(ImageError::Panicked))
+    }
+
+    fn read_all(file: &File) -> Result<Self, ImageError> {
         let header = Header::read(file)?;
         let machine = match header.machine {
             62 => Machine::X86_64,

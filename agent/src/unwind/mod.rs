@@ -43,6 +43,8 @@ pub use late::Late;
 
 /// Stacks waiting; more would be stale when their turn comes.
 const MAX_WAITING: usize = 256;
+/// The same for those without a copy: nothing is told late for them.
+const MAX_WAITING_UNCOPIED: usize = 32;
 
 /// What the worker is asked.
 enum Job {
@@ -75,7 +77,7 @@ pub struct Counters {
     pub bytes: AtomicU64,
     /// Copies of stacks walked here, by how the walk ended.
     pub walked: [AtomicU64; Stop::ALL.len()],
-    /// Requests the worker was too busy for.
+    /// Copies of stacks the worker was too busy for.
     pub unanswered: AtomicU64,
 }
 
@@ -109,8 +111,9 @@ impl Unwinder {
         frames: &[u64],
         copy: Option<Box<StackCopy>>,
     ) -> Option<Arc<Late>> {
-        if self.waiting.load(Relaxed) >= MAX_WAITING {
-            Counters::add(&self.counters.unanswered, 1);
+        let most = if copy.is_some() { MAX_WAITING } else { MAX_WAITING_UNCOPIED };
+        if self.waiting.load(Relaxed) >= most {
+            Counters::add(&self.counters.unanswered, u64::from(copy.is_some()));
             return None;
         }
         self.waiting.fetch_add(1, Relaxed);
