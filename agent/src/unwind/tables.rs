@@ -276,9 +276,10 @@ impl Tables {
         }
     }
 
-    /// Whether the kernel side knows the process's code as of `read_at` or later.
-    pub fn is_current(&self, pid: Pid, read_at: u64) -> bool {
-        self.slabs.get(&pid).is_some_and(|slab| slab.read_at >= read_at)
+    /// Whether the kernel side knows the process's code: this code, or that of a later time.
+    pub fn is_current(&self, pid: Pid, code: &[CodeMapping], read_at: u64) -> bool {
+        let slab = self.slabs.get(&pid);
+        slab.is_some_and(|slab| slab.read_at > read_at || *slab.code == *code)
             && self.maps.process(pid.0).is_some_and(|code| code.slab != 0)
     }
 

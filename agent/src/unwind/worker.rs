@@ -116,9 +116,6 @@ impl Worker {
 
     /// Tells the kernel side where the process's code is.
     fn adopt(&mut self, map: &ProcessMap) -> Result<(), TablesError> {
-        if self.tables.is_current(map.pid(), map.read_at()) {
-            return Ok(());
-        }
         let mut code = Vec::new();
         // The legacy vsyscall page lies in the kernel's half, where nothing is compared.
         let user = |mapping: &&Mapping| mapping.executable && mapping.end.0 >> 47 == 0;
@@ -133,6 +130,9 @@ impl Worker {
                 bias: mapping.start.0.wrapping_sub(mapping.offset.0),
                 exe,
             });
+        }
+        if self.tables.is_current(map.pid(), &code, map.read_at()) {
+            return Ok(());
         }
         self.tables.set_slab(map.pid(), &code, map.read_at(), Instant::now())
     }
