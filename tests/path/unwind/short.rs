@@ -52,6 +52,8 @@ pub fn processes(variant: &str) -> Result<()> {
     let told = tell(&watch, &program, &mains)?;
     println!("short-lived: {told:?} of {PROCESSES} processes");
     ensure!(told.sampled >= PROCESSES / 2, "few were seen at all: {told:?}");
+    // All of them on a quiet host; on a crowded one the daemon may be late for some.
+    ensure!(told.with_whole * 10 >= told.sampled * 8, "few have a whole stack: {told:?}");
     Ok(())
 }
 
