@@ -159,7 +159,7 @@ fn losses_are_told_with_their_meaning() {
     report.conservation = BTreeMap::from([("samples", conservation)]);
     let text = rendered(&report, &PLAIN);
     assert!(!text.contains("nothing lost"), "{text}");
-    assert!(text.contains("1,234  stacks_cut  stacks deeper than 127 frames"), "{text}");
+    assert!(text.contains("1,234  stacks_cut  stacks deeper than 255 frames"), "{text}");
     assert!(text.contains("samples: 10 captured, 1 of them unaccounted for"), "{text}");
 }
 
