@@ -270,6 +270,11 @@ fn conservation(record: &RunRecord, connected: bool) -> BTreeMap<String, Books> 
             Ok(rest @ 1..) if !record.closed && !connected => {
                 *books.lost.entry(AGENT_DIED.to_owned()).or_default() += rest;
             }
+            // A gap is told before the batch whose account knows what it held: until then the captured
+            // are at least those that are known of.
+            Err(_) if !record.closed && !record.gaps.is_empty() && rest < 0 => {
+                books.captured = books.captured.saturating_add(rest.unsigned_abs() as u64);
+            }
             Ok(rest @ 1..) if record.closed && record.gaps.contains_key(AGENT_FORGOT) => {
                 *books.lost.entry(AGENT_FORGOT.to_owned()).or_default() += rest;
             }

@@ -113,6 +113,25 @@ fn gaps_and_losses_are_told_by_reason() {
 }
 
 #[test]
+fn a_gap_may_come_before_the_account_that_knows_it() {
+    let mut memory = Memory::shop();
+    memory.runs[0].gaps =
+        BTreeMap::from([("queue_full".into(), Counts { samples: 10, ..Counts::default() })]);
+    let books = |memory: Memory| health(memory)["agents"][0]["conservation"]["samples"].clone();
+    assert_eq!(
+        books(memory),
+        json!({"captured": 110, "delivered": 100, "in_flight": 0, "spooled": 0,
+               "lost": {"queue_full": 10}})
+    );
+    // At the end there is no later account: then it is a bug, and shown.
+    let mut closed = Memory::shop();
+    closed.runs[0].gaps =
+        BTreeMap::from([("queue_full".into(), Counts { samples: 10, ..Counts::default() })]);
+    closed.runs[0].closed = true;
+    assert_eq!(books(closed)["in_flight"], -7);
+}
+
+#[test]
 fn reasons_name_what_to_look_at() {
     let mut memory = Memory::shop();
     memory.health.is_full = true;
