@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How long a batch waits for stacks whose tables are still being made.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Names stacks, each with the mark of its end where that is not the outermost frame. Blocks.
 pub(super) fn name(
