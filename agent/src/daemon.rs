@@ -11,7 +11,11 @@ use agent_ebpf::{unwind::Stop, wire::Counter};
 
 use crate::{
     kernel::{Config, KernelError, KernelSide, Record, StartError, ktime},
-    link::{Linker, flush::Flush, stacks::stop_key},
+    link::{
+        Linker,
+        flush::Flush,
+        stacks::{stop_counter, stop_key},
+    },
     process::id::Pid,
     profile::document::Conservation,
     unwind::Unwinder,
@@ -244,11 +248,7 @@ impl Daemon {
 
     /// How walks ended.
     fn ends(&self, get: &dyn Fn(Counter) -> u64) -> [(Stop, u64); Stop::ALL.len()] {
-        self.linker.unwinder.ends(|stop| {
-            let key = stop_key(stop);
-            let counter = Counter::ALL.iter().find(|counter| counter.key() == key);
-            counter.map_or(0, |&counter| get(counter))
-        })
+        self.linker.unwinder.ends(|stop| get(stop_counter(stop)))
     }
 
     /// Everything that was lost, and everything that made part of the account unknown.

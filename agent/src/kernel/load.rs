@@ -101,8 +101,6 @@ pub struct Loaded {
     pub has_exit_tp: bool,
     /// Whether new lanes announce themselves; else only the sweep finds them.
     pub has_breadcrumb: bool,
-    /// Whether code that comes in place of known code is told.
-    pub follows_mappings: bool,
 }
 
 /// Loads and attaches everything but the timer, which [`attach_timer`] adds last.
@@ -140,16 +138,9 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
         attach_tracepoint(&mut ebpf, "sched_prepare_exec", "sched_prepare_exec", &aya_btf)?;
     }
     let has_breadcrumb = attach_breadcrumb(&mut ebpf, &btf, &aya_btf);
-    let follows_mappings = attach_mapping(&mut ebpf, &btf, &aya_btf);
+    attach_mapping(&mut ebpf, &btf, &aya_btf);
     load_totals(&mut ebpf, &aya_btf)?;
-    Ok(Loaded {
-        ebpf,
-        rings,
-        clock: Clock::CpuClock,
-        has_exit_tp,
-        has_breadcrumb,
-        follows_mappings,
-    })
+    Ok(Loaded { ebpf, rings, clock: Clock::CpuClock, has_exit_tp, has_breadcrumb })
 }
 
 fn open(btf: &AyaBtf, offsets: &Offsets, settings: &Settings) -> Result<Ebpf, LoadError> {
@@ -254,16 +245,14 @@ fn attach_breadcrumb(ebpf: &mut Ebpf, btf: &Btf, aya_btf: &AyaBtf) -> bool {
 }
 
 /// Without it, code in place of other code is found when an address is in neither.
-fn attach_mapping(ebpf: &mut Ebpf, btf: &Btf, aya_btf: &AyaBtf) -> bool {
+fn attach_mapping(ebpf: &mut Ebpf, btf: &Btf, aya_btf: &AyaBtf) {
     const NAME: &str = "vm_unmapped_area";
     if !btf.has("btf_trace_vm_unmapped_area") {
-        return false;
+        return;
     }
-    let attached = attach_tracepoint(ebpf, NAME, NAME, aya_btf);
-    if let Err(error) = &attached {
+    if let Err(error) = attach_tracepoint(ebpf, NAME, NAME, aya_btf) {
         tracing::warn!(%error, "no hook on mmap: libraries loaded in place of others show late");
     }
-    attached.is_ok()
 }
 
 const TRACEFS: &str = "/sys/kernel/tracing";

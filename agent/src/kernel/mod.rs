@@ -110,11 +110,6 @@ impl KernelSide {
         tables::Tables::take(&mut self.loaded.ebpf)
     }
 
-    /// Whether code that comes in place of known code is told.
-    pub fn follows_mappings(&self) -> bool {
-        self.loaded.follows_mappings
-    }
-
     /// Descriptors that become readable when the programs call for the daemon.
     pub fn wake_fds(&self) -> Vec<RawFd> {
         self.loaded.rings.iter().map(|ring| ring.as_raw_fd()).collect()

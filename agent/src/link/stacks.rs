@@ -87,10 +87,14 @@ impl Linker {
     }
 }
 
+/// The kernel side's counter of walks that end so: they are in the order of the ends.
+pub fn stop_counter(stop: Stop) -> Counter {
+    Counter::ALL[Counter::StacksWhole as usize + stop as usize]
+}
+
 /// The name under which stacks that end so are counted.
 pub fn stop_key(stop: Stop) -> &'static str {
-    let counter = Counter::StacksWhole as usize + stop as usize;
-    Counter::ALL.get(counter).map_or("stacks_cut", |counter| counter.key())
+    stop_counter(stop).key()
 }
 
 #[cfg(test)]
