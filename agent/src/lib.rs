@@ -7,6 +7,7 @@ mod config;
 pub mod daemon;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod heap;
 pub mod kernel;
 mod lanes;
 mod link;

@@ -19,7 +19,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
-use crate::{config, profile::state::State};
+use crate::{config, heap, profile::state::State};
 
 /// Says where each span's time went on this host, and who made it wait.
 #[derive(Debug, Parser)]
@@ -78,6 +78,7 @@ pub enum Command {
 
 /// A hotspan process from its command line to its exit code.
 pub fn main() -> ExitCode {
+    heap::keep_little();
     let cli = Cli::try_parse().unwrap_or_else(|error| {
         // Wrong usage is an error like others: 1. clap's own choice is 2.
         let _ = error.print();
