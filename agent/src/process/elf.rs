@@ -6,8 +6,10 @@ use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _};
 use thiserror::Error;
 
 /// Sizes of the ELF64 structures (elf.h) and the limits we read them within.
-const HEADER: usize = 64;
-const SECTION: usize = 64;
+/// The file's header.
+pub const HEADER: usize = 64;
+/// A section's.
+pub const SECTION: usize = 64;
 const SEGMENT: usize = 56;
 const MAX_SECTIONS: usize = 65_535;
 const MAX_SEGMENTS: usize = 1024;
@@ -24,6 +26,8 @@ pub const PT_NOTE: u32 = 4;
 pub const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 /// Executable.
 pub const PF_X: u32 = 1;
+/// A section of code.
+pub const SHF_EXECINSTR: u64 = 1 << 2;
 /// A section without bytes in the file.
 pub const SHT_NOBITS: u32 = 8;
 /// A section whose bytes are compressed.
@@ -105,6 +109,13 @@ impl Header {
             return Err(ElfError::Foreign);
         }
         Ok(Self { machine: u16_at(&bytes, 18)?, bytes })
+    }
+
+    /// Where the program headers are in the file.
+    pub fn segments_at(&self) -> Result<Range<u64>, ElfError> {
+        let start = u64_at(&self.bytes, 32)?;
+        let bytes = u64::from(u16_at(&self.bytes, 56)?) * SEGMENT as u64;
+        Ok(start..start.saturating_add(bytes))
     }
 
     /// The program headers.

@@ -12,7 +12,8 @@ use std::{
     env,
     ffi::CString,
     fs::{File, Metadata, OpenOptions, read_link},
-    io::{self, Read as _},
+    io::{self, Read as _, Seek as _, SeekFrom},
+    ops::Range,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::{
@@ -211,11 +212,32 @@ pub fn own_path(file: &File) -> PathBuf {
 
 /// A private copy that has no name, so that nobody else can change it.
 pub fn copy(original: &File) -> Result<File, FileError> {
-    let mut copy = nameless().map_err(FileError::Copy)?;
-    // Its own offset: the original's descriptor is kept and may be copied again.
-    let mut source = File::open(own_path(original)).map_err(FileError::Copy)?.take(MAX_FILE_BYTES);
-    io::copy(&mut source, &mut copy).map_err(FileError::Copy)?;
-    Ok(copy)
+    copy_parts(original, std::slice::from_ref(&(0..MAX_FILE_BYTES)))
+}
+
+/// A private copy of some parts, which may overlap, with holes that read as zeros between them.
+pub fn copy_parts(original: &File, parts: &[Range<u64>]) -> Result<File, FileError> {
+    let copy = || {
+        let mut copy = nameless()?;
+        // Its own offset: the original's descriptor is kept and may be copied again.
+        let mut source = File::open(own_path(original))?;
+        let length = source.metadata()?.len().min(MAX_FILE_BYTES);
+        let mut parts = parts.to_vec();
+        parts.sort_by_key(|part| part.start);
+        let mut at = 0;
+        for part in parts {
+            at = part.start.max(at);
+            let bytes = part.end.min(length).saturating_sub(at);
+            if bytes > 0 {
+                source.seek(SeekFrom::Start(at))?;
+                copy.seek(SeekFrom::Start(at))?;
+                at += io::copy(&mut (&mut source).take(bytes), &mut copy)?;
+            }
+        }
+        copy.set_len(length)?;
+        Ok(copy)
+    };
+    copy().map_err(FileError::Copy)
 }
 
 /// An empty nameless file: on disk, whose pages the kernel can write back and drop, else in memory.

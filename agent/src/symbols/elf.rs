@@ -5,17 +5,25 @@
 //! file's author chose are taken out of our copy (`.gnu_debuglink` and its relatives). A file whose
 //! section names cannot be read in full is refused for that reason.
 
-use std::{ffi::OsString, fs::File, os::unix::ffi::OsStringExt as _, os::unix::fs::FileExt as _};
+use std::{
+    ffi::OsString,
+    fs::File,
+    ops::Range,
+    os::unix::{ffi::OsStringExt as _, fs::FileExt as _},
+};
 
 use super::{expand::expand, gopclntab::GoTable};
 use crate::process::{
-    elf::{self, ElfError, Header, Section, Segment},
+    elf::{self, ElfError, Header, SHF_EXECINSTR, SHT_NOBITS, Section, Segment},
+    file::{self, FileError},
     maps::FileOffset,
 };
 
 /// Section names that refer to other files.
 const REFERENCES: [&[u8]; 4] =
     [b".gnu_debuglink", b".gnu_debugaltlink", b".debug_sup", b".note.gnu.debuglink"];
+/// Data that are large and tell no names.
+const UNNEEDED: [&[u8]; 4] = [b".rodata", b".eh_frame", b".gcc_except_table", b".llvmbc"];
 /// A name and what follows it; longer sections are no links.
 const MAX_LINK: u64 = 512;
 
@@ -43,6 +51,15 @@ pub(super) struct DebugLink {
 }
 
 impl Elf {
+    /// A copy of `original` without what names need not: its code and data. A file without a table
+    /// of sections does not tell what is what, and is copied whole.
+    pub(super) fn copy(original: &File) -> Result<File, FileError> {
+        match parts(original) {
+            Ok(parts) => file::copy_parts(original, &parts),
+            Err(_) => file::copy(original),
+        }
+    }
+
     /// Reads `copy`, which must be ours alone, takes references to other files out of it, and
     /// unpacks its compressed sections if they come to no more than `room` bytes.
     pub(super) fn disarm(copy: &File, room: u64) -> Result<Self, ElfError> {
@@ -73,6 +90,23 @@ impl Elf {
             code.address.checked_add(inside).map(ImageAddress)
         })
     }
+}
+
+/// Where the parts are that a reader of names asks for.
+fn parts(file: &File) -> Result<Vec<Range<u64>>, ElfError> {
+    let header = Header::read(file)?;
+    let sections = header.sections(file)?.all;
+    let part = |at: u64, bytes: u64| at..at.saturating_add(bytes);
+    let is_needed = |section: &&Section| {
+        section.kind != SHT_NOBITS
+            && section.flags & SHF_EXECINSTR == 0
+            && !UNNEEDED.contains(&section.name.as_slice())
+    };
+    let mut parts = vec![part(0, elf::HEADER as u64), header.segments_at()?];
+    parts.extend(sections.iter().map(|section| part(section.header_at, elf::SECTION as u64)));
+    let needed = sections.iter().filter(is_needed);
+    parts.extend(needed.map(|section| part(section.offset, section.bytes)));
+    if sections.is_empty() { Err(ElfError::Inconsistent) } else { Ok(parts) }
 }
 
 /// A file name, its NUL, padding to a word, and the checksum.

@@ -48,6 +48,37 @@ fn references_to_other_files_are_taken_out_of_the_copy_only() {
     assert_eq!(fs::read(file::own_path(&copy)).unwrap(), disarmed);
 }
 
+/// Everything the linker and `nm` know of a copy is what they know of the original, without its code.
+#[test]
+fn a_copy_lacks_code_and_nothing_that_names_are_read_from() {
+    let directory = Directory::new("parts");
+    let program = directory.compile("fixture", "", &[]);
+    let original = fs::File::open(&program).unwrap();
+    let copy = Elf::copy(&original).unwrap();
+    let (original, copied) =
+        (fs::read(&program).unwrap(), fs::read(file::own_path(&copy)).unwrap());
+    assert_eq!(original.len(), copied.len());
+    let sections = Header::read(&copy).unwrap().sections(&copy).unwrap();
+    for section in &sections.all {
+        let range = section.offset as usize..(section.offset + section.bytes) as usize;
+        let name = String::from_utf8_lossy(&section.name).into_owned();
+        match name.as_str() {
+            _ if section.kind == SHT_NOBITS => {}
+            ".text" | ".rodata" => {
+                assert!(copied[range.clone()].iter().all(|&byte| byte == 0), "{name}");
+                assert!(original[range].iter().any(|&byte| byte != 0), "{name}");
+            }
+            ".symtab" | ".strtab" | ".debug_info" | ".dynsym" | ".data" | ".shstrtab" => {
+                assert_eq!(copied[range.clone()], original[range], "{name}");
+            }
+            _ => {}
+        }
+    }
+    let named = |name: &[u8]| sections.named(name).is_some();
+    assert!(named(b".text") && named(b".rodata") && named(b".symtab") && named(b".debug_info"));
+    assert_eq!(Elf::disarm(&copy, 0).unwrap().code.len(), 1);
+}
+
 #[test]
 fn a_file_cut_anywhere_is_no_panic() {
     let directory = Directory::new("cut");

@@ -6,6 +6,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -39,13 +40,15 @@ pub(super) struct Image {
     /// Of all copies.
     pub(super) bytes: u64,
     pub(super) names: HashMap<FileOffset, Arc<[FrameDocument]>>,
+    /// When blazesym was last asked; none while it holds nothing of the file.
+    pub(super) asked: Option<Instant>,
 }
 
 impl Image {
     /// Copies `file`, which was mapped as `binary`, and reads its headers. All copies together stay
     /// below [`MAX_FILE_BYTES`].
     pub(super) fn read(file: &File, binary: &Path) -> Option<Self> {
-        let copy = file::copy(file).ok()?;
+        let copy = Elf::copy(file).ok()?;
         let room = MAX_FILE_BYTES.saturating_sub(copy.metadata().ok()?.len());
         let elf = Elf::disarm(&copy, room.min(MAX_UNPACKED)).ok()?;
         let bytes = copy.metadata().ok()?.len();
@@ -64,7 +67,7 @@ impl Image {
     fn new(elf: Elf, copy: File, bytes: u64, debug: Option<DebugFile>) -> Self {
         let bytes = bytes + debug.as_ref().map_or(0, |debug| debug.bytes);
         let path = file::own_path(&copy);
-        Self { elf, copy, path, debug, bytes, names: HashMap::new() }
+        Self { elf, copy, path, debug, bytes, names: HashMap::new(), asked: None }
     }
 
     /// The functions at `offset`, innermost first.
@@ -79,6 +82,7 @@ impl Image {
         let Some(address) = self.elf.address(offset) else { return Ok(None) };
         let debug = self.debug.as_ref().map(|debug| &debug.path);
         let mut answer = Answer::Unknown;
+        self.asked = Some(Instant::now());
         for path in debug.into_iter().chain([&self.path]) {
             answer = names.image(path, address);
             if answer != Answer::Unknown {
@@ -104,6 +108,15 @@ impl Image {
         };
         self.names.insert(offset, Arc::clone(&frames));
         Ok((!frames.is_empty()).then_some(frames))
+    }
+
+    /// Has blazesym forget the file when it was not asked for so long: the names found stay, and what
+    /// it parsed is parsed again when it is asked.
+    pub(super) fn rest(&mut self, names: &mut Names, after: Duration) {
+        if self.asked.is_some_and(|asked| asked.elapsed() >= after) {
+            self.evict(names);
+            self.asked = None;
+        }
     }
 
     /// Before the descriptor closes and its number, hence the path, is used again.

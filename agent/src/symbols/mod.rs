@@ -11,7 +11,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -213,7 +213,15 @@ impl Symbols {
 
 /// The life of the thread: until every sender is gone.
 fn serve(queue: &Receiver<Job>, mut modules: Modules, counters: &Counters) {
-    for job in queue {
+    loop {
+        let job = match queue.recv_timeout(modules.rest_time()) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                modules.rest();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         modules.begin_batch();
         match job {
             Job::Open(map) => modules.open_all(&map),

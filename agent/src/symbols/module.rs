@@ -46,6 +46,8 @@ pub(super) struct Bounds {
     pub(super) bytes: u64,
     /// Addresses with known names.
     pub(super) names: usize,
+    /// What is parsed of a file goes when it was not needed for so long.
+    pub(super) rest: Duration,
     /// After this, the remaining addresses of a batch stay without a name.
     pub(super) batch: Duration,
     /// After this, a caller goes on without an answer.
@@ -59,6 +61,7 @@ impl Default for Bounds {
             images: 48,
             bytes: file::MAX_FILE_BYTES,
             names: 65_536,
+            rest: Duration::from_secs(10),
             batch: Duration::from_secs(20),
             patience: Duration::from_secs(60),
         }
@@ -124,6 +127,21 @@ impl Modules {
         self.batch += 1;
         self.absent.clear();
         self.jits.begin_batch();
+        self.rest();
+    }
+
+    /// How long after a batch there is something to forget.
+    pub(super) fn rest_time(&self) -> Duration {
+        self.bounds.rest
+    }
+
+    /// Forgets what was parsed and is not needed at present.
+    pub(super) fn rest(&mut self) {
+        for module in self.known.values_mut() {
+            if let Content::Ready(image) = &mut module.content {
+                image.rest(&mut self.names, self.bounds.rest);
+            }
+        }
     }
 
     /// How long a batch may take.

@@ -1,6 +1,11 @@
 //! Tests of the bounds, and of files made to break parsers.
 
-use std::{fs, os::unix::fs::FileExt as _, path::PathBuf, sync::atomic::Ordering::Relaxed};
+use std::{
+    fs,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    path::PathBuf,
+    sync::atomic::Ordering::Relaxed,
+};
 
 use super::*;
 use crate::{process::maps::Address, symbols::fixture::*};
@@ -17,7 +22,7 @@ fn name(modules: &mut Modules, path: &Path, offset: u64) -> Option<String> {
     let Backing::File { id, path, .. } = &mapping.backing else { panic!("{mapping:?}") };
     modules.begin_batch();
     let frames = modules.user(NOBODY, mapping, (*id, path), FileOffset(offset))?;
-    frames.last().map(|frame| frame.name.clone())
+    frames.last().map(|frame| frame.name.to_string())
 }
 
 /// The program, and the file offset of its function `plain`.
@@ -81,6 +86,31 @@ fn copies_are_dropped_with_their_module() {
     modules.forget(id);
     assert_ne!(fs::read_link(&path).ok(), Some(ours));
     assert_eq!(name(&mut modules, &program, plain).as_deref(), Some("plain"));
+}
+
+/// blazesym maps what it reads, so the kernel says whether it holds something.
+#[test]
+fn what_was_parsed_goes_when_it_is_not_needed_and_the_names_stay() {
+    let directory = Directory::new("rest");
+    let (program, plain) = program(&directory);
+    let (mut modules, _) = modules(Bounds { rest: Duration::ZERO, ..Bounds::default() });
+    let inode = |modules: &Modules| {
+        let path = modules.known.values().find_map(Module::image).unwrap().path.clone();
+        fs::metadata(path).unwrap().ino()
+    };
+    let is_mapped = |inode: u64| {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().any(|line| line.split_ascii_whitespace().nth(4) == Some(&inode.to_string()))
+    };
+    for round in 0..3 {
+        assert_eq!(name(&mut modules, &program, plain).as_deref(), Some("plain"), "round {round}");
+        // Only a name that was not found yet has the file parsed again.
+        assert_eq!(is_mapped(inode(&modules)), round == 0, "round {round}");
+    }
+    assert_eq!(name(&mut modules, &program, plain + 1).as_deref(), Some("plain"));
+    assert!(is_mapped(inode(&modules)));
+    modules.rest();
+    assert!(!is_mapped(inode(&modules)));
 }
 
 #[test]
