@@ -297,7 +297,7 @@ impl Host {
 
 fn function(service: u64, number: u64) -> FrameDocument {
     let (name, file, line) = names::function(service * FUNCTIONS + number);
-    FrameDocument { name, file, line, kind: "native" }
+    FrameDocument { name: name.into(), file: file.into(), line, kind: "native" }
 }
 
 /// Stacks of one service: each shares the outer frames of an earlier one, as those of programs do.

@@ -141,7 +141,7 @@ impl Dictionary {
     pub fn stack(&self, node: u32) -> Result<Stack, Violation> {
         let document = |frame: &Frame| {
             let [name, file] = [frame.name, frame.file].map(|index| &self.strings[index as usize]);
-            let (name, file) = (name.to_string(), file.to_string());
+            let (name, file) = (Arc::clone(name), Arc::clone(file));
             FrameDocument { name, file, line: frame.line, kind: frame.kind }
         };
         Ok(self.walk(node)?.map(document).collect())

@@ -236,8 +236,8 @@ fn states_that_do_not_add_up_are_told() {
 fn sample(state: State, ns: u64, names: Option<&[&str]>) -> Sample {
     let stack = names.map(|names| {
         let frames = names.iter().map(|name| FrameDocument {
-            name: name.trim_start_matches('k').to_owned(),
-            file: String::new(),
+            name: name.trim_start_matches('k').into(),
+            file: "".into(),
             line: 0,
             kind: if name.starts_with('k') { "kernel" } else { "native" },
         });
@@ -262,7 +262,7 @@ fn stacks_are_scaled_to_the_exact_time_of_their_state() {
         .stacks
         .iter()
         .map(|stack| {
-            let frames = stack.frames.iter().map(|frame| frame.name.as_str()).collect();
+            let frames = stack.frames.iter().map(|frame| &*frame.name).collect();
             (stack.state, stack.ns, stack.count, frames)
         })
         .collect();
@@ -276,7 +276,7 @@ fn stacks_are_scaled_to_the_exact_time_of_their_state() {
         ]
     );
     assert_eq!(document.loss["stacks_missing"], 1);
-    assert_eq!(document.methods[0].name, "futex_wait");
+    assert_eq!(&*document.methods[0].name, "futex_wait");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The span document and the report of `hotspan record --json` (design 5): stable interfaces.
 //! Times are integer nanoseconds, ids lower-case hex.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeStruct as _};
 
@@ -124,9 +124,9 @@ pub struct CauseDocument {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MethodDocument {
     /// Demangled name, or `module+0xoffset`.
-    pub name: String,
+    pub name: Arc<str>,
     /// Source file, "" when not known.
-    pub file: String,
+    pub file: Arc<str>,
     /// Line of the function's first sampled frame, 0 when not known.
     pub line: u32,
     /// With it on top of the stack.
@@ -154,9 +154,9 @@ pub struct StackDocument {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FrameDocument {
     /// Demangled name, or `module+0xoffset`, or `[unresolved 0x..]`.
-    pub name: String,
+    pub name: Arc<str>,
     /// Source file, "" when not known.
-    pub file: String,
+    pub file: Arc<str>,
     /// Line, 0 when not known.
     pub line: u32,
     /// `native`, `inlined`, `kernel`, `mark`

@@ -17,7 +17,7 @@ pub fn methods(stacks: &[StackDocument]) -> Vec<MethodDocument> {
     for stack in stacks {
         let mut seen = HashSet::new();
         for (depth, frame) in stack.frames.iter().enumerate() {
-            let key = (frame.name.as_str(), frame.file.as_str());
+            let key = (&*frame.name, &*frame.file);
             let (_, method) = methods.entry(key).or_insert_with(|| {
                 let method = MethodDocument {
                     name: frame.name.clone(),
@@ -58,7 +58,7 @@ mod tests {
     };
 
     fn frame(name: &str) -> FrameDocument {
-        FrameDocument { name: name.to_owned(), file: String::new(), line: 0, kind: "native" }
+        FrameDocument { name: name.into(), file: "".into(), line: 0, kind: "native" }
     }
 
     #[test]
@@ -70,10 +70,7 @@ mod tests {
             count: 1,
         };
         let methods = methods(&[stack]);
-        assert_eq!(
-            (methods[0].name.as_str(), methods[0].self_ns, methods[0].total_ns),
-            ("f", 100, 100)
-        );
+        assert_eq!((&*methods[0].name, methods[0].self_ns, methods[0].total_ns), ("f", 100, 100));
         assert_eq!((methods[1].self_ns, methods[1].total_ns), (0, 100));
     }
 }

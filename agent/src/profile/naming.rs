@@ -59,7 +59,7 @@ fn addresses(stack: &StackDefinition) -> Vec<FrameAddress> {
 
 /// A line that stands for frames.
 pub(super) fn mark(name: &str) -> FrameDocument {
-    FrameDocument { name: name.to_owned(), file: String::new(), line: 0, kind: "mark" }
+    FrameDocument { name: name.into(), file: "".into(), line: 0, kind: "mark" }
 }
 
 /// What stands below the last frame of a stack that does not end at its outermost one.

@@ -124,8 +124,8 @@ impl Lexicon {
             Ok((body.row()?, body.row()?, body.narrow()?, body.number()? as usize))
         })?;
         let frame = FrameDocument {
-            name: self.text(conn, name)?.as_ref().into(),
-            file: self.text(conn, file)?.as_ref().into(),
+            name: self.text(conn, name)?,
+            file: self.text(conn, file)?,
             line,
             kind: FRAME_KINDS.get(kind).ok_or(Damage("no such kind of frame"))?,
         };

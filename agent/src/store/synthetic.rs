@@ -249,8 +249,9 @@ fn stack(number: usize) -> Stack {
             let branch = number >> (13 - 13 * level / depth);
             let function = Random::new((branch * 64 + level) as u64).next();
             FrameDocument {
-                name: format!("application::module_{}::function_{function:x}", function % 90),
-                file: format!("/src/application/module_{}.rs", function % 90),
+                name: format!("application::module_{}::function_{function:x}", function % 90)
+                    .into(),
+                file: format!("/src/application/module_{}.rs", function % 90).into(),
                 line: (function % 3_000) as u32,
                 kind: if level == 0 { "kernel" } else { "native" },
             }

@@ -202,7 +202,7 @@ fn what_goes_in_comes_out_once() {
         assert_eq!(reader.spans(Some([8; 16]), [1; 8]).unwrap(), []);
         let details = reader.details(std::slice::from_ref(&span)).unwrap();
         assert_eq!(details.samples.len(), 2);
-        assert_eq!(details.samples[0].stack.as_ref().unwrap()[0].name, "inner");
+        assert_eq!(&*details.samples[0].stack.as_ref().unwrap()[0].name, "inner");
         assert_eq!((details.waits.len(), details.waits[0].ns, details.waits[0].count), (1, 80, 2));
         let slice = reader.process(&span.process, at, at + SECOND / 2).unwrap();
         assert_eq!((slice.states, slice.samples.len()), (times(500, 0), 1));

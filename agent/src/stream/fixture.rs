@@ -190,8 +190,8 @@ pub fn wild(random: &mut Random) -> Batch {
 pub fn stack(random: &mut Random, depth: u64) -> Stack {
     (0..depth)
         .map(|_| FrameDocument {
-            name: random.string("frame", 30).to_string(),
-            file: random.string("src/file.rs", 6).to_string(),
+            name: random.string("frame", 30),
+            file: random.string("src/file.rs", 6),
             line: random.below(400) as u32,
             kind: random.pick(&FRAME_KINDS),
         })

@@ -24,7 +24,7 @@ pub(super) struct Line {
 /// A piece of code.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Code {
-    pub(super) name: Box<str>,
+    pub(super) name: Arc<str>,
     /// By offset.
     pub(super) lines: Box<[Line]>,
 }
@@ -115,10 +115,10 @@ impl CodeMap {
     }
 
     /// Name, and line if known, of the code at `address`.
-    pub(super) fn at(&self, address: u64) -> Option<(&str, Option<&Line>)> {
+    pub(super) fn at(&self, address: u64) -> Option<(&Arc<str>, Option<&Line>)> {
         let (_, region) = self.regions.range(..=address).next_back()?;
         let offset = address.checked_sub(region.origin)?;
-        (address < region.end).then(|| (&*region.code.name, region.code.line(offset)))
+        (address < region.end).then(|| (&region.code.name, region.code.line(offset)))
     }
 
     /// Whether something was told that is not kept.

@@ -9,7 +9,7 @@ fn code(name: &str) -> Arc<Code> {
 }
 
 fn name(map: &CodeMap, address: u64) -> Option<&str> {
-    map.at(address).map(|(name, _)| name)
+    map.at(address).map(|(name, _)| &**name)
 }
 
 #[test]

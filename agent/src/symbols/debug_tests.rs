@@ -98,8 +98,7 @@ fn installed_debug_files_give_lines_packed_or_not() {
         running.end();
         fs::remove_dir_all(&place).unwrap();
         let _ = fs::remove_dir(place.parent().unwrap());
-        let lines: Vec<_> =
-            found[0].iter().map(|frame| (frame.name.as_str(), frame.line)).collect();
+        let lines: Vec<_> = found[0].iter().map(|frame| (&*frame.name, frame.line)).collect();
         assert_eq!(lines, [("inner", 4), ("outer", 10)], "{test}");
     }
 }
@@ -137,7 +136,7 @@ fn sizes_that_are_lies_are_not_believed() {
         let running = Running::start(&program);
         let found =
             Symbols::spawn().unwrap().resolve(vec![request(&running.map(), &[running.plain])]);
-        assert_eq!((found[0][0].name.as_str(), found[0][0].line), ("plain", 0), "{size}");
+        assert_eq!((&*found[0][0].name, found[0][0].line), ("plain", 0), "{size}");
         running.end();
     }
 }

@@ -133,7 +133,7 @@ impl GoTable {
             Some((self.text_at(copy, self.files, file.into())?, line))
         };
         let (file, line) = source().filter(|_| !is_inlined).unwrap_or_default();
-        Some(FrameDocument { name, file: tame(&file), line, kind: "native" })
+        Some(FrameDocument { name: name.into(), file: tame(&file).into(), line, kind: "native" })
     }
 
     /// What a table of values says about `place`: differences of value and place, until a zero.

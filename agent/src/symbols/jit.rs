@@ -100,8 +100,8 @@ impl Jits {
         let process = self.processes.get(&map.pid())?;
         let (name, line) = process.dumped.at(address.0).or_else(|| process.mapped.at(address.0))?;
         Some(FrameDocument {
-            name: name.to_owned(),
-            file: line.map(|line| line.file.to_string()).unwrap_or_default(),
+            name: Arc::clone(name),
+            file: line.map(|line| Arc::clone(&line.file)).unwrap_or_default(),
             line: line.map_or(0, |line| line.line),
             kind: "native",
         })

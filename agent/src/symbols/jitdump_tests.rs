@@ -67,7 +67,7 @@ impl Fixture {
     fn at(&self, address: u64) -> String {
         match self.code.at(address) {
             Some((name, Some(line))) => format!("{name} {}:{}", line.file, line.line),
-            Some((name, None)) => name.into(),
+            Some((name, None)) => name.to_string(),
             None => String::new(),
         }
     }

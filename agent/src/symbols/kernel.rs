@@ -21,7 +21,10 @@ use blazesym::{
     },
 };
 
-use super::names::{Answer, Names, frame};
+use super::{
+    names::{Answer, Names, frame},
+    texts::Texts,
+};
 use crate::{process::maps::Address, profile::document::FrameDocument};
 
 /// Kernel code is in the upper half; what kallsyms lists below are per-CPU offsets.
@@ -72,8 +75,8 @@ impl KernelNames {
             return None;
         }
         self.refresh(address);
-        let convert = |sym: &Sym<'_>| {
-            (sym.offset < MAX_FUNCTION).then(|| vec![frame(&sym.name, None, "kernel")])
+        let convert = |sym: &Sym<'_>, texts: &mut Texts| {
+            (sym.offset < MAX_FUNCTION).then(|| vec![frame(texts, &sym.name, None, "kernel")])
         };
         match self.names.ask(&self.source, Input::AbsAddr(address.0), convert) {
             Answer::Frames(frames) => Some(frames),

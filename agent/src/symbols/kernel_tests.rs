@@ -46,7 +46,7 @@ fn listed(name: &str) -> Option<(Address, String)> {
 }
 
 fn name(names: &mut KernelNames, address: Address) -> Option<String> {
-    names.at(address).map(|frames| frames[0].name.clone())
+    names.at(address).map(|frames| frames[0].name.to_string())
 }
 
 #[test]

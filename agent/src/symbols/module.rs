@@ -357,7 +357,7 @@ pub(super) fn fallback(path: &Path, offset: FileOffset, id: Option<&str>) -> Fra
 
 /// A frame that has nothing but a name.
 pub(super) fn unnamed(name: String, kind: &'static str) -> FrameDocument {
-    FrameDocument { name, file: String::new(), line: 0, kind }
+    FrameDocument { name: name.into(), file: "".into(), line: 0, kind }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use blazesym::symbolize::{
     source::{Elf, Source},
 };
 
-use super::elf::ImageAddress;
+use super::{elf::ImageAddress, texts::Texts};
 use crate::profile::document::FrameDocument;
 
 /// Characters kept of a name or path. C++ templates run to many thousands.
@@ -31,11 +31,12 @@ pub(super) enum Answer {
 /// Names by address, from ELF files, or from the kernel's list.
 pub(super) struct Names {
     symbolizer: Symbolizer,
+    texts: Texts,
 }
 
 impl Names {
     pub(super) fn new() -> Self {
-        Self { symbolizer: symbolizer() }
+        Self { symbolizer: symbolizer(), texts: Texts::new() }
     }
 
     /// The functions at `address` of the ELF file at `path`, a path nobody else can change.
@@ -43,13 +44,13 @@ impl Names {
         let input = Input::VirtOffset(address.0);
         let debug = Elf::new(path);
         let plain = Elf { debug_syms: false, ..debug.clone() };
-        let found = self.ask(&Source::Elf(debug), input, |sym| Some(user_frames(sym)));
+        let found = self.ask(&Source::Elf(debug), input, user_frames);
         if found == Answer::Broken {
             return found;
         }
         // Asked as well: debug information that cannot be read (compressed, another format) hides
         // the symbol table, and reduced debug information has the last part of a path only.
-        let symbol = self.ask(&Source::Elf(plain), input, |sym| Some(user_frames(sym)));
+        let symbol = self.ask(&Source::Elf(plain), input, user_frames);
         match (found, symbol) {
             (Answer::Frames(mut frames), Answer::Frames(symbol)) => {
                 if let (Some(function), Some(symbol)) = (frames.last_mut(), symbol.last())
@@ -75,20 +76,20 @@ impl Names {
         &mut self,
         source: &Source<'_>,
         input: Input<u64>,
-        convert: impl Fn(&Sym<'_>) -> Option<Vec<FrameDocument>>,
+        convert: impl Fn(&Sym<'_>, &mut Texts) -> Option<Vec<FrameDocument>>,
     ) -> Answer {
-        let asked = catch_unwind(AssertUnwindSafe(|| {
-            match self.symbolizer.symbolize_single(source, input) {
-                Ok(Symbolized::Sym(sym)) => convert(&sym),
+        let Self { symbolizer, texts } = self;
+        let asked =
+            catch_unwind(AssertUnwindSafe(|| match symbolizer.symbolize_single(source, input) {
+                Ok(Symbolized::Sym(sym)) => convert(&sym, texts),
                 Ok(Symbolized::Unknown(_)) | Err(_) => None,
-            }
-        }));
+            }));
         match asked {
             Ok(Some(frames)) => Answer::Frames(frames),
             Ok(None) => Answer::Unknown,
             Err(_) => {
                 // Its caches may be half-written.
-                self.symbolizer = symbolizer();
+                *self = Self::new();
                 Answer::Broken
             }
         }
@@ -103,12 +104,11 @@ fn symbolizer() -> Symbolizer {
 }
 
 /// The function and what is inlined into it at this address, innermost first.
-fn user_frames(sym: &Sym<'_>) -> Vec<FrameDocument> {
+fn user_frames(sym: &Sym<'_>, texts: &mut Texts) -> Option<Vec<FrameDocument>> {
     let inlined = sym.inlined.iter().rev();
-    inlined
-        .map(|function| frame(&function.name, function.code_info.as_ref(), "inlined"))
-        .chain([frame(&sym.name, sym.code_info.as_deref(), "native")])
-        .collect()
+    let inlined = inlined.map(|function| (&function.name, function.code_info.as_ref(), "inlined"));
+    let frames = inlined.chain([(&sym.name, sym.code_info.as_deref(), "native")]);
+    Some(frames.map(|(name, code, kind)| frame(texts, name, code, kind)).collect())
 }
 
 /// Whether `symbol` is the name `short` with the path it lacks.
@@ -125,10 +125,15 @@ fn is_longer_form(symbol: &str, short: &str) -> bool {
         })
 }
 
-pub(super) fn frame(name: &str, code: Option<&CodeInfo<'_>>, kind: &'static str) -> FrameDocument {
+pub(super) fn frame(
+    texts: &mut Texts,
+    name: &str,
+    code: Option<&CodeInfo<'_>>,
+    kind: &'static str,
+) -> FrameDocument {
     FrameDocument {
-        name: tame(name),
-        file: code.map(|code| tame(&code.to_path().to_string_lossy())).unwrap_or_default(),
+        name: texts.tame(name),
+        file: code.map(|code| texts.tame(&code.to_path().to_string_lossy())).unwrap_or_default(),
         line: code.and_then(|code| code.line).unwrap_or(0),
         kind,
     }
@@ -174,9 +179,9 @@ mod tests {
         let offset = map.lookup(Address(here)).unwrap().file_offset(Address(here)).unwrap();
         let (source, input) =
             (Source::Elf(Elf::new("/proc/self/exe")), Input::FileOffset(offset.0));
-        let broken = names.ask(&source, input, |_| panic!("on purpose"));
+        let broken = names.ask(&source, input, |_, _| panic!("on purpose"));
         assert_eq!(broken, Answer::Broken);
-        let fine = names.ask(&source, input, |sym| Some(user_frames(sym)));
+        let fine = names.ask(&source, input, user_frames);
         assert!(matches!(fine, Answer::Frames(_)), "{fine:?}");
     }
 

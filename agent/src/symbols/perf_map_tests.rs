@@ -40,7 +40,7 @@ impl Fixture {
     }
 
     fn name(&self, address: u64) -> Option<&str> {
-        self.code.at(address).map(|(name, _)| name)
+        self.code.at(address).map(|(name, _)| &**name)
     }
 }
 

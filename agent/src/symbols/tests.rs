@@ -122,7 +122,7 @@ fn functions_of_the_vdso_are_named() {
     let frames: Vec<_> = (vdso.start.0..vdso.end.0).step_by(16).map(FrameAddress::Ip).collect();
     let symbols = symbols();
     let found = symbols.resolve(vec![request(&map, &frames)]);
-    let names: Vec<_> = found[0].iter().map(|frame| frame.name.as_str()).collect();
+    let names: Vec<_> = found[0].iter().map(|frame| &*frame.name).collect();
     let expected = if cfg!(target_arch = "x86_64") {
         "__vdso_clock_gettime"
     } else {
@@ -251,11 +251,11 @@ fn every_address_gets_a_frame() {
     let mut without_map = request(&map, &frames[2..3]);
     without_map.map = None;
     let found = symbols().resolve(vec![request(&map, &frames), without_map]);
-    let names: Vec<_> = found[0].iter().map(|frame| frame.name.as_str()).collect();
+    let names: Vec<_> = found[0].iter().map(|frame| &*frame.name).collect();
     let stack = format!("[unresolved {:#x}]", &raw const local as u64);
     let top = "[unresolved 0xffffffffffffffff]";
     assert_eq!(names, ["[vdso]+0x10", &stack, "[unresolved 0x0]", "[unresolved 0x0]", top]);
-    assert_eq!(found[1][0].name, "[unresolved 0x0]");
+    assert_eq!(&*found[1][0].name, "[unresolved 0x0]");
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_fifo_in_place_of_a_file_does_not_block() {
     let map = map_of(&directory.fifo("lib.so"));
     let symbols = symbols();
     let found = symbols.resolve(vec![request(&map, &[FrameAddress::Ip(0x10010)])]);
-    assert_eq!(found[0][0].name, "lib.so+0x10");
+    assert_eq!(&*found[0][0].name, "lib.so+0x10");
     let losses: Vec<_> = symbols.counters().losses().collect();
     assert_eq!(losses, [("symbols_unresolved", 1), ("symbol_files_absent", 1)]);
 }
@@ -312,7 +312,7 @@ fn a_caller_does_not_wait_for_ever() {
     let requests = || vec![request(&map_of(&program), &[FrameAddress::Ip(0x10010)]); 3];
     // The thread is not that fast, but it may be: what is certain is that there is an answer.
     let found = symbols.resolve(requests());
-    assert!(found.len() == 3 && found.iter().all(|frames| frames[0].name == "fixture+0x10"));
+    assert!(found.len() == 3 && found.iter().all(|frames| &*frames[0].name == "fixture+0x10"));
     // More callers in a row than the queue holds, while it is busy or not.
     for _ in 0..QUEUE * 4 {
         assert_eq!(symbols.resolve(requests()).len(), 3);

@@ -20,8 +20,8 @@ use crate::profile::{
 
 fn stack(state: Kernel, ns: u64, names: &[&str]) -> StackDocument {
     let frames = names.iter().map(|name| FrameDocument {
-        name: (*name).to_owned(),
-        file: if name.starts_with("k_") { String::new() } else { format!("/src/{name}.rs") },
+        name: (*name).into(),
+        file: if name.starts_with("k_") { "".into() } else { format!("/src/{name}.rs").into() },
         line: 7,
         kind: if name.starts_with("k_") { "kernel" } else { "native" },
     });

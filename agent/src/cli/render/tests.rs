@@ -218,8 +218,8 @@ proptest! {
             span.exact.states = false;
             span.causes = vec![cause(Kernel::Lock, "waker", &comm, u32::MAX, "3f00aa0000000001")];
             span.methods = vec![MethodDocument {
-                name: name.clone(),
-                file: comm.clone(),
+                name: name.as_str().into(),
+                file: comm.as_str().into(),
                 line: 1,
                 self_ns: 1,
                 total_ns: u64::MAX,

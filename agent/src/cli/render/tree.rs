@@ -140,7 +140,7 @@ fn forks(nodes: &[Node<'_>], index: usize, prefix: &str, least: u64, style: &Sty
     let (mut shown, small): (Vec<usize>, Vec<usize>) =
         node.children.iter().partition(|&&child| nodes[child].states.sum() >= least);
     shown.sort_by_key(|&child| {
-        let name = nodes[child].frame.map(|frame| frame.name.as_str());
+        let name = nodes[child].frame.map(|frame| &*frame.name);
         (std::cmp::Reverse(nodes[child].states.sum()), name)
     });
     let mut whats: Vec<What> = shown.into_iter().map(What::Node).collect();
@@ -235,8 +235,8 @@ mod tests {
                     frames: names
                         .into_iter()
                         .map(|name| FrameDocument {
-                            name: name.to_string(),
-                            file: String::new(),
+                            name: name.to_string().into(),
+                            file: "".into(),
                             line: 0,
                             kind: "native",
                         })

@@ -17,13 +17,9 @@ fn a_wrong_index_stores_nothing() {
         |batch| batch.totals[0].process = 1,
         |batch| batch.totals[0].to = 0,
         |batch| {
-            batch.stacks[0] = [FrameDocument {
-                name: String::new(),
-                file: String::new(),
-                line: 0,
-                kind: "unheard-of",
-            }]
-            .into();
+            batch.stacks[0] =
+                [FrameDocument { name: "".into(), file: "".into(), line: 0, kind: "unheard-of" }]
+                    .into();
         },
     ];
     for spoil in spoils {
@@ -51,7 +47,7 @@ fn hostile_sizes_and_sums_are_bounded() {
     batch.spans[0].active = vec![(0, u64::MAX), (u64::MAX, 0)];
     batch.spans[0].end = u64::MAX;
     batch.counts.samples = u64::MAX;
-    let frame = FrameDocument { name: long, file: "f".into(), line: u32::MAX, kind: "mark" };
+    let frame = FrameDocument { name: long.into(), file: "f".into(), line: u32::MAX, kind: "mark" };
     batch.stacks[0] = vec![frame; 3_000].into();
     batch.samples[0].ns = u64::MAX;
     for sequence in 1..4 {

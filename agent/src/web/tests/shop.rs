@@ -213,8 +213,8 @@ fn sample(state: Kernel, ns: u64, frames: &[&str]) -> Sample {
         let mut parts = text.split('|');
         let name = parts.next().unwrap_or_default();
         FrameDocument {
-            name: name.trim_start_matches("k:").to_owned(),
-            file: parts.next().map(|file| format!("/src/shop/{file}")).unwrap_or_default(),
+            name: name.trim_start_matches("k:").into(),
+            file: parts.next().map(|file| format!("/src/shop/{file}").into()).unwrap_or_default(),
             line: parts.next().map_or(0, |line| line.parse().unwrap()),
             kind: if name.starts_with("k:") { "kernel" } else { "native" },
         }
