@@ -1,7 +1,7 @@
 //! A network that is slow, silent or hostile, a collector that is stopped or away, a queue that is
 //! too small: what may arrive does, once, and what cannot is a gap with a reason.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use hotspan_tests::{
@@ -22,6 +22,8 @@ const TRICKLE: usize = 200;
 const STOPPED: Duration = Duration::from_secs(5);
 const AWAY: Duration = Duration::from_secs(60);
 const RESETS: u64 = 100;
+/// An agent flushes every second, and later on a host that gives it no time.
+const SEVERAL_FLUSHES: Duration = Duration::from_secs(8);
 /// Attempts in vain after which the next one is at least 2.5 s away.
 const FAR_APART: u64 = 7;
 
@@ -155,6 +157,11 @@ fn a_queue_that_overflows_leaves_a_gap_that_is_told() -> Result<()> {
     let mut truths = Vec::new();
     for _ in 0..3 {
         truths.extend(publish(Language::Rust, "many")?);
+    }
+    // The last flush stays however large it is: others have to follow.
+    let until = Instant::now() + SEVERAL_FLUSHES;
+    while Instant::now() < until {
+        truths.extend(publish(Language::Rust, "nested")?);
     }
     let collector = place.collector(&[])?;
     place.settle()?;

@@ -4,7 +4,8 @@
 //! Invariants: sequences count from 1 without holes; pushed = delivered + in flight + dropped, in
 //! `Counts`; when full, what was never sent goes first, oldest first, and leaves a `Gap` at its
 //! place; what was sent and not acknowledged stays, for the collector may have it. The bound holds
-//! but for the flush being pushed and for gaps, which are small and few.
+//! but for one flush, the last, and for gaps, which are small and few: a host that finds more in one
+//! flush than the bound allows would never deliver anything if that flush went, too.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -236,7 +237,8 @@ impl State {
     }
 
     fn push(&mut self, pieces: Vec<Batch>) {
-        let flush_end = self.last_sequence + pieces.len() as u64;
+        let (before, held) = (self.last_sequence, self.total());
+        let flush_end = before + pieces.len() as u64;
         for piece in pieces {
             self.last_sequence += 1;
             let sequence = self.last_sequence;
@@ -247,9 +249,14 @@ impl State {
             let item = Item { from_sequence: sequence, to_sequence: sequence, content };
             self.slots.push_back(Slot { item, bytes, sent: false, flush_end });
         }
+        let last = self.total() - held;
         while self.total() > self.limit {
             let unsent = self.slots.iter().position(|slot| !slot.sent && slot.is_batch());
             let Some(from) = unsent else { break };
+            // It is the last flush, and what was sent would fit.
+            if self.slots[from].item.from_sequence > before && self.total() - last <= self.limit {
+                break;
+            }
             let end = self.slots[from].flush_end;
             let to = self.slots.partition_point(|slot| slot.item.to_sequence <= end);
             self.replace(from, to, QUEUE_FULL);
