@@ -5,12 +5,12 @@ use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _};
 
 use thiserror::Error;
 
-/// Sizes of the ELF64 structures (elf.h) and the limits we read them within.
-/// The file's header.
+/// Bytes of the file's header (elf.h), as of the ELF64 structures below.
 pub const HEADER: usize = 64;
-/// A section's.
+/// Bytes of a section's header.
 pub const SECTION: usize = 64;
 const SEGMENT: usize = 56;
+/// Limits we read within.
 const MAX_SECTIONS: usize = 65_535;
 const MAX_SEGMENTS: usize = 1024;
 const MAX_NAMES: u64 = 4 << 20;
