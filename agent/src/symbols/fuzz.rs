@@ -96,7 +96,8 @@ pub(crate) fn gopclntab(data: &[u8]) {
 
 /// A whole program.
 pub(crate) fn debug(data: &[u8]) {
-    let Ok(copy) = file(data) else { return };
+    let Some(copy) = file(data).ok().and_then(|file| Elf::copy(&file).ok()) else { return };
+    assert_eq!(copy.metadata().map_or(0, |meta| meta.len()), data.len() as u64);
     let Ok(elf) = Elf::disarm(&copy, ROOM) else { return };
     let bytes = copy.metadata().map_or(0, |meta| meta.len());
     // Up to 16 bytes of each section align it.
