@@ -46,7 +46,7 @@ pub(super) struct Bounds {
     pub(super) bytes: u64,
     /// Addresses with known names.
     pub(super) names: usize,
-    /// What is parsed of a file goes when it was not needed for so long.
+    /// What is parsed of a file goes when it was not needed for so long, at first.
     pub(super) rest: Duration,
     /// After this, the remaining addresses of a batch stay without a name.
     pub(super) batch: Duration,
