@@ -6,10 +6,12 @@
 use std::{
     fs::File,
     io::{self, Write as _},
-    os::fd::FromRawFd as _,
 };
 
-use crate::{process::elf::Header, symbols, unwind};
+use crate::{
+    process::{elf::Header, file::in_memory},
+    symbols, unwind,
+};
 
 /// Tables of exceptions and debuggers, of both machines.
 pub fn cfi(data: &[u8]) {
@@ -55,15 +57,7 @@ pub fn debug(data: &[u8]) {
 
 /// A nameless file with this content.
 pub(crate) fn file(content: &[u8]) -> io::Result<File> {
-    // SAFETY:
-    // - the name is a NUL-terminated literal.
-    let fd = unsafe { libc::memfd_create(c"fuzz".as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY:
-    // - the kernel just returned this descriptor to us, nobody else owns it.
-    let mut file = unsafe { File::from_raw_fd(fd) };
+    let mut file = in_memory()?;
     file.write_all(content)?;
     Ok(file)
 }

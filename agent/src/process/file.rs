@@ -251,9 +251,11 @@ pub fn nameless() -> io::Result<File> {
             .open(directory)
             .ok()
     });
-    if let Some(file) = on_disk {
-        return Ok(file);
-    }
+    on_disk.map_or_else(in_memory, Ok)
+}
+
+/// An empty nameless file in memory.
+pub fn in_memory() -> io::Result<File> {
     // SAFETY:
     // - the name is a NUL-terminated literal.
     let fd = unsafe { libc::memfd_create(c"hotspan-copy".as_ptr(), libc::MFD_CLOEXEC) };

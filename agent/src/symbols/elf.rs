@@ -55,8 +55,8 @@ impl Elf {
     /// of sections does not tell what is what, and is copied whole.
     pub(super) fn copy(original: &File) -> Result<File, FileError> {
         match parts(original) {
-            Ok(parts) => file::copy_parts(original, &parts),
-            Err(_) => file::copy(original),
+            Some(parts) => file::copy_parts(original, &parts),
+            None => file::copy(original),
         }
     }
 
@@ -92,21 +92,24 @@ impl Elf {
     }
 }
 
-/// Where the parts are that a reader of names asks for.
-fn parts(file: &File) -> Result<Vec<Range<u64>>, ElfError> {
-    let header = Header::read(file)?;
-    let sections = header.sections(file)?.all;
+/// Where the parts are that a reader of names asks for; `None` when no table of sections tells.
+fn parts(file: &File) -> Option<Vec<Range<u64>>> {
+    let header = Header::read(file).ok()?;
+    let sections = header.sections(file).ok()?.all;
+    if sections.is_empty() {
+        return None;
+    }
     let part = |at: u64, bytes: u64| at..at.saturating_add(bytes);
     let is_needed = |section: &&Section| {
         section.kind != SHT_NOBITS
             && section.flags & SHF_EXECINSTR == 0
             && !UNNEEDED.contains(&section.name.as_slice())
     };
-    let mut parts = vec![part(0, elf::HEADER as u64), header.segments_at()?];
+    let mut parts = vec![part(0, elf::HEADER as u64), header.segments_at().ok()?];
     parts.extend(sections.iter().map(|section| part(section.header_at, elf::SECTION as u64)));
     let needed = sections.iter().filter(is_needed);
     parts.extend(needed.map(|section| part(section.offset, section.bytes)));
-    if sections.is_empty() { Err(ElfError::Inconsistent) } else { Ok(parts) }
+    Some(parts)
 }
 
 /// A file name, its NUL, padding to a word, and the checksum.
