@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use hotspan_tests::host::{self, Scratch, read_text, signal, wait_for_child, wait_until};
+use hotspan_tests::host::{self, Scratch, listed, read_text, signal, wait_for_child, wait_until};
 
 use crate::watched;
 
@@ -49,12 +49,17 @@ pub(crate) fn pinned(mut command: Command, cpu: usize) -> Command {
 
 /// Best effort: a host with a single CPU has no second one.
 pub(crate) fn pin_this_thread(cpu: usize) {
+    pin(0, cpu);
+}
+
+/// Pins a thread to a CPU; 0 is this thread. Whether it could be. Plain system calls without memory.
+pub(crate) fn pin(tid: libc::pid_t, cpu: usize) -> bool {
     // SAFETY: an all-zero set is a valid empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `cpu` is 0 or 1, inside of the set.
+    // SAFETY: the number of a CPU of this host, which a set has room for.
     unsafe { libc::CPU_SET(cpu, &mut set) };
     // SAFETY: the set is valid for its size.
-    unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
+    unsafe { libc::sched_setaffinity(tid, size_of::<libc::cpu_set_t>(), &raw const set) == 0 }
 }
 
 /// Counts the run time of kernel programs as long as it lives.
@@ -190,14 +195,6 @@ pub(crate) fn difference(
             (name.clone(), Runs { count, ns })
         })
         .collect()
-}
-
-/// `bpftool KIND list`. A field bpftool leaves out is zero: it does so with statistics of programs
-/// that never ran.
-fn listed(kind: &str) -> Result<Vec<serde_json::Value>> {
-    let output = Command::new("bpftool").args(["-j", kind, "list"]).output()?;
-    ensure!(output.status.success(), "bpftool {kind} list failed");
-    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 fn number(value: &serde_json::Value) -> u64 {

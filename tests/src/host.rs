@@ -172,15 +172,18 @@ pub type KernelObject = String;
 pub fn kernel_objects() -> Result<BTreeSet<KernelObject>> {
     let mut found = BTreeSet::new();
     for kind in ["prog", "link", "map"] {
-        let output = Command::new("bpftool")
-            .args(["-j", kind, "list"])
-            .output()
-            .context("bpftool is needed")?;
-        ensure!(output.status.success(), "bpftool {kind} list failed");
-        let list: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-        found.extend(list.as_array().into_iter().flatten().map(|o| format!("{kind} {}", o["id"])));
+        found.extend(listed(kind)?.iter().map(|object| format!("{kind} {}", object["id"])));
     }
     Ok(found)
+}
+
+/// `bpftool KIND list`. A field bpftool leaves out is zero: it does so with statistics of programs
+/// that never ran.
+pub fn listed(kind: &str) -> Result<Vec<serde_json::Value>> {
+    let output = Command::new("bpftool").args(["-j", kind, "list"]).output();
+    let output = output.context("bpftool is needed")?;
+    ensure!(output.status.success(), "bpftool {kind} list failed");
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 /// What a process holds by its descriptors. Nobody else's, so that neighbours may load theirs.
@@ -208,10 +211,7 @@ pub struct Verified {
 
 /// Every program a process holds.
 pub fn verified_programs(pid: u32) -> Result<Vec<Verified>> {
-    let output = Command::new("bpftool").args(["-j", "prog", "list"]).output();
-    let output = output.context("bpftool is needed")?;
-    ensure!(output.status.success(), "bpftool prog list failed");
-    let list: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout)?;
+    let list = listed("prog")?;
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
         let text = read_text(entry?.path());

@@ -9,6 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::host;
+
 /// A running fixture. Ended when this value goes.
 #[derive(Debug)]
 pub struct Fixture {
@@ -81,6 +83,11 @@ impl Fixture {
     pub fn next_stage(&mut self) -> Result<()> {
         self.orders.as_mut().context("it was ended")?.write_all(b"n")?;
         self.wait_until_ready()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        host::signal(&self.child, signal)
     }
 
     /// Ends it; it must end well.

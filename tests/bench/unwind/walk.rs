@@ -11,7 +11,7 @@ use hotspan_tests::unwind::{Fixture, program};
 use super::recording::{FLUSH, Recording};
 use crate::{
     Line,
-    agent::{EMPTY_PROGRAM_NS, difference},
+    agent::{EMPTY_PROGRAM_NS, difference, pin},
     sample::{apart, median},
 };
 
@@ -104,7 +104,8 @@ impl Burners {
         let mut fixtures = Vec::new();
         for cpu in 0..std::thread::available_parallelism()?.get() {
             let fixture = Fixture::start(&program, &["deep", &depth])?;
-            pin(fixture.pid, cpu)?;
+            let pinned = pin(i32::try_from(fixture.pid)?, cpu);
+            ensure!(pinned, "pinning: {}", std::io::Error::last_os_error());
             fixtures.push(fixture);
         }
         let by = if variant == "pie" { "by table" } else { "by frame pointer" };
@@ -169,27 +170,8 @@ impl Burners {
     }
 
     fn signal(&self, signal: i32) -> Result<()> {
-        for fixture in &self.fixtures {
-            // SAFETY: plain integers; the fixture has not been waited for, so the pid is its own.
-            let result = unsafe { libc::kill(i32::try_from(fixture.pid)?, signal) };
-            ensure!(result == 0, "kill: {}", std::io::Error::last_os_error());
-        }
-        Ok(())
+        self.fixtures.iter().try_for_each(|fixture| fixture.signal(signal))
     }
-}
-
-/// Pins a process to a CPU.
-fn pin(pid: u32, cpu: usize) -> Result<()> {
-    // SAFETY: an all-zero set is a valid empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the number of a CPU of this host, which a set has room for.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: the set is valid for its size.
-    let pinned = unsafe {
-        libc::sched_setaffinity(i32::try_from(pid)?, size_of::<libc::cpu_set_t>(), &raw const set)
-    };
-    ensure!(pinned == 0, "pinning: {}", std::io::Error::last_os_error());
-    Ok(())
 }
 
 /// Changes the class of a thread; 0 is this one.
