@@ -12,20 +12,11 @@ use serde_json::Value;
 
 use super::{guest::tail, stacks::Stacks};
 
-/// Programs that must be in the kernel while hotspan records. Their names there may be cut short.
-const PROGRAMS: [&str; 10] = [
-    "sched_process_fork",
-    "sched_process_exec",
-    "sched_process_exit",
-    "sched_wakeup_new",
-    "sched_wakeup",
-    "sched_waking",
-    "sched_switch",
-    "timer_sample",
-    "thread_totals",
-    // Under the one or the other name: how new lanes announce themselves.
-    "lane_breadcrumb",
-];
+/// Programs that must be in the kernel while hotspan records, by line. Their names there may be cut
+/// short.
+const PROGRAMS: &str = include_str!("../../../tests/vm/always");
+/// Under the one or the other name: how new lanes announce themselves.
+const BREADCRUMB: &str = "lane_breadcrumb";
 /// The kernel cuts names of programs without function information to this.
 const SHORT_NAME: usize = 15;
 /// Instructions the verifier may walk in one program. It gives up at a million, and each kernel counts
@@ -121,7 +112,7 @@ fn programs(results: &Path) -> Vec<String> {
     let list: Vec<_> = loaded.iter().map(|(name, walked)| format!("{name} {walked}")).collect();
     println!("  instructions the verifier walked: {}", list.join(", "));
     let mut problems = Vec::new();
-    for wanted in PROGRAMS {
+    for wanted in PROGRAMS.lines().chain([BREADCRUMB]) {
         let cut = &wanted[..wanted.len().min(SHORT_NAME)];
         if !loaded.iter().any(|(name, _)| name.starts_with(wanted) || *name == cut) {
             problems.push(format!("program {wanted} is not in the kernel"));
