@@ -336,24 +336,6 @@ impl Lanes {
         self.trim(id);
     }
 
-    /// The kernel side knows of markers up to `to`, and those from `from` on were never seen: a process
-    /// took them with it before its segment could be mapped. Of a mapped one `drain` counts what is
-    /// missing.
-    pub fn gone(&mut self, id: LaneId, from: u64, to: u64) {
-        let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.place.is_none()) else {
-            return;
-        };
-        let n = to.saturating_sub(from);
-        if n > MAX_JUMP {
-            let pid = lane.pid;
-            return self.refuse(pid, "lane_head_jumped_ahead");
-        }
-        self.captured += n;
-        *self.lost.entry((lane.pid, "tail_markers_lost")).or_default() += n;
-        // Should the kernel side have saved them after all, it is too late: they are counted.
-        lane.tail = lane.tail.max(to);
-    }
-
     /// Keeps a lane that nobody consumes within bounds.
     fn trim(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };

@@ -152,9 +152,6 @@ impl Timeline {
             let span = context.spans.get_mut(active.span);
             *span.loss.entry("markers_lost").or_default() += index - self.next;
         }
-        if let Some(lane) = self.lane {
-            context.lanes.gone(lane, self.next, index);
-        }
         self.credit_samples(self.next, context);
         self.deactivate(known, context);
         self.next = index;

