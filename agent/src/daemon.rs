@@ -90,8 +90,9 @@ impl Daemon {
     }
 
     fn sweep(&mut self) -> Result<(), KernelError> {
+        let owners = self.linker.sweep();
         let snapshots = self.kernel.totals()?;
-        let (lanes, pids) = self.linker.sweep(&snapshots);
+        let (lanes, pids) = self.linker.adopt(&owners, &snapshots);
         self.kernel.add_lanes(&lanes)?;
         for pid in pids {
             self.kernel.set_attached(pid.0, true);

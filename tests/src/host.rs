@@ -50,6 +50,11 @@ pub fn truth_c() -> PathBuf {
     PathBuf::from(env!("HOTSPAN_TRUTH_C"))
 }
 
+/// Publishers that are easily overlooked: `tests/workloads/publishers`.
+pub fn publishers() -> PathBuf {
+    PathBuf::from(env!("HOTSPAN_PUBLISHERS"))
+}
+
 /// The hotspan under test: `HOTSPAN_BIN`, else the one beside this test, built when absent.
 pub fn hotspan() -> Result<PathBuf> {
     if let Some(path) = env::var_os("HOTSPAN_BIN") {

@@ -7,6 +7,8 @@
 pub mod segment;
 mod sweep;
 
+pub use sweep::Owner;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     io,

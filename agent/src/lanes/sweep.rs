@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs};
 use agent_ebpf::wire::LaneRef;
 
 use super::{LaneId, Lanes, segment::start_ticks};
-use crate::process::id::Pid;
+use crate::{kernel::ktime, process::id::Pid};
 
 /// A living thread that owns a lane older than the agent.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,8 @@ pub struct Owner {
     pub lane: LaneId,
     /// What the kernel side is to know.
     pub reference: LaneRef,
+    /// A moment before its process was looked at, ktime: what happened earlier is over.
+    pub seen_at: u64,
 }
 
 impl Lanes {
@@ -28,8 +30,9 @@ impl Lanes {
                 continue;
             };
             let pid = Pid(pid);
+            let seen_at = ktime::now();
             if pid != own && (self.is_attached(pid) || self.attach(pid, false)) {
-                self.owners_of(pid, &mut owners);
+                self.owners_of(pid, seen_at, &mut owners);
             }
         }
         owners
@@ -37,7 +40,7 @@ impl Lanes {
 
     /// Matches each owned lane to a living thread of its own process; a lane that names a thread of
     /// another process finds nobody.
-    fn owners_of(&mut self, pid: Pid, owners: &mut Vec<Owner>) {
+    fn owners_of(&mut self, pid: Pid, seen_at: u64, owners: &mut Vec<Owner>) {
         self.extend_all(pid);
         let inner = inner_tids(pid);
         let Some(image) = self.images.get(&pid) else { return };
@@ -58,6 +61,7 @@ impl Lanes {
                     generation: control.generation,
                     owner_tid: control.owner_tid,
                 },
+                seen_at,
             });
         }
     }

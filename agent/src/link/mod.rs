@@ -18,7 +18,7 @@ use crate::{
         Record,
         ktime::{self, TscClock},
     },
-    lanes::{LaneId, Lanes, Tally},
+    lanes::{LaneId, Lanes, Owner, Tally},
     process::{Processes, comm_text, id::Pid, maps::Address},
     profile::state::{State, StateTimes},
     unwind::Unwinder,
@@ -27,7 +27,7 @@ use flush::Memory;
 use records::open_part;
 use spans::{Cause, Spans};
 use stacks::{Copies, SeenStack};
-use timeline::{Context, Item, Timeline, Unnamed};
+use timeline::{Context, Item, Taken, Timeline, Unnamed};
 
 /// A thread's whole account.
 #[derive(Clone, Debug)]
@@ -241,14 +241,15 @@ impl Linker {
                 let timeline =
                     self.timelines.entry(seen.serial).or_insert_with(|| Timeline::new(pid));
                 let lane = self.lanes.lane_or_virtual(pid, Address(seen.va))?;
-                timeline.push(Item::Lane {
+                timeline.push(Item::Lane(Taken {
                     seq: seen.seq,
                     at: seen.at,
+                    seen_at: seen.at,
                     since: seen.since,
                     total: seen.total,
                     lane,
                     first_index: seen.first_index,
-                });
+                }));
                 return self.lanes.is_attached(pid).then_some(pid);
             }
             Record::Tail(tail) => {
@@ -284,13 +285,19 @@ impl Linker {
         }
     }
 
-    /// Finds what was there before the programs were attached. Returns what the kernel side must be
-    /// told of lanes, and the processes now mapped.
-    pub fn sweep(
+    /// Looks for lanes that are older than the programs, or were not announced.
+    pub fn sweep(&mut self) -> Vec<Owner> {
+        self.lanes.sweep(self.own)
+    }
+
+    /// Takes over the threads of lanes that were found, by accounts read *after* that: every owner
+    /// that still lives has one, and the lane was its own by the end of it. Returns what the kernel
+    /// side must be told of lanes, and the processes now mapped.
+    pub fn adopt(
         &mut self,
+        owners: &[Owner],
         snapshots: &[Snapshot],
     ) -> (Vec<(u32, agent_ebpf::wire::LaneRef)>, Vec<Pid>) {
-        let owners = self.lanes.sweep(self.own);
         self.lanes.drain();
         let by_tid: HashMap<u32, &Snapshot> = snapshots.iter().map(|s| (s.tid, s)).collect();
         let mut told = Vec::new();
@@ -307,20 +314,22 @@ impl Linker {
                 if timeline.needs().any(|(lane, _)| lane == owner.lane) {
                     continue;
                 }
-                timeline.push(Item::Lane {
+                timeline.push(Item::Lane(Taken {
                     seq: snapshot.seq,
                     at: snapshot.since,
+                    seen_at: owner.seen_at,
                     since: snapshot.since,
                     total: snapshot.total,
                     lane: owner.lane,
                     first_index,
-                });
+                }));
             } else {
                 let mut timeline = Timeline::new(pid);
                 let counts = &mut self.counts;
                 timeline.adopt(
                     snapshot,
                     owner.lane,
+                    owner.seen_at,
                     &mut Context {
                         lanes: &mut self.lanes,
                         spans: &mut self.spans,

@@ -41,13 +41,32 @@ pub enum Item {
     /// It was seen running.
     Sample(Sample),
     /// It took a lane: events from an index on are its own.
-    Lane { seq: u64, at: u64, since: u64, total: [u64; STATES], lane: LaneId, first_index: u64 },
+    Lane(Taken),
     /// Its image, and with it the lane, was replaced.
     Exec(Exec),
     /// Its account as the iterator saw it; `end` closes what is open (the last one).
     Snapshot { snapshot: Snapshot, end: bool },
     /// It is gone.
     Exit(Exit),
+}
+
+/// A thread was seen to have a lane.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// Intervals it had finished.
+    pub seq: u64,
+    /// From when on the lane is its own, as far as it is known.
+    pub at: u64,
+    /// When that was seen: whatever is older was over by then.
+    pub seen_at: u64,
+    /// Up to here `total` holds.
+    pub since: u64,
+    /// Cumulative ns per state.
+    pub total: [u64; STATES],
+    /// The lane.
+    pub lane: LaneId,
+    /// Its first event of this thread.
+    pub first_index: u64,
 }
 
 /// A wait whose waker is to be named when every thread of the round has been linked.
@@ -116,6 +135,9 @@ pub(super) enum Turn {
 pub struct Timeline {
     pub(super) pid: Pid,
     pub(super) lane: Option<LaneId>,
+    /// When the thread was last seen to have that lane. An exec or a lane from before that moment is
+    /// told late (it sat in a ring while the sweep looked) and takes nothing away.
+    bound_at: u64,
     /// Index of the next marker to apply.
     pub(super) next: u64,
     pub(super) position: Option<Position>,
@@ -136,7 +158,7 @@ impl Item {
         match self {
             Self::Interval(i) => (i.seq, 0, i.in_at),
             Self::Sample(s) => (s.seq, 1, s.at),
-            Self::Lane { seq, at, .. } => (*seq, 1, *at),
+            Self::Lane(taken) => (taken.seq, 1, taken.at),
             Self::Exec(e) => (e.seq, 1, e.at),
             Self::Snapshot { snapshot, .. } => (snapshot.seq, 2, snapshot.since),
             Self::Exit(e) => (e.seq, 3, e.at),
@@ -168,6 +190,7 @@ impl Timeline {
         Self {
             pid,
             lane: None,
+            bound_at: 0,
             next: 0,
             position: None,
             active: None,
@@ -235,7 +258,7 @@ impl Timeline {
             Turn::Clear { .. } => None,
         });
         let queued = self.queue.iter().filter_map(|item| match item {
-            Item::Lane { lane, first_index, .. } => Some((*lane, *first_index)),
+            Item::Lane(taken) => Some((taken.lane, taken.first_index)),
             _ => None,
         });
         bound.into_iter().chain(turns).chain(queued)
@@ -243,31 +266,46 @@ impl Timeline {
 
     fn apply(&mut self, item: &Item, context: &mut Context<'_>) {
         match item {
-            Item::Lane { seq, at, since, total, lane, first_index } => {
-                if self.position.is_none() {
-                    self.position = Some(Position { at: *since, seq: *seq, total: *total });
-                }
-                if self.lane.is_none() && self.turns.is_empty() {
-                    self.bind(*lane, *first_index);
-                } else {
-                    if !self.turns.iter().any(|turn| matches!(turn, Turn::Clear { .. })) {
-                        // Two lanes for one thread: a publisher that lies or is doubled. The latest
-                        // wins.
-                        (context.count)("lane_replaced", 1);
-                    }
-                    self.turns.push(Turn::Bind { at: *at, lane: *lane, first_index: *first_index });
-                }
-            }
+            Item::Lane(taken) => self.take_lane(taken, context),
             Item::Sample(sample) => {
                 if sample.flags & HEAD_KNOWN != 0 {
                     self.checkpoints.push(Checkpoint { at: sample.at, head: sample.head });
                 }
                 self.samples.push(*sample);
             }
+            Item::Exec(exec) if exec.at < self.bound_at => {}
             Item::Exec(exec) => self.turns.push(Turn::Clear { at: exec.at }),
             Item::Interval(interval) => self.interval(interval, context),
             Item::Snapshot { snapshot, end } => self.snapshot(snapshot, *end, context),
             Item::Exit(exit) => self.exit(exit, context),
+        }
+    }
+
+    fn take_lane(&mut self, taken: &Taken, context: &mut Context<'_>) {
+        let Taken { at, seen_at, lane, first_index, .. } = *taken;
+        if seen_at < self.bound_at {
+            return;
+        }
+        self.bound_at = seen_at;
+        if self.position.is_none() {
+            self.position = Some(Position { at: taken.since, seq: taken.seq, total: taken.total });
+        }
+        let has = self.turns.iter().rev().find_map(|turn| match turn {
+            Turn::Bind { lane, first_index, .. } => Some(Some((*lane, *first_index))),
+            Turn::Clear { .. } => Some(None),
+        });
+        let has = has.unwrap_or(self.lane.map(|lane| (lane, self.next)));
+        match has {
+            // Seen twice: by the sweep and by its announcement.
+            Some((has, next)) if has == lane && first_index <= next => {}
+            None if self.turns.is_empty() => self.bind(lane, first_index),
+            has => {
+                if has.is_some() {
+                    // Two lanes for one thread: a publisher that lies or is doubled. The latest wins.
+                    (context.count)("lane_replaced", 1);
+                }
+                self.turns.push(Turn::Bind { at, lane, first_index });
+            }
         }
     }
 
@@ -280,9 +318,16 @@ impl Timeline {
 
     /// Takes over a thread that had its lane before the agent came: finds the span that is open at
     /// `position` and charges what it had before to `unknown.before_attach`.
-    pub fn adopt(&mut self, snapshot: &Snapshot, lane: LaneId, context: &mut Context<'_>) {
+    pub fn adopt(
+        &mut self,
+        snapshot: &Snapshot,
+        lane: LaneId,
+        seen_at: u64,
+        context: &mut Context<'_>,
+    ) {
         let at = snapshot.since;
         self.position = Some(Position { at, seq: snapshot.seq, total: snapshot.total });
+        self.bound_at = seen_at;
         self.bind(lane, context.lanes.first_index(lane));
         let events: Vec<Event> = context.lanes.events(lane).iter().copied().collect();
         let mut open: Option<(Event, u64)> = None;

@@ -59,14 +59,15 @@ impl World {
         account::forked(&mut thread, 1_000);
         account::woken_new(&mut thread, 1_000);
         account::switch_in(&mut thread, 1_000, 0);
-        timeline.push(Item::Lane {
+        timeline.push(Item::Lane(Taken {
             seq: thread.seq,
             at: 1_000,
+            seen_at: 1_000,
             since: thread.since,
             total: thread.total,
             lane,
             first_index: 0,
-        });
+        }));
         Self {
             lanes,
             spans: Spans::default(),
@@ -463,6 +464,7 @@ fn span_open_before_attach_is_charged_to_before_attach() {
     timeline.adopt(
         &snapshot,
         lane,
+        5_500,
         &mut Context {
             lanes: &mut world.lanes,
             spans: &mut world.spans,
@@ -490,4 +492,57 @@ fn span_open_before_attach_is_charged_to_before_attach() {
     assert_eq!((span.start, span.active_ns), (1_000, 5_000));
     assert_eq!(span.states.get(State::Kernel(wire::State::UnknownBeforeAttach)), 5_000);
     assert!(!span.exact);
+}
+
+/// The exec of a program and the announcement of its lane can sit in the rings while the sweep finds
+/// the same lane. Taken afterwards, they must not take the lane away.
+#[test]
+fn what_is_older_than_the_sight_of_a_lane_takes_nothing_away() {
+    let mut world = World::new(true);
+    let lane = world.timeline.lane.or(Some(world.lanes.lane_or_virtual(PID, Address(VA)).unwrap()));
+    let lane = lane.unwrap();
+    world.timeline = Timeline::new(PID);
+    let taken = |at, seen_at, first_index| {
+        let (seq, since, total) = (0, 1_000, [0; STATES]);
+        Item::Lane(Taken { seq, at, seen_at, since, total, lane, first_index })
+    };
+    let exec = |at| {
+        Item::Exec(Exec {
+            kind: RecordKind::Exec as u32,
+            tid: 77,
+            tgid: PID.0,
+            old_tid: 77,
+            serial: 1,
+            at,
+            seq: 0,
+            comm: [0; 16],
+        })
+    };
+    // Found by the sweep at 1,600; the announcement was made at 1,500, the exec at 1,400.
+    world.timeline.push(taken(1_000, 1_600, 0));
+    world.link(u64::MAX);
+    world.timeline.push(exec(1_400));
+    world.timeline.push(taken(1_500, 1_500, 0));
+    world.publish(3, false);
+    world.run(2_000);
+    world.wait(10, 10, false, false);
+    world.link(u64::MAX);
+    assert_eq!(world.timeline.lane, Some(lane));
+    assert!(world.timeline.active.is_some(), "the span was published after all of that");
+    assert_eq!(world.counts.get("lane_replaced"), None);
+
+    // An exec after that ends it.
+    let at = world.now + 10;
+    world.timeline.push(Item::Exec(Exec {
+        seq: world.thread.seq,
+        ..match exec(at) {
+            Item::Exec(exec) => exec,
+            _ => unreachable!("made above"),
+        }
+    }));
+    world.run(2_000);
+    world.wait(10, 10, false, false);
+    world.link(u64::MAX);
+    assert_eq!(world.timeline.lane, None);
+    assert!(world.timeline.active.is_none());
 }

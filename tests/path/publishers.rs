@@ -1,0 +1,162 @@
+//! Every publisher is seen, or what it published is counted as lost by name: programs that start
+//! while the agent comes or goes, without `/proc`, without a main thread, with more lanes or more
+//! processes than anybody expects.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use hotspan_tests::{
+    books,
+    host::{Scratch, can_record, publishers, wait_for_child},
+    report::sum,
+    service::Place,
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// Between two starts of programs.
+const STEP: Duration = Duration::from_millis(5);
+
+/// A span as its program knows it, CLOCK_MONOTONIC.
+#[derive(Clone, Debug)]
+struct Published {
+    start: u64,
+    end: u64,
+    id: String,
+}
+
+fn monotonic() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// What `publishers` wrote.
+fn published(text: &str) -> Result<Vec<Published>> {
+    let line = |line: &str| -> Option<Published> {
+        let mut words = line.split(' ');
+        let (start, end) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        Some(Published { start, end, id: words.next()?.to_owned() })
+    };
+    text.lines().map(|text| line(text).with_context(|| format!("not a span: {text}"))).collect()
+}
+
+/// A program that publishes until it is let go.
+struct Beating {
+    child: Child,
+    said: std::path::PathBuf,
+}
+
+impl Beating {
+    fn start(scratch: &Scratch, number: usize) -> Result<Self> {
+        let said = scratch.file(&format!("beat{number}"));
+        let child = Command::new(publishers())
+            .args(["beat", "100"])
+            .stdin(Stdio::piped())
+            .stdout(File::create(&said)?)
+            .spawn()?;
+        Ok(Self { child, said })
+    }
+
+    /// Its pid and its spans, at its end.
+    fn end(mut self) -> Result<(u32, Vec<Published>)> {
+        drop(self.child.stdin.take());
+        let status = wait_for_child(&mut self.child, LIMIT)?.context("it does not end")?;
+        ensure!(status.success(), "{status}");
+        Ok((self.child.id(), published(&fs::read_to_string(&self.said)?)?))
+    }
+}
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        // Reaped already, or the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts programs, one each [`STEP`], until `enough`.
+fn start_until(scratch: &Scratch, from: usize, enough: impl Fn() -> bool) -> Result<Vec<Beating>> {
+    let mut all = Vec::new();
+    let began = Instant::now();
+    while !enough() {
+        ensure!(began.elapsed() < LIMIT, "what was waited for does not come");
+        all.push(Beating::start(scratch, from + all.len())?);
+        // A rate, not a wait: which program falls where does not matter.
+        thread::sleep(STEP);
+    }
+    Ok(all)
+}
+
+/// Programs start every 5 ms while the agent attaches, and again while it goes. From the moment it
+/// answers to the moment it is told to end, no span of any of them is missing.
+#[test]
+fn programs_that_start_while_the_agent_comes_and_goes() -> Result<()> {
+    if !can_record() {
+        return Ok(());
+    }
+    let place = Place::new()?;
+    let mut programs = start_until(&place.scratch, 0, {
+        let began = Instant::now();
+        move || began.elapsed() >= 4 * STEP
+    })?;
+    let mut agent = None;
+    let came = thread::scope(|scope| -> Result<_> {
+        let starting = scope.spawn(|| place.run(&[]));
+        let first = programs.len();
+        programs.extend(start_until(&place.scratch, first, || starting.is_finished())?);
+        agent = Some(starting.join().expect("no panic")?);
+        Ok(monotonic())
+    })?;
+    let agent = agent.context("it was started")?;
+    // Long enough that each has spans that nothing but the agent could lose.
+    place.settle()?;
+
+    let leaving = Instant::now();
+    let first = programs.len();
+    programs.extend(start_until(&place.scratch, first, || leaving.elapsed() >= 20 * STEP)?);
+    let told_to_end = monotonic();
+    let (collector, health) = thread::scope(|scope| -> Result<_> {
+        let ending = scope.spawn(|| books::end_well(&place, agent, None, &[]));
+        let first = programs.len();
+        programs.extend(start_until(&place.scratch, first, || ending.is_finished())?);
+        ending.join().expect("no panic")
+    })?;
+    let loss = &health.agents[0].loss;
+    ensure!(!loss.contains_key("lane_replaced"), "nobody has two lanes: {loss:?}");
+
+    let (mut asked, mut found, mut began_before) = (0, 0, 0);
+    for program in programs {
+        let (pid, truth) = program.end()?;
+        let told = place.spans_of(pid, false)?;
+        let ids: BTreeSet<&str> = told.iter().map(|span| span.span_id.as_str()).collect();
+        let within = |span: &&Published| span.start >= came && span.end < told_to_end;
+        let missing: Vec<_> =
+            truth.iter().filter(within).filter(|span| !ids.contains(span.id.as_str())).collect();
+        ensure!(missing.is_empty(), "pid {pid}: {missing:?} of {} are missing", truth.len());
+        // What is told of spans that began before the agent came has no hole either.
+        let known = truth.iter().skip_while(|span| !ids.contains(span.id.as_str()));
+        let hole =
+            known.filter(|span| span.end < told_to_end).find(|s| !ids.contains(s.id.as_str()));
+        ensure!(hole.is_none(), "pid {pid}: {hole:?} is missing");
+        for span in &told {
+            ensure!(sum(&span.states) == span.active_ns, "pid {pid}: {span:?}");
+        }
+        asked += truth.iter().filter(within).count();
+        began_before +=
+            truth.iter().filter(|s| s.start < came && ids.contains(s.id.as_str())).count();
+        found += told.len();
+    }
+    ensure!(asked > 0 && began_before > 0, "nothing was asked of it");
+    println!(
+        "{asked} spans asked for, {found} found, {began_before} of them from before the first answer"
+    );
+    ensure!(collector.stop()?.success());
+    Ok(())
+}
