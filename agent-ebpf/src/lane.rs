@@ -7,7 +7,7 @@ use agent_ebpf::wire::{
     Counter, LaneSeen, Name, RecordKind, Tail, Thread,
     record::TAIL_EVENTS,
     settings::Live,
-    thread::{HEAD_FINAL, HEAD_KNOWN, LANE_KNOWN, UNREADABLE, lane_line},
+    thread::{HEAD_FINAL, HEAD_KNOWN, LANE_ANNOUNCED, LANE_KNOWN, UNREADABLE, lane_line},
 };
 use aya_ebpf::{
     helpers::generated::{bpf_ktime_get_ns, bpf_loop},
@@ -18,7 +18,7 @@ use aya_ebpf::{
 use crate::{
     emit::{self, Urgency},
     kernel::{Task, read_user, read_user_into},
-    maps::{ATTACHED, LANE_SEEN, LANES, NAME, TAIL, count, count_by, live},
+    maps::{ATTACHED, LANE_SEEN, LANES, NAME, PARKED_LANES, TAIL, count, count_by, live},
     storage,
 };
 
@@ -63,7 +63,7 @@ pub fn refresh(thread: &mut Thread, task: Task, live: &Live) {
     thread.lane_va = entry.va;
     thread.lane_gen = entry.generation;
     thread.lane_owner = entry.owner_tid;
-    thread.flags |= LANE_KNOWN;
+    thread.flags |= LANE_KNOWN | LANE_ANNOUNCED;
 }
 
 /// What a look at a lane found.
@@ -200,7 +200,7 @@ fn lane_named(address: u64) {
         t.lane_va = address;
         t.lane_gen = generation;
         t.lane_owner = u32_at(&line, lane_line::OWNER_AT);
-        t.flags = (t.flags | LANE_KNOWN) & !UNREADABLE;
+        t.flags = (t.flags | LANE_KNOWN) & !(UNREADABLE | LANE_ANNOUNCED);
         t.head = u64_at(&line, lane_line::HEAD_AT);
     });
     count(Counter::LifecycleCaptured);
@@ -221,7 +221,15 @@ fn lane_named(address: u64) {
     seen.seq = thread.seq;
     seen.since = thread.since;
     seen.total = thread.total;
-    emit::record(seen, Urgency::Always, Counter::LifecycleRingFull);
+    // A lane nobody knows of costs all spans of its thread, not only this moment's.
+    let mut told = emit::record(seen, Urgency::Always, Counter::LifecycleRingFull);
+    if !told && PARKED_LANES.insert(&seen.serial, &*seen, 0).is_ok() {
+        count(Counter::LanesParked);
+        told = true;
+    }
+    if told {
+        storage::guarded(thread, |t| t.flags |= LANE_ANNOUNCED);
+    }
 }
 
 /// The last look at a lane: at `sched_process_exit`, while the memory is still there (6.16+; before
@@ -326,7 +334,9 @@ fn save_tail(thread: &mut Thread, task: Task) {
             0,
         );
     }
-    count_by(Counter::TailMarkersLost, copying.lost);
+    if thread.flags & LANE_ANNOUNCED == 0 {
+        count_by(Counter::TailMarkersLost, copying.lost);
+    }
 }
 
 /// Sends the name behind `id`; a span without one is still a span.

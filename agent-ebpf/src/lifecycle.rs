@@ -6,7 +6,7 @@ use agent_ebpf::{
     account,
     wire::{
         Counter, Exec, Fork, RecordKind,
-        thread::{EXITING, HEAD_FINAL, HEAD_KNOWN, LANE_KNOWN, UNREADABLE},
+        thread::{EXITING, HEAD_FINAL, HEAD_KNOWN, LANE_ANNOUNCED, LANE_KNOWN, UNREADABLE},
     },
 };
 use aya_ebpf::{
@@ -60,7 +60,7 @@ fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
         return 0;
     };
     storage::guarded(thread, |t| {
-        t.flags &= !(LANE_KNOWN | HEAD_KNOWN | HEAD_FINAL | UNREADABLE);
+        t.flags &= !(LANE_KNOWN | LANE_ANNOUNCED | HEAD_KNOWN | HEAD_FINAL | UNREADABLE);
         t.lane_va = 0;
         t.head = 0;
         t.execs += 1;

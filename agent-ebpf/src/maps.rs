@@ -51,6 +51,10 @@ pub const STACK_SLOTS: usize = 8192;
 #[btf_map]
 pub static PARKED_EXITS: HashMap<u64, wire::Exit, 16384, 1> = HashMap::new();
 
+/// Announcements of lanes the ring had no room for, by thread serial; emptied by the daemon.
+#[btf_map]
+pub static PARKED_LANES: HashMap<u64, wire::LaneSeen, 16384, 1> = HashMap::new();
+
 /// What a CPU keeps for itself.
 #[btf_map]
 pub static CPU: PerCpuArray<Cpu, 1> = PerCpuArray::new();

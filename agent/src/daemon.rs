@@ -2,12 +2,15 @@
 //! what is older than W, the rest waits a round.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::RawFd,
     time::{Duration, Instant},
 };
 
-use agent_ebpf::{unwind::Stop, wire::Counter};
+use agent_ebpf::{
+    unwind::Stop,
+    wire::{Counter, Snapshot},
+};
 
 use crate::{
     kernel::{Config, KernelError, KernelSide, Record, StartError, ktime},
@@ -45,6 +48,13 @@ pub enum Reported {
     Host,
 }
 
+/// Records that took the long way so far.
+#[derive(Debug, Default)]
+struct Parked {
+    exits: u64,
+    lanes: u64,
+}
+
 /// Kernel side and join.
 pub struct Daemon {
     kernel: KernelSide,
@@ -52,8 +62,9 @@ pub struct Daemon {
     pub linker: Linker,
     totals_at: Instant,
     swept_at: Instant,
-    /// Exit records parked so far.
-    parked: u64,
+    parked: Parked,
+    /// Times the threads' totals could not be read.
+    totals_unread: u64,
 }
 
 // === impl Daemon ===
@@ -68,8 +79,10 @@ impl Daemon {
             Reported::Tree(roots) => (Linker::new(config.hz), &roots[..]),
             Reported::Host => (Linker::streaming(config.hz), &[][..]),
         };
+        let now = Instant::now();
+        let (parked, totals_unread) = (Parked::default(), 0);
         let mut daemon =
-            Self { kernel, linker, totals_at: Instant::now(), swept_at: Instant::now(), parked: 0 };
+            Self { kernel, linker, totals_at: now, swept_at: now, parked, totals_unread };
         daemon.linker.unwinder = unwinder;
         for &root in roots {
             daemon.linker.processes.set_root(root);
@@ -90,15 +103,35 @@ impl Daemon {
     }
 
     fn sweep(&mut self) -> Result<(), KernelError> {
+        self.swept_at = Instant::now();
         let owners = self.linker.sweep();
-        let snapshots = self.kernel.totals()?;
+        let Some(snapshots) = self.totals() else { return Ok(()) };
         let (lanes, pids) = self.linker.adopt(&owners, &snapshots);
         self.kernel.add_lanes(&lanes)?;
-        for pid in pids {
-            self.kernel.set_attached(pid.0, true);
-        }
-        self.swept_at = Instant::now();
+        self.tell_attached(pids);
         Ok(())
+    }
+
+    /// Of a process with a lane that cannot be read here the kernel side saves what it can.
+    fn tell_attached(&mut self, pids: impl IntoIterator<Item = Pid>) {
+        for pid in pids {
+            self.kernel.set_attached(pid.0, self.linker.lanes.is_whole(pid));
+        }
+    }
+
+    /// Every thread's account. It takes descriptors and memory that a crowded host may lack at this
+    /// moment: then the next look has all of it, for totals only grow.
+    fn totals(&mut self) -> Option<Vec<Snapshot>> {
+        match self.kernel.totals() {
+            Ok(snapshots) => Some(snapshots),
+            Err(error) => {
+                if self.totals_unread == 0 {
+                    tracing::warn!(%error, "totals of threads come late");
+                }
+                self.totals_unread += 1;
+                None
+            }
+        }
     }
 
     /// One round.
@@ -113,8 +146,9 @@ impl Daemon {
         self.drain()?;
         if self.totals_at.elapsed() >= TOTALS_EVERY {
             self.totals_at = Instant::now();
-            let snapshots = self.kernel.totals()?;
-            self.linker.take_totals(&snapshots, false);
+            if let Some(snapshots) = self.totals() {
+                self.linker.take_totals(&snapshots, false);
+            }
         }
         self.linker.round(watermark);
         Ok(())
@@ -123,24 +157,19 @@ impl Daemon {
     fn drain(&mut self) -> Result<(), KernelError> {
         let mut records = Vec::new();
         self.kernel.drain(|record| records.push(record));
+        // Looking through these maps costs more than a quiet round: only when there is something new.
+        if is_new(&mut self.parked.lanes, self.kernel.counter(Counter::LanesParked)?) {
+            records.extend(self.kernel.parked_lanes()?.into_iter().map(Record::LaneSeen));
+        }
         // A process's fork, exec and lanes may sit in different rings: in order of time, or a fork
         // would undo what came after it.
         records.sort_by_key(Record::at);
-        let mut attached: Vec<Pid> = Vec::new();
+        let mut publishers = BTreeSet::new();
         for record in records {
-            if let Some(pid) = self.linker.take(record)
-                && !attached.contains(&pid)
-            {
-                attached.push(pid);
-            }
+            publishers.extend(self.linker.take(record));
         }
-        for pid in attached {
-            self.kernel.set_attached(pid.0, true);
-        }
-        // Looking through the map costs more than a quiet round: only when there is something new.
-        let parked = self.kernel.counter(Counter::ExitsParked)?;
-        if parked != self.parked {
-            self.parked = parked;
+        self.tell_attached(publishers);
+        if is_new(&mut self.parked.exits, self.kernel.counter(Counter::ExitsParked)?) {
             for exit in self.kernel.parked_exits()? {
                 self.linker.exit(&exit);
             }
@@ -177,9 +206,12 @@ impl Daemon {
     fn close(&mut self) -> Result<BTreeMap<Counter, u64>, KernelError> {
         self.kernel.detach()?;
         self.drain()?;
-        let snapshots = self.kernel.totals()?;
-        self.linker.take_totals(&snapshots, true);
-        self.linker.round(u64::MAX);
+        // Before the accounts are read: what is published later is after the end.
+        self.linker.lanes.drain();
+        if let Some(snapshots) = self.totals() {
+            self.linker.take_totals(&snapshots, true);
+        }
+        self.linker.end();
         self.kernel.counters()
     }
 
@@ -213,7 +245,7 @@ impl Daemon {
             .into_iter()
             .map(|(kind, captured, delivered, full)| {
                 let lost = BTreeMap::from([("ring_full", get(full))]);
-                (kind, balance(get(captured), delivered, lost))
+                (kind, balance(get(captured), delivered, 0, lost))
             })
             .collect();
         // Every walk over user frames: whole, or cut for a reason.
@@ -223,7 +255,7 @@ impl Daemon {
             let lost = ends.into_iter().filter(|(stop, _)| *stop != Stop::Bottom);
             let lost = lost.map(|(stop, n)| (stop_key(stop), n)).collect();
             let walks = ends.iter().map(|(_, n)| n).sum();
-            conservation.insert("walks", balance(walks, ends[Stop::Bottom as usize].1, lost));
+            conservation.insert("walks", balance(walks, ends[Stop::Bottom as usize].1, 0, lost));
         }
         let (unseen_samples, _) = linker.spans.unseen();
         if let Some(samples) = conservation.get_mut("samples")
@@ -232,17 +264,20 @@ impl Daemon {
             samples.delivered -= unseen_samples;
             samples.lost.insert("samples_over_budget".to_owned(), unseen_samples);
         }
-        // Markers of the dying are captured by the kernel side, the others by the lanes.
+        // The lanes count what they know of; the kernel side what died with a lane it could not announce.
         let unsaved = get(Counter::TailMarkersLost);
         let mut lost = BTreeMap::from([("tail_markers_lost", unsaved)]);
         for ((_, reason), n) in &linker.lanes.lost {
             *lost.entry(reason).or_default() += n;
         }
         let lanes = &linker.lanes;
-        conservation.insert("markers", balance(lanes.captured + unsaved, lanes.delivered, lost));
+        conservation.insert(
+            "markers",
+            balance(lanes.captured + unsaved, lanes.delivered, lanes.in_flight, lost),
+        );
         if linker.parts_told > 0 {
             let parts = linker.parts_told;
-            conservation.insert("spans", balance(parts, parts, BTreeMap::new()));
+            conservation.insert("spans", balance(parts, parts, 0, BTreeMap::new()));
         }
         Outcome { conservation, loss: self.loss(&get) }
     }
@@ -254,7 +289,7 @@ impl Daemon {
 
     /// Everything that was lost, and everything that made part of the account unknown.
     fn loss(&self, get: &dyn Fn(Counter) -> u64) -> BTreeMap<String, u64> {
-        const LOSSES: [Counter; 16] = [
+        const LOSSES: [Counter; 17] = [
             Counter::SamplesRingFull,
             Counter::IntervalsRingFull,
             Counter::StacksRingFull,
@@ -262,6 +297,7 @@ impl Daemon {
             Counter::StacksOverBudget,
             Counter::LifecycleRingFull,
             Counter::ExitsParked,
+            Counter::LanesParked,
             Counter::ExitsLost,
             Counter::ExitNsLost,
             Counter::StorageMissing,
@@ -301,18 +337,34 @@ impl Daemon {
         let (unseen_samples, unseen_waits) = linker.spans.unseen();
         add("samples_over_budget", unseen_samples);
         add("wait_stacks_over_budget", unseen_waits);
+        for (pid, reason, n) in linker.lanes.publishers_refusals() {
+            if linker.processes.in_tree(pid) {
+                add(reason, n);
+            }
+        }
+        add("totals_unread", self.totals_unread);
         add("records_undecoded", self.kernel.undecoded);
         loss
     }
 }
 
-/// One kind's balance at the end of a recording, when nothing is in flight any more.
-fn balance(captured: u64, delivered: u64, lost: BTreeMap<&'static str, u64>) -> Conservation {
+/// Whether a counter moved.
+fn is_new(known: &mut u64, now: u64) -> bool {
+    std::mem::replace(known, now) != now
+}
+
+/// One kind's balance.
+fn balance(
+    captured: u64,
+    delivered: u64,
+    in_flight: u64,
+    lost: BTreeMap<&'static str, u64>,
+) -> Conservation {
     let lost = lost.into_iter().filter(|(_, n)| *n > 0);
     Conservation {
         captured,
         delivered,
-        in_flight: 0,
+        in_flight,
         spooled: 0,
         lost: lost.map(|(reason, n)| (reason.to_owned(), n)).collect(),
     }

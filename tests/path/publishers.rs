@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::OsStr,
     fs::{self, File},
     process::{Child, Command, Stdio},
     thread,
@@ -13,7 +14,9 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use hotspan_tests::{
     books,
-    host::{Scratch, can_record, publishers, wait_for_child},
+    check::conservation_problems,
+    fixture::{Recorder, Recording},
+    host::{self, Scratch, can_record, publishers, wait_for_child},
     report::sum,
     service::Place,
 };
@@ -158,5 +161,141 @@ fn programs_that_start_while_the_agent_comes_and_goes() -> Result<()> {
         "{asked} spans asked for, {found} found, {began_before} of them from before the first answer"
     );
     ensure!(collector.stop()?.success());
+    Ok(())
+}
+
+/// Runs `publishers` under `record`; its truth is what it writes, which hotspan passes to its own
+/// standard error.
+fn recorded(command: &[&OsStr], files: Option<u64>) -> Result<(Recording, Vec<Published>)> {
+    let mut hotspan = Command::new("prlimit");
+    hotspan.args(files.map(|files| format!("--nofile={files}"))).arg(host::hotspan()?);
+    let command = command.iter().map(|&word| word.to_owned()).collect();
+    let recording = Recorder::new()?.start_by(hotspan, command)?.finish()?;
+    ensure!(recording.status.success(), "{}: {}", recording.status, recording.stderr);
+    let spans = recording.stderr.lines().filter(|line| line.split(' ').count() == 3);
+    let truth = published(&spans.collect::<Vec<_>>().join("\n"))?;
+    ensure!(!truth.is_empty(), "nothing was published: {}", recording.stderr);
+    Ok((recording, truth))
+}
+
+/// Every span is there, or its markers are lost by name; the account balances and sums are exact.
+fn found_or_lost(recording: &Recording, truth: &[Published]) -> Result<usize> {
+    let report = recording.report()?;
+    let problems = conservation_problems(report);
+    ensure!(problems.is_empty(), "{problems:?}");
+    let ids: BTreeSet<&str> = report.spans.iter().map(|span| span.span_id.as_str()).collect();
+    let missing = truth.iter().filter(|span| !ids.contains(span.id.as_str())).count();
+    let markers = &report.conservation["markers"];
+    let lost: u64 = markers.lost.values().sum();
+    ensure!(missing as u64 <= lost, "{missing} of {} missing: {markers:?}", truth.len());
+    for span in &report.spans {
+        ensure!(sum(&span.states) == span.active_ns, "{span:?}");
+    }
+    println!("{} published, {missing} missing, {markers:?}, {:?}", truth.len(), report.loss);
+    Ok(missing)
+}
+
+/// No `/proc` in its root: the publisher cannot say when it began, and is read all the same.
+#[test]
+fn a_program_without_proc() -> Result<()> {
+    if !can_record() {
+        return Ok(());
+    }
+    let root = Scratch::new()?;
+    fs::copy(publishers(), root.file("publishers"))?;
+    let chroot = ["chroot".as_ref(), root.path().as_os_str()];
+    let program = ["/publishers", "spans", "100", "2"].map(OsStr::new);
+    let (recording, truth) = recorded(&[&chroot[..], &program].concat(), None)?;
+    ensure!(truth.len() == 100 && found_or_lost(&recording, &truth)? == 0);
+    Ok(())
+}
+
+/// More threads than 64 segments have lanes for, all at once.
+#[test]
+fn five_thousand_lanes() -> Result<()> {
+    if !can_record() {
+        return Ok(());
+    }
+    let program = publishers();
+    let words = ["threads", "5000", "100"].map(OsStr::new);
+    let (recording, truth) = recorded(&[&[program.as_os_str()], &words[..]].concat(), None)?;
+    ensure!(truth.len() == 5_000);
+    // A burst like this overruns rings, but nothing of it is unseen.
+    found_or_lost(&recording, &truth)?;
+    Ok(())
+}
+
+/// More programs than descriptors: the agent looks at as many as it can, lives on, and counts the rest.
+#[test]
+fn more_publishers_than_descriptors() -> Result<()> {
+    if !can_record() {
+        return Ok(());
+    }
+    let program = publishers();
+    let words = ["processes", "400", "1500"].map(OsStr::new);
+    let command = [&[program.as_os_str()], &words[..]].concat();
+    let (recording, truth) = recorded(&command, Some(256))?;
+    let missing = found_or_lost(&recording, &truth)?;
+    let report = recording.report()?;
+    ensure!(report.loss.contains_key("segment_descriptors"), "{:?}", report.loss);
+    ensure!(missing < truth.len(), "not even those it had descriptors for");
+    Ok(())
+}
+
+/// The main thread ends, the others go on: `/proc/PID` shows nothing of them. Recorded from the start,
+/// and found when that is over.
+#[test]
+fn a_program_without_its_main_thread() -> Result<()> {
+    if !can_record() {
+        return Ok(());
+    }
+    let program = publishers();
+    let command = [program.as_os_str(), "orphans".as_ref(), "600".as_ref()];
+    let (recording, truth) = recorded(&command, None)?;
+    ensure!(found_or_lost(&recording, &truth)? == 0);
+    orphan_stacks(&recording)?;
+
+    let scratch = Scratch::new()?;
+    let said = scratch.file("said");
+    let mut orphans = Command::new(&program);
+    let mut orphans = orphans.args(["orphans", "20000"]).stdout(File::create(&said)?).spawn()?;
+    let stat = format!("/proc/{}/stat", orphans.id());
+    let alone = || host::read_text(&stat).contains(") Z ");
+    let alone = host::wait_until(LIMIT, alone);
+    // Until it has published sixty more, by its own account.
+    let lines = format!(
+        "n=$(wc -l <{0}); until [ $(wc -l <{0}) -ge $((n + 60)) ]; do sleep 0.02; done",
+        said.display()
+    );
+    let recorder = Recorder::new()?.pid(orphans.id());
+    let recording = recorder.record(["sh", "-c", &lines].map(Into::into).to_vec());
+    orphans.kill()?;
+    orphans.wait()?;
+    ensure!(alone, "its main thread did not end");
+    let recording = recording?;
+    ensure!(recording.status.success(), "{}", recording.stderr);
+    let report = recording.report()?;
+    ensure!(report.spans.len() >= 40, "{} spans, loss {:?}", report.spans.len(), report.loss);
+    let problems = conservation_problems(report);
+    ensure!(problems.is_empty(), "{problems:?}");
+    orphan_stacks(&recording)
+}
+
+/// Most of the running time of its spans is in stacks down to the thread's start.
+fn orphan_stacks(recording: &Recording) -> Result<()> {
+    let report = recording.report()?;
+    let (mut all, mut whole) = (0, 0);
+    for stack in report.spans.iter().flat_map(|span| &span.stacks) {
+        if stack.state != "running" {
+            continue;
+        }
+        all += stack.ns;
+        let names: Vec<&str> = stack.frames.iter().map(|frame| frame.name.as_str()).collect();
+        let has = |name: &str| names.contains(&name);
+        if has("orphan_leaf") && has("orphan_top") && has("orphan") && has("start_thread") {
+            whole += stack.ns;
+        }
+    }
+    ensure!(all > 0 && whole * 10 >= all * 8, "{whole} of {all} ns in whole stacks");
     Ok(())
 }

@@ -117,7 +117,11 @@ impl Recorder {
 
     /// Starts recording a command.
     pub fn start(self, command: Vec<OsString>) -> Result<Running> {
-        let mut hotspan = Command::new(host::hotspan()?);
+        self.start_by(Command::new(host::hotspan()?), command)
+    }
+
+    /// The same by a command that begins with hotspan, or with what starts it.
+    pub fn start_by(self, mut hotspan: Command, command: Vec<OsString>) -> Result<Running> {
         self.complete(&mut hotspan, &command)?;
         let child = hotspan.spawn().context("hotspan does not start")?;
         Ok(Running { child, scratch: self.scratch })

@@ -42,6 +42,8 @@ pub struct Span {
     pub causes: Vec<Cause>,
     #[serde(default)]
     pub methods: Vec<Method>,
+    #[serde(default)]
+    pub stacks: Vec<Stack>,
     pub exact: Exact,
     #[serde(default)]
     pub loss: BTreeMap<String, u64>,
@@ -71,6 +73,18 @@ pub struct Method {
     pub name: String,
     pub self_ns: u64,
     pub total_ns: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Stack {
+    pub state: String,
+    pub ns: u64,
+    pub frames: Vec<Frame>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct Frame {
+    pub name: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]

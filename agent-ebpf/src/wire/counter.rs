@@ -77,6 +77,8 @@ counters! {
     LifecycleRingFull => "lifecycle_ring_full",
     /// Exit records parked in the fallback map because the ring was full.
     ExitsParked => "exits_parked",
+    /// Announcements of lanes parked in their fallback map because the ring was full.
+    LanesParked => "lanes_parked",
     /// Exit records neither the ring nor the fallback map had room for.
     ExitsLost => "exits_lost",
     /// Nanoseconds of accounted time in those.
@@ -105,7 +107,8 @@ counters! {
     LanesRefused => "lanes_refused",
     /// Undrained markers copied at the death of a process the daemon had not attached yet.
     TailMarkersCaptured => "tail_markers_captured",
-    /// Such markers that could not be read or sent.
+    /// Such markers that could not be read or sent, of a lane whose announcement was not sent either:
+    /// of all others the daemon knows how many there were.
     TailMarkersLost => "tail_markers_lost",
     /// Samples taken while the idle task ran, not reported.
     SamplesIdle => "samples_idle",

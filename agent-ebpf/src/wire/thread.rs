@@ -35,8 +35,8 @@ pub const WAKER_IRQ: u32 = 1 << 4;
 pub const WAKING_IRQ: u32 = 1 << 5;
 /// `Thread::flags`: the lane is known (`lane_va` and friends hold).
 pub const LANE_KNOWN: u32 = 1 << 6;
-/// `Thread::flags`: the daemon has mapped this lane's segment.
-pub const LANE_ATTACHED: u32 = 1 << 7;
+/// `Thread::flags`: the daemon has been told of this lane, so it counts what it cannot read of it.
+pub const LANE_ANNOUNCED: u32 = 1 << 7;
 /// `Thread::flags`: the switch-in was found missing and closed late.
 pub const IN_MISSED: u32 = 1 << 8;
 /// `Thread::flags`: the blocked wait ended without an accepted wakeup.

@@ -67,8 +67,9 @@ pub struct Running {
 // === impl Running ===
 
 impl Running {
-    /// Starts `argv` at priority `nice`; its standard output goes to our standard error.
-    pub fn start(argv: &[OsString], nice: i32) -> Result<Self, CommandError> {
+    /// Starts `argv` at priority `nice` and with this limit of open files, the caller's own; its
+    /// standard output goes to our standard error.
+    pub fn start(argv: &[OsString], nice: i32, files: libc::rlimit) -> Result<Self, CommandError> {
         let Some((program, arguments)) = argv.split_first() else {
             return Err(CommandError::NotFound("(nothing)".to_owned()));
         };
@@ -83,8 +84,10 @@ impl Running {
         // SAFETY: only system calls, on values prepared before the fork.
         unsafe {
             command.pre_exec(move || {
-                // Our own raised priority is not the command's.
+                // Our own raised priority and limit are not the command's: programs that use select
+                // break with descriptors above 1,023.
                 libc::setpriority(libc::PRIO_PROCESS, 0, nice);
+                libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files);
                 caller.as_ref().map_or(Ok(()), Caller::become_self)
             });
         }

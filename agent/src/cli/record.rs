@@ -18,7 +18,7 @@ use super::{command::Running, doctor, render};
 use crate::{
     daemon::{self, Daemon, Reported},
     kernel::{Config, ktime},
-    process::id::Pid,
+    process::{descriptors, id::Pid},
     profile::{document::Report, report::Reporter},
     symbols::Symbols,
 };
@@ -74,6 +74,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         ),
         None => Box::new(io::stdout()),
     };
+    let (files, _) = descriptors::raise();
     let symbols = Symbols::spawn().context("cannot start the symbol thread")?;
     super::command::catch_signals();
     let config = Config { hz: arguments.hz, ring_bytes: arguments.ring_bytes, ..Config::default() };
@@ -88,7 +89,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // Rings and lanes must be drained before they lap, above all when the host is overloaded.
     let nice = daemon::raise_priority();
     let started = Instant::now();
-    let mut command = Running::start(&arguments.command, nice)?;
+    let mut command = Running::start(&arguments.command, nice, files)?;
     daemon.linker.processes.set_root(Pid(command.pid()));
     let status = match watch(&mut daemon, &mut command, &symbols, arguments, started) {
         Ok(status) => status,

@@ -23,7 +23,10 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use super::{doctor, log};
-use crate::config::{self, CommandKind, Flags, Kind, Settings, Surroundings};
+use crate::{
+    config::{self, CommandKind, Flags, Kind, Settings, Surroundings},
+    process::descriptors,
+};
 use agent::Agent;
 use serving::Serving;
 use stop::Stop;
@@ -42,6 +45,7 @@ pub fn run<K: Kind>(flags: &Flags<K>) -> anyhow::Result<ExitCode> {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
+    descriptors::raise();
     serve(&settings)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,7 @@ use std::{
     os::fd::{AsRawFd as _, RawFd},
 };
 
-use agent_ebpf::wire::{Counter, LaneRef, Snapshot, settings::Live};
+use agent_ebpf::wire::{Counter, Exit, LaneRef, LaneSeen, Snapshot, settings::Live};
 use aya::{
     maps::{Array, HashMap as BpfHashMap, MapError, PerCpuArray},
     programs::{Iter, Program, ProgramError},
@@ -63,9 +63,15 @@ unsafe impl aya::Pod for PodLaneRef {}
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct PodExit(agent_ebpf::wire::Exit);
+struct PodExit(Exit);
 // SAFETY: repr(C) struct of integers without padding.
 unsafe impl aya::Pod for PodExit {}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PodLaneSeen(LaneSeen);
+// SAFETY: repr(C) struct of integers without padding.
+unsafe impl aya::Pod for PodLaneSeen {}
 
 // === impl KernelSide ===
 
@@ -148,16 +154,28 @@ impl KernelSide {
     }
 
     /// Exit records the rings had no room for.
-    pub fn parked_exits(&mut self) -> Result<Vec<agent_ebpf::wire::Exit>, KernelError> {
-        const NAME: &str = "PARKED_EXITS";
-        let failed = |error| KernelError::Map(NAME, error);
-        let map = self.loaded.ebpf.map_mut(NAME).ok_or(KernelError::Missing(NAME))?;
-        let mut map: BpfHashMap<_, u64, PodExit> = map.try_into().map_err(failed)?;
+    pub fn parked_exits(&mut self) -> Result<Vec<Exit>, KernelError> {
+        Ok(self.take_parked::<PodExit>("PARKED_EXITS")?.into_iter().map(|exit| exit.0).collect())
+    }
+
+    /// Announcements of lanes the rings had no room for.
+    pub fn parked_lanes(&mut self) -> Result<Vec<LaneSeen>, KernelError> {
+        Ok(self
+            .take_parked::<PodLaneSeen>("PARKED_LANES")?
+            .into_iter()
+            .map(|seen| seen.0)
+            .collect())
+    }
+
+    fn take_parked<T: aya::Pod>(&mut self, name: &'static str) -> Result<Vec<T>, KernelError> {
+        let failed = |error| KernelError::Map(name, error);
+        let map = self.loaded.ebpf.map_mut(name).ok_or(KernelError::Missing(name))?;
+        let mut map: BpfHashMap<_, u64, T> = map.try_into().map_err(failed)?;
         let parked: Vec<_> = map.iter().filter_map(Result::ok).collect();
         for (serial, _) in &parked {
             map.remove(serial).map_err(failed)?;
         }
-        Ok(parked.into_iter().map(|(_, exit)| exit.0).collect())
+        Ok(parked.into_iter().map(|(_, value)| value).collect())
     }
 
     /// Every thread's account, now.

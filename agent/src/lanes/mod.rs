@@ -4,6 +4,7 @@
 //! Addresses mean something within one image of a process only. Fork, exec and exit end an image;
 //! their records carry a time, and what was attached after that time belongs to the next image.
 
+mod attach;
 pub mod segment;
 mod sweep;
 
@@ -11,21 +12,15 @@ pub use sweep::Owner;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    io,
-    path::Path,
+    ops::Range,
 };
 
 use agent_ebpf::wire::{self, thread::lane_line};
 use hotspan_lanes::abi::{self, Event};
 
-use crate::{
-    kernel::ktime,
-    process::{
-        id::Pid,
-        maps::{Address, Backing, ProcessMap},
-    },
-};
-use segment::{Control, Refused, Segment};
+use crate::process::{id::Pid, maps::Address};
+use attach::Retry;
+use segment::{Control, Segment};
 
 // The kernel side reads the control line with its own copy of the offsets.
 const _: () = assert!(
@@ -54,16 +49,21 @@ const _: () = assert!(
 const MAX_QUEUED: usize = 1 << 16;
 /// Rounds a dead image's segment stays mapped: its last markers are drained and named by then.
 const DYING_ROUNDS: u64 = 64;
-/// Segments attached of one process.
-const MAX_SEGMENTS: usize = 64;
-/// Lanes of one process that were named but lie in no segment.
-const MAX_VIRTUAL: usize = 256;
 /// A lane that jumps further ahead than this at once does not tell the truth.
 const MAX_JUMP: u64 = 1 << 32;
 
 /// A lane of the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId(usize);
+
+/// An event drained and not yet consumed.
+#[derive(Clone, Copy, Debug)]
+pub struct Queued {
+    /// The event.
+    pub event: Event,
+    /// A thread took it for its own.
+    is_claimed: bool,
+}
 
 /// A lane: its place and the events drained from it but not yet consumed.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ struct Lane {
     made_at: u64,
     /// Next index to drain.
     tail: u64,
-    events: VecDeque<Event>,
+    events: VecDeque<Queued>,
 }
 
 /// A mapped segment and when it was mapped, ktime.
@@ -112,13 +112,15 @@ pub struct Lanes {
     dying: VecDeque<(u64, usize)>,
     /// Lanes without a segment of such images, likewise.
     dying_virtual: VecDeque<(u64, LaneId)>,
-    /// Processes in which an attach found nothing this round: not asked again before the next.
-    barren: HashSet<Pid>,
+    /// Processes with lanes that lie in no segment we have: when they are asked again.
+    retries: HashMap<Pid, Retry>,
     round: u64,
     /// Markers seen at the source since attach.
     pub captured: u64,
-    /// Delivered to the queues.
+    /// Claimed by the thread that published them.
     pub delivered: u64,
+    /// In the queues and not yet claimed.
+    pub in_flight: u64,
     /// Lost by process and reason.
     pub lost: Tally,
     /// Segments refused and other oddities, by process and reason.
@@ -131,135 +133,10 @@ pub type Tally = BTreeMap<(Pid, &'static str), u64>;
 // === impl Lanes ===
 
 impl Lanes {
-    /// Attaches every segment of `pid` that is not attached yet. `from_birth`: the process was seen
-    /// making it, so that every marker counts from the first. Returns whether there is any.
-    fn attach(&mut self, pid: Pid, from_birth: bool) -> bool {
-        let Ok(map) = ProcessMap::read(pid) else { return false };
-        for mapping in map.mappings() {
-            let Backing::File { path, .. } = &mapping.backing else { continue };
-            if mapping.offset.0 != 0 || !is_segment(path) {
-                continue;
-            }
-            let known = self.images.get(&pid).map_or(&[][..], |image| &image.segments);
-            if known.len() >= MAX_SEGMENTS {
-                self.refuse(pid, "segment_too_many");
-                break;
-            }
-            let same = |&index: &usize| {
-                let attached = self.segments.get(&index);
-                attached.is_some_and(|attached| attached.segment.address == mapping.start)
-            };
-            if known.iter().any(same) {
-                continue;
-            }
-            match Segment::attach(pid, mapping) {
-                Ok(segment) => self.insert(pid, segment, from_birth),
-                // The mapping moved or went with its process: whoever needs it asks again.
-                Err(Refused::Open(error)) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(refused) => {
-                    tracing::debug!(%pid, %refused, "segment not attached");
-                    self.refuse(pid, refused.key());
-                }
-            }
-        }
-        self.is_attached(pid)
-    }
-
-    fn insert(&mut self, pid: Pid, segment: Segment, from_birth: bool) {
-        if !self.identities.insert(segment.identity) {
-            return;
-        }
-        let index = self.number();
-        self.images.entry(pid).or_default().segments.push(index);
-        self.segments.insert(index, Attached { segment, at: ktime::now() });
-        self.extend(pid, index, from_birth);
-    }
-
-    fn number(&mut self) -> usize {
-        self.numbers += 1;
-        self.numbers
-    }
-
-    /// Makes lanes for those that came into use.
-    fn extend(&mut self, pid: Pid, index: usize, from_birth: bool) {
-        let Some(Attached { segment, at }) = self.segments.get(&index) else { return };
-        let image = self.images.entry(pid).or_default();
-        for number in 0..segment.lanes_in_use() {
-            let address = segment.lane_address(number);
-            if image.lanes.contains_key(&address) {
-                continue;
-            }
-            let control = segment.control(number);
-            let tail =
-                if from_birth { 0 } else { control.head.saturating_sub(control.slots() - 1) };
-            self.numbers += 1;
-            let id = LaneId(self.numbers);
-            let place = Some((index, number));
-            let lane = Lane { pid, place, made_at: *at, tail, events: VecDeque::new() };
-            self.lanes.insert(id, lane);
-            self.live.push(id);
-            image.lanes.insert(address, id);
-        }
-    }
-
-    fn extend_all(&mut self, pid: Pid) {
-        let known = self.images.get(&pid).map_or_else(Vec::new, |image| image.segments.clone());
-        for index in known {
-            self.extend(pid, index, true);
-        }
-    }
-
-    fn refuse(&mut self, pid: Pid, reason: &'static str) {
-        *self.refused.entry((pid, reason)).or_default() += 1;
-    }
-
-    fn find(&self, pid: Pid, address: Address) -> Option<LaneId> {
-        self.images.get(&pid)?.lanes.get(&address).copied()
-    }
-
-    /// The lane at an address whose breadcrumb was seen. When its segment cannot be attached (the
-    /// process is already gone), a place for the markers the kernel side saves of it; none for a
-    /// process that names too many of those.
-    pub fn lane_or_virtual(&mut self, pid: Pid, address: Address) -> Option<LaneId> {
-        if self.find(pid, address).is_none() {
-            self.extend_all(pid);
-        }
-        if self.find(pid, address).is_none() && !self.barren.contains(&pid) {
-            self.attach(pid, true);
-            if self.find(pid, address).is_none() {
-                self.barren.insert(pid);
-            }
-        }
-        self.find(pid, address).or_else(|| self.virtual_lane(pid, address))
-    }
-
-    fn virtual_lane(&mut self, pid: Pid, address: Address) -> Option<LaneId> {
-        let image = self.images.entry(pid).or_default();
-        if let Some(&id) = image.lanes.get(&address) {
-            return Some(id);
-        }
-        if image.virtual_lanes >= MAX_VIRTUAL {
-            self.refuse(pid, "lanes_refused");
-            return None;
-        }
-        image.virtual_lanes += 1;
-        self.numbers += 1;
-        let id = LaneId(self.numbers);
-        image.lanes.insert(address, id);
-        let made_at = ktime::now();
-        self.lanes.insert(id, Lane { pid, place: None, made_at, tail: 0, events: VecDeque::new() });
-        Some(id)
-    }
-
-    /// Whether any segment of `pid` is mapped.
-    pub fn is_attached(&self, pid: Pid) -> bool {
-        self.images.get(&pid).is_some_and(|image| !image.segments.is_empty())
-    }
-
     /// Keeps markers that the kernel side saved from a dying image.
     pub fn add_tail(&mut self, tail: &wire::Tail) {
         let pid = Pid(tail.tgid);
-        let Some(id) = self.virtual_lane(pid, Address(tail.va)) else { return };
+        let Some(id) = self.virtual_lane(pid, Address(tail.va), tail.first) else { return };
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         for (i, bytes) in (0..tail.count).zip(&tail.events) {
             let mut words = [0u64; abi::EVENT_WORDS];
@@ -272,17 +149,22 @@ impl Lanes {
             if event.index != tail.first.wrapping_add(i) || event.index < lane.tail {
                 continue;
             }
-            self.captured += 1;
-            self.delivered += 1;
+            let gap = event.index - lane.tail;
+            if gap > 0 {
+                *self.lost.entry((pid, "markers_unread")).or_default() += gap;
+            }
+            self.captured += gap + 1;
+            self.in_flight += 1;
             lane.tail = event.index + 1;
-            lane.events.push_back(event);
+            lane.events.push_back(Queued { event, is_claimed: false });
         }
         self.trim(id);
     }
 
     /// Keeps a name that saved markers refer to.
     pub fn add_name(&mut self, name: &wire::Name) {
-        if let Some(id) = self.virtual_lane(Pid(name.tgid), Address(name.va)) {
+        // The markers it is for follow: a lane that is not known yet begins with them.
+        if let Some(id) = self.find(Pid(name.tgid), Address(name.va)) {
             let text = || segment::entry_text(&name.entry);
             self.saved_names.entry((id, name.id)).or_insert_with(text);
         }
@@ -290,6 +172,7 @@ impl Lanes {
 
     /// Drains every lane whose head moved.
     pub fn drain(&mut self) {
+        self.try_again();
         let pids: Vec<Pid> = self.images.keys().copied().collect();
         for pid in pids {
             self.extend_all(pid);
@@ -327,10 +210,11 @@ impl Lanes {
         }
         self.captured += behind;
         let kept = behind.min(control.slots() - 1);
-        let before = lane.events.len();
-        segment.events(number, &control, control.head - kept..control.head, &mut lane.events);
-        let read = (lane.events.len() - before) as u64;
-        self.delivered += read;
+        let events = segment.events(number, &control, control.head - kept..control.head);
+        let read = events.len() as u64;
+        let queued = events.into_iter().map(|event| Queued { event, is_claimed: false });
+        lane.events.extend(queued);
+        self.in_flight += read;
         lane.tail = control.head;
         if behind > read {
             *self.lost.entry((lane.pid, "markers_lapped")).or_default() += behind - read;
@@ -341,17 +225,45 @@ impl Lanes {
     /// Keeps a lane that nobody consumes within bounds.
     fn trim(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
-        while lane.events.len() > MAX_QUEUED {
-            lane.events.pop_front();
-            self.delivered -= 1;
-            *self.lost.entry((lane.pid, "markers_unclaimed")).or_default() += 1;
+        let over = lane.events.len().saturating_sub(MAX_QUEUED);
+        let gone: Vec<Queued> = lane.events.drain(..over).collect();
+        let pid = lane.pid;
+        self.forget_events(pid, gone.iter());
+    }
+
+    /// Events leave their queue: who was not claimed by then is lost.
+    fn forget_events<'a>(&mut self, pid: Pid, gone: impl Iterator<Item = &'a Queued>) {
+        let unclaimed = gone.filter(|queued| !queued.is_claimed).count() as u64;
+        if unclaimed > 0 {
+            self.in_flight -= unclaimed;
+            *self.lost.entry((pid, "markers_unclaimed")).or_default() += unclaimed;
+        }
+    }
+
+    /// Events of a thread, which is known to have published them.
+    pub fn claim(&mut self, id: LaneId, range: Range<u64>) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let from = lane.events.partition_point(|queued| queued.event.index < range.start);
+        let own = lane.events.range_mut(from..).take_while(|it| it.event.index < range.end);
+        for queued in own.filter(|queued| !queued.is_claimed) {
+            queued.is_claimed = true;
+            self.in_flight -= 1;
+            self.delivered += 1;
+        }
+    }
+
+    /// The end: nobody will claim what is still in the queues.
+    pub fn give_up(&mut self) {
+        let left = self.lanes.values_mut().map(|lane| (lane.pid, std::mem::take(&mut lane.events)));
+        let left: Vec<_> = left.filter(|(_, events)| !events.is_empty()).collect();
+        for (pid, events) in left {
+            self.forget_events(pid, events.iter());
         }
     }
 
     /// Ends a round: what was forgotten long enough ago is unmapped.
     pub fn end_round(&mut self) {
         self.round += 1;
-        self.barren.clear();
         let mut gone = HashSet::new();
         while self.dying.front().is_some_and(|&(round, _)| round < self.round) {
             if let Some((_, index)) = self.dying.pop_front()
@@ -363,7 +275,9 @@ impl Lanes {
         }
         while self.dying_virtual.front().is_some_and(|&(round, _)| round < self.round) {
             if let Some((_, id)) = self.dying_virtual.pop_front() {
-                self.lanes.remove(&id);
+                if let Some(lane) = self.lanes.remove(&id) {
+                    self.forget_events(lane.pid, lane.events.iter());
+                }
                 self.saved_names.retain(|(lane, _), _| *lane != id);
             }
         }
@@ -371,14 +285,32 @@ impl Lanes {
             return;
         }
         self.names.retain(|(index, _), _| !gone.contains(index));
-        self.lanes.retain(|_, lane| lane.place.is_none_or(|(index, _)| !gone.contains(&index)));
+        let of_gone =
+            |_: &LaneId, lane: &mut Lane| lane.place.is_some_and(|(at, _)| gone.contains(&at));
+        let removed: Vec<Lane> = self.lanes.extract_if(of_gone).map(|(_, lane)| lane).collect();
+        for lane in removed {
+            self.forget_events(lane.pid, lane.events.iter());
+        }
         let lanes = &self.lanes;
         self.live.retain(|id| lanes.contains_key(id));
     }
 
+    /// The kernel side saw `head` of a lane that we cannot read: what it published up to there is lost,
+    /// unless the kernel side has saved it. Of a lane that is read, [`Self::drain`] counts that.
+    pub fn unread(&mut self, id: LaneId, head: u64) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let behind = head.saturating_sub(lane.tail);
+        if lane.place.is_some() || behind == 0 || behind > MAX_JUMP {
+            return;
+        }
+        lane.tail = head;
+        self.captured += behind;
+        *self.lost.entry((lane.pid, "markers_unread")).or_default() += behind;
+    }
+
     /// Events drained and not yet consumed, in order of index (with holes where some were lost).
-    pub fn events(&self, id: LaneId) -> &VecDeque<Event> {
-        static NONE: VecDeque<Event> = VecDeque::new();
+    pub fn events(&self, id: LaneId) -> &VecDeque<Queued> {
+        static NONE: VecDeque<Queued> = VecDeque::new();
         self.lanes.get(&id).map_or(&NONE, |lane| &lane.events)
     }
 
@@ -389,10 +321,11 @@ impl Lanes {
 
     /// Drops events before `index`.
     pub fn consume(&mut self, id: LaneId, index: u64) {
-        let Some(Lane { events, .. }) = self.lanes.get_mut(&id) else { return };
-        while events.front().is_some_and(|event| event.index < index) {
-            events.pop_front();
-        }
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let over = lane.events.partition_point(|queued| queued.event.index < index);
+        let gone: Vec<Queued> = lane.events.drain(..over).collect();
+        let pid = lane.pid;
+        self.forget_events(pid, gone.iter());
     }
 
     /// The name behind an id in the lane's process.
@@ -411,6 +344,7 @@ impl Lanes {
     /// mapping; what was attached later is the next image's.
     pub fn forget_image(&mut self, pid: Pid, before: u64) {
         if !self.images.contains_key(&pid) {
+            self.retries.remove(&pid);
             return;
         }
         self.drain_process(pid);
@@ -433,18 +367,25 @@ impl Lanes {
         image.virtual_lanes = image.lanes.values().filter(is_virtual).count();
         if image.lanes.is_empty() && image.segments.is_empty() {
             self.images.remove(&pid);
+            self.retries.remove(&pid);
         }
         for index in old {
             self.dying.push_back((end, index));
             let Some(Attached { segment, .. }) = self.segments.get(&index) else { continue };
-            let counts = [
-                ("threads_without_lane", segment.threads_without_lane()),
-                ("publishes_refused", segment.publishes_refused()),
-            ];
-            for (key, n) in counts.into_iter().filter(|(_, n)| *n > 0) {
+            for (key, n) in refusals(segment) {
                 *self.refused.entry((pid, key)).or_default() += n;
             }
         }
+    }
+
+    /// What publishers that still live could not publish, as they count it themselves.
+    pub fn publishers_refusals(&self) -> impl Iterator<Item = (Pid, &'static str, u64)> {
+        let segments = self.images.iter().flat_map(move |(&pid, image)| {
+            image.segments.iter().filter_map(move |index| Some((pid, self.segments.get(index)?)))
+        });
+        segments.flat_map(|(pid, attached)| {
+            refusals(&attached.segment).map(move |(key, n)| (pid, key, n))
+        })
     }
 
     /// The pid a lane belongs to.
@@ -464,7 +405,11 @@ impl Lanes {
     }
 }
 
-fn is_segment(path: &Path) -> bool {
-    let name = path.as_os_str().as_encoded_bytes();
-    name.strip_prefix(b"/memfd:").is_some_and(|rest| rest == abi::SEGMENT_NAME.as_bytes())
+/// A publisher's own counts of what it could not publish; they stand in the first segment of a process.
+fn refusals(segment: &Segment) -> impl Iterator<Item = (&'static str, u64)> {
+    let counts = [
+        ("threads_without_lane", segment.threads_without_lane()),
+        ("publishes_refused", segment.publishes_refused()),
+    ];
+    counts.into_iter().filter(|(_, n)| *n > 0)
 }

@@ -5,7 +5,6 @@
 //! followed; every value is copied once.
 
 use std::{
-    collections::VecDeque,
     fs::{self, File},
     io,
     ops::Range,
@@ -20,8 +19,10 @@ use std::{
 use hotspan_lanes::abi::{self, Event, header, lane};
 
 use crate::process::{
+    descriptors,
     id::Pid,
     maps::{Address, Mapping},
+    procfs,
 };
 
 /// `TMPFS_MAGIC` (include/uapi/linux/magic.h).
@@ -51,6 +52,9 @@ pub enum Refused {
     /// Made by another process and passed on.
     #[error("made by another process")]
     Foreign,
+    /// What is left of our descriptors is for ourselves.
+    #[error("too many files are open")]
+    Descriptors,
     /// mmap failed.
     #[error("cannot map: {0}")]
     Map(io::Error),
@@ -67,6 +71,7 @@ impl Refused {
             Self::Header => "segment_header",
             Self::Geometry => "segment_geometry",
             Self::Foreign => "segment_foreign",
+            Self::Descriptors => "segment_descriptors",
             Self::Map(_) => "segment_unmapped",
         }
     }
@@ -121,8 +126,12 @@ impl Segment {
     /// Opens, checks and maps the segment that `pid` shows at `mapping`.
     pub fn attach(pid: Pid, mapping: &Mapping) -> Result<Self, Refused> {
         let (start, end) = (mapping.start.0, mapping.end.0);
-        let path = format!("/proc/{pid}/map_files/{start:x}-{end:x}");
-        let file = File::open(path).map_err(Refused::Open)?;
+        let name = format!("map_files/{start:x}-{end:x}");
+        let file = procfs::ask(pid, |folder| File::open(folder.join(&name)));
+        let file = file.map_err(Refused::Open)?;
+        if !descriptors::is_spare(&file) {
+            return Err(Refused::Descriptors);
+        }
         check_memory(&file)?;
         let meta = file.metadata().map_err(Refused::Open)?;
         let len = meta.len();
@@ -205,18 +214,13 @@ impl Segment {
         }
     }
 
-    /// Copies the events of `range` that are still there, in order.
+    /// The events of `range` that are still there, in order.
     ///
     /// By `pread`: looking at a hole of a sparse file through a mapping would make a page there,
     /// charged to us. Each stretch is read twice; an event whose sequence word is right both before
     /// and after its content was copied was not being written in between (`abi::read_slot`).
-    pub fn events(
-        &self,
-        number: usize,
-        control: &Control,
-        range: Range<u64>,
-        out: &mut VecDeque<Event>,
-    ) {
+    pub fn events(&self, number: usize, control: &Control, range: Range<u64>) -> Vec<Event> {
+        let mut out = Vec::new();
         let ring = (self.lane_offset(number) + abi::RING_IN_LANE) as u64;
         let slot =
             |index| abi::slot_of(index, control.ring_log2, control.grown_at, abi::RING_LOG2_MAX);
@@ -232,7 +236,7 @@ impl Segment {
             if self.file.read_exact_at(&mut content, at).is_err()
                 || self.file.read_exact_at(&mut check, at).is_err()
             {
-                return;
+                break;
             }
             let pairs = content.as_chunks::<{ abi::EVENT_LEN }>().0.iter();
             let pairs = pairs.zip(check.as_chunks::<{ abi::EVENT_LEN }>().0);
@@ -249,10 +253,11 @@ impl Segment {
                 if event.ts_kind == abi::ts_kind::MONOTONIC_NS {
                     event.ts = event.ts.wrapping_sub(self.monotonic_offset as u64);
                 }
-                out.push_back(event);
+                out.push(event);
             }
             from = to;
         }
+        out
     }
 
     /// An operation name; empty when there is none. Capped, lossy.
@@ -355,18 +360,24 @@ fn check_memory(file: &File) -> Result<(), Refused> {
 }
 
 /// Whether `pid` itself made the segment: its innermost pid and its start time, both as the process
-/// sees them (pid and time namespaces).
+/// sees them (pid and time namespaces). One that has no `/proc` does not know when it began (SPEC 1):
+/// its number must do. Nobody inherits a segment; another's must have been passed on purpose.
 fn is_creator(pid: Pid, creator_pid: u32, creator_start: u64) -> bool {
     let innermost = fs::read_to_string(format!("/proc/{pid}/status")).ok().and_then(|status| {
         let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
         line.split_whitespace().last()?.parse::<u32>().ok()
     });
+    if innermost != Some(creator_pid) {
+        return false;
+    }
+    if creator_start == 0 {
+        return true;
+    }
     let Some(start) = start_ticks(pid, pid.0) else {
         return false;
     };
-    innermost == Some(creator_pid)
-        && i128::from(start) + i128::from(namespace_offset(pid, "boottime") / 10_000_000)
-            == i128::from(creator_start)
+    i128::from(start) + i128::from(namespace_offset(pid, "boottime") / 10_000_000)
+        == i128::from(creator_start)
 }
 
 /// Start of a thread in clock ticks since boot (`/proc/PID/task/TID/stat` field 22).
@@ -378,8 +389,9 @@ pub fn start_ticks(pid: Pid, tid: u32) -> Option<u64> {
 
 /// What a time namespace adds to a clock of `pid`, ns (`/proc/PID/timens_offsets`).
 fn namespace_offset(pid: Pid, clock: &str) -> i64 {
-    let offsets = fs::read_to_string(format!("/proc/{pid}/timens_offsets")).unwrap_or_default();
+    let offsets = procfs::ask(pid, |folder| fs::read_to_string(folder.join("timens_offsets")));
     offsets
+        .unwrap_or_default()
         .lines()
         .find_map(|line| {
             let mut words = line.split_whitespace();

@@ -160,7 +160,7 @@ impl Linker {
     }
 
     /// Takes one record. Lanes are attached at once: their process may not live long. Returns a
-    /// process whose segments are now mapped, for the kernel side to know.
+    /// process that named a lane: the kernel side must know whether all it publishes is read here.
     pub fn take(&mut self, record: Record) -> Option<Pid> {
         match record {
             Record::Sample(sample) => {
@@ -240,7 +240,7 @@ impl Linker {
                 self.by_tid.insert(seen.tid, seen.serial);
                 let timeline =
                     self.timelines.entry(seen.serial).or_insert_with(|| Timeline::new(pid));
-                let lane = self.lanes.lane_or_virtual(pid, Address(seen.va))?;
+                let lane = self.lanes.lane_or_virtual(pid, Address(seen.va), seen.first_index)?;
                 timeline.push(Item::Lane(Taken {
                     seq: seen.seq,
                     at: seen.at,
@@ -250,7 +250,7 @@ impl Linker {
                     lane,
                     first_index: seen.first_index,
                 }));
-                return self.lanes.is_attached(pid).then_some(pid);
+                return Some(pid);
             }
             Record::Tail(tail) => {
                 self.delivered.tails += tail.count;
@@ -383,8 +383,18 @@ impl Linker {
     /// One round after all rings were drained: drains the lanes, links what is older than
     /// `watermark`, names the wakers.
     pub fn round(&mut self, watermark: u64) {
-        self.clock.calibrate();
         self.lanes.drain();
+        self.link(watermark);
+    }
+
+    /// The last round: links everything; markers that no thread claimed are lost.
+    pub fn end(&mut self) {
+        self.link(u64::MAX);
+        self.lanes.give_up();
+    }
+
+    fn link(&mut self, watermark: u64) {
+        self.clock.calibrate();
         let counts = &mut self.counts;
         for timeline in self.timelines.values_mut() {
             let pid = timeline.pid;

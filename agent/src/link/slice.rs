@@ -93,15 +93,23 @@ impl Timeline {
         let events: Vec<Event> = match self.lane {
             Some(lane) => {
                 let queue = context.lanes.events(lane);
-                let from = queue.partition_point(|event| event.index < self.next);
-                let within = queue.range(from..).take_while(|event| match head {
+                let from = queue.partition_point(|queued| queued.event.index < self.next);
+                let within = queue.range(from..).map(|queued| queued.event);
+                let within = within.take_while(|event| match head {
                     Some(head) => event.index < head,
                     None => stamp(event, context.clock).is_none_or(|at| at <= end),
                 });
-                within.copied().collect()
+                within.collect()
             }
             None => Vec::new(),
         };
+        // What comes after a LANE_END is the next owner's.
+        let own = 1 + events.iter().position(|e| e.op == op::LANE_END).unwrap_or(events.len());
+        if let (Some(lane), Some(first)) = (self.lane, events.first())
+            && let Some(last) = events[..own.min(events.len())].last()
+        {
+            context.lanes.claim(lane, first.index..last.index + 1);
+        }
         for event in &events {
             if event.index > self.next {
                 cursor = self.skip(event.index, start, cursor, end, len, composition, context);
@@ -154,6 +162,9 @@ impl Timeline {
         }
         self.credit_samples(self.next, context);
         self.deactivate(known, context);
+        if let Some(lane) = self.lane {
+            context.lanes.unread(lane, index);
+        }
         self.next = index;
         (context.count)("markers_skipped", 1);
         known

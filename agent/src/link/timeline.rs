@@ -329,7 +329,8 @@ impl Timeline {
         self.position = Some(Position { at, seq: snapshot.seq, total: snapshot.total });
         self.bound_at = seen_at;
         self.bind(lane, context.lanes.first_index(lane));
-        let events: Vec<Event> = context.lanes.events(lane).iter().copied().collect();
+        let events: Vec<Event> =
+            context.lanes.events(lane).iter().map(|queued| queued.event).collect();
         let mut open: Option<(Event, u64)> = None;
         for event in events {
             if event.index < self.next {
@@ -343,6 +344,7 @@ impl Timeline {
                 break;
             }
             self.next = event.index + 1;
+            context.lanes.claim(lane, event.index..event.index + 1);
             open = (event.op == op::SET).then_some((event, stamp));
         }
         if let Some((event, stamp)) = open {
@@ -522,7 +524,7 @@ impl Timeline {
     /// Index after this thread's LANE_END, when it has been drained.
     fn released(&self, context: &Context<'_>) -> Option<u64> {
         let events = context.lanes.events(self.lane?);
-        let own = events.iter().filter(|e| e.index >= self.next);
+        let own = events.iter().map(|queued| &queued.event).filter(|e| e.index >= self.next);
         let end = own.take_while(|e| e.op != op::LANE_BEGIN || e.index == self.next);
         let end = end.into_iter().find(|e| e.op == op::LANE_END)?;
         Some(end.index + 1)

@@ -28,8 +28,10 @@ use std::{
 use thiserror::Error;
 
 use super::{
+    descriptors,
     id::Pid,
     maps::{FileId, Mapping},
+    procfs,
 };
 
 /// Larger files are not read: their addresses stay `module+0xoffset`.
@@ -47,6 +49,9 @@ pub enum FileError {
     /// Over [`MAX_FILE_BYTES`].
     #[error("{0} bytes are more than is read of one file")]
     TooLarge(u64),
+    /// What is left of our descriptors is for ourselves.
+    #[error("too many files of other programs are open: raise the limit of open files")]
+    Descriptors,
     /// Another file took its place.
     #[error("not the file that was mapped")]
     Replaced,
@@ -73,7 +78,8 @@ impl Version {
 /// The version of the file behind a mapping of a living process.
 pub fn version_mapped(pid: Pid, mapping: &Mapping) -> Option<Version> {
     let (start, end) = (mapping.start.0, mapping.end.0);
-    let meta = std::fs::metadata(format!("/proc/{pid}/map_files/{start:x}-{end:x}")).ok()?;
+    let name = format!("map_files/{start:x}-{end:x}");
+    let meta = procfs::ask(pid, |folder| std::fs::metadata(folder.join(&name))).ok()?;
     Some(Version { bytes: meta.len(), modified: meta.modified().ok() })
 }
 
@@ -84,15 +90,22 @@ pub fn open_mapped(
     id: FileId,
     path: &Path,
 ) -> Result<File, FileError> {
-    open_map_file(pid, mapping, id, path)
-        .or_else(|_| open_below(Path::new(&format!("/proc/{pid}/root")), path, id))
-        .or_else(|_| open_below(Path::new("/"), path, id))
+    procfs::ask(pid, |folder| {
+        open_map_file(folder, mapping, id, path)
+            .or_else(|_| open_below(&folder.join("root"), path, id))
+    })
+    .or_else(|_| open_below(Path::new("/"), path, id))
 }
 
 /// Through `/proc/PID/map_files`: works for deleted files and across mount namespaces.
-fn open_map_file(pid: Pid, mapping: &Mapping, id: FileId, path: &Path) -> Result<File, FileError> {
+fn open_map_file(
+    process: &Path,
+    mapping: &Mapping,
+    id: FileId,
+    path: &Path,
+) -> Result<File, FileError> {
     let (start, end) = (mapping.start.0, mapping.end.0);
-    let link = PathBuf::from(format!("/proc/{pid}/map_files/{start:x}-{end:x}"));
+    let link = process.join(format!("map_files/{start:x}-{end:x}"));
     // overlayfs and btrfs print other numbers in maps than stat gives: there the name must do. It
     // is the kernel's own rendering, of the same range of the same process.
     let same_name = read_link(&link).is_ok_and(|target| {
@@ -194,11 +207,12 @@ fn readable(found: &File, accept: impl Fn(&Metadata) -> bool) -> Result<File, Fi
     if !accept(&meta) {
         return Err(FileError::Replaced);
     }
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(own_path(found))
-        .map_err(FileError::Open)
+        .map_err(FileError::Open)?;
+    if descriptors::is_spare(&file) { Ok(file) } else { Err(FileError::Descriptors) }
 }
 
 fn is_same(meta: &Metadata, id: FileId) -> bool {

@@ -17,7 +17,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::id::Pid;
+use super::{id::Pid, procfs};
 use crate::kernel::ktime;
 
 /// Bytes read of one process's maps.
@@ -97,16 +97,31 @@ pub struct ProcessMap {
     truncated: bool,
 }
 
+/// What a thread had no map for.
+enum Unread {
+    /// It has no memory.
+    Empty,
+    Failed(io::Error),
+}
+
 // === impl ProcessMap ===
 
 impl ProcessMap {
     /// Reads the map of a living process.
     pub fn read(pid: Pid) -> Result<Self, MapsError> {
-        let failed = |source| MapsError::Read { pid, source };
         let read_at = ktime::now();
-        let mut text = Vec::new();
-        let file = File::open(format!("/proc/{pid}/maps")).map_err(failed)?;
-        file.take(MAX_BYTES).read_to_end(&mut text).map_err(failed)?;
+        let text = procfs::ask(pid, |folder| {
+            let mut text = Vec::new();
+            let file = File::open(folder.join("maps")).map_err(Unread::Failed)?;
+            file.take(MAX_BYTES).read_to_end(&mut text).map_err(Unread::Failed)?;
+            if text.is_empty() { Err(Unread::Empty) } else { Ok(text) }
+        });
+        let text = match text {
+            Ok(text) => text,
+            // A kernel thread, or a process that is being made or ends.
+            Err(Unread::Empty) => Vec::new(),
+            Err(Unread::Failed(source)) => return Err(MapsError::Read { pid, source }),
+        };
         Ok(Self { read_at, ..Self::parse(pid, &text) })
     }
 

@@ -1,11 +1,13 @@
 //! What runs: who forked whom, under which name, with which mappings. Learned from fork, exec and
 //! exit records; `/proc` is asked while a process still lives.
 
+pub mod descriptors;
 pub mod elf;
 pub mod file;
 pub mod host;
 pub mod id;
 pub mod maps;
+pub mod procfs;
 pub mod vdso;
 
 use std::{
@@ -111,10 +113,11 @@ impl Processes {
     }
 
     /// Processes that died since the last call, and when. A main thread that ends before the others
-    /// leaves its process alive: that one is asked about again.
+    /// leaves its process alive: that one is asked about again. So is one whose main thread gave way to
+    /// an exec by another thread, or whose number was given out again.
     pub fn take_dead(&mut self) -> Vec<(Pid, u64)> {
         let dead = std::mem::take(&mut self.dead);
-        let (alive, dead) = dead.into_iter().partition(|(pid, _)| is_alive(*pid));
+        let (alive, dead) = dead.into_iter().partition(|(pid, _)| procfs::is_alive(*pid));
         self.dead = alive;
         if self.all_but.is_some() {
             self.remembered.extend(&dead);
@@ -212,20 +215,8 @@ impl Processes {
     }
 }
 
-/// Whether a process whose main thread ended still runs: its main thread is a zombie then, and not
-/// alone.
-fn is_alive(pid: Pid) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-    // Not a zombie: an exec by another thread took its place, or the number was given out again.
-    if !matches!(state, Some('Z' | 'X')) {
-        return true;
-    }
-    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.take(2).count() > 1)
-}
-
 fn executable(pid: Pid) -> String {
-    let Ok(path) = fs::read_link(format!("/proc/{pid}/exe")) else {
+    let Ok(path) = procfs::ask(pid, |folder| fs::read_link(folder.join("exe"))) else {
         return String::new();
     };
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());

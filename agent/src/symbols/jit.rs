@@ -20,6 +20,7 @@ use crate::{
         file,
         id::Pid,
         maps::{Address, Backing, FileId, Mapping, ProcessMap},
+        procfs,
     },
     profile::document::FrameDocument,
 };
@@ -128,7 +129,7 @@ impl Jits {
         }
         let Some(process) = self.processes.get_mut(&pid) else { return };
         if started.is_some() {
-            let root = file::open_root(Path::new(&format!("/proc/{pid}/root")));
+            let root = procfs::ask(pid, |folder| file::open_root(&folder.join("root")));
             let _ = root.map(|root| process.open_map(&root));
         }
         // A dead process has nothing more to tell but what these files hold.

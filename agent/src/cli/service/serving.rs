@@ -14,6 +14,7 @@ use super::{bridge::Watched, token};
 use crate::{
     collector::{self, Collector},
     config::Settings,
+    process::descriptors,
     store::{self, Store},
     web::{self, Server},
 };
@@ -46,8 +47,10 @@ impl Serving {
         let token = token::read_or_make(token_file)?;
         let reader = store.reader();
         let limits = collector::Limits::default();
-        // The other half is for the API and the store.
-        let connections = limits.connections.min(open_files() / 2);
+        // The usual 1,024 are fewer than the connections anybody can open to the ingest port. The other
+        // half is for the API and the store.
+        let files = usize::try_from(descriptors::limit().rlim_cur).unwrap_or(usize::MAX);
+        let connections = limits.connections.min(files / 2);
         let collector = collector::serve(
             runtime.handle(),
             ingest,
@@ -120,20 +123,4 @@ fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
         }
         _ => anyhow!("cannot listen at {address}: {error}; give another {flag} ADDRESS"),
     })
-}
-
-/// How many files this process may open: as many as it can get. The usual 1,024 are fewer than the
-/// connections anybody can open to the ingest port, and then the API and the store would have none.
-fn open_files() -> usize {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a live rlimit, for both calls.
-    let known = unsafe {
-        let known = libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
-        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
-        if known == 0 && libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) == 0 {
-            limit = raised;
-        }
-        known
-    };
-    if known == 0 { usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX) } else { 1024 }
 }
