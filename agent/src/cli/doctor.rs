@@ -13,12 +13,15 @@ use std::{
 use serde::Serialize;
 
 use super::render::Style;
+use crate::lanes::survey::Survey;
 use host::{Capability, Host};
 
 mod host;
 
 /// Oldest kernel with everything the programs use.
 const KERNEL_FLOOR: (u32, u32) = (6, 1);
+/// Fewer descriptors are worth a word.
+const FEW_DESCRIPTORS: u64 = 4096;
 /// Inode of the initial pid namespace (`PROC_PID_INIT_INO` in the kernel's `proc_ns.h`).
 const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
 
@@ -56,7 +59,8 @@ struct Verdict {
 
 /// Prints the state of this host; succeeds if recording is possible.
 pub fn run(json: bool) -> ExitCode {
-    let checks = checks(&Host::read());
+    let mut checks = checks(&Host::read());
+    checks.push(publishers(&Survey::of_host()));
     let ok = checks.iter().all(|check| check.status != Status::Fail);
     let verdict = Verdict { checks, ok };
     let mut out = io::stdout().lock();
@@ -95,6 +99,7 @@ fn checks(host: &Host) -> Vec<Check> {
         kallsyms(host),
         map_files(host),
         priority(host),
+        descriptors(host),
     ]
 }
 
@@ -294,6 +299,46 @@ fn priority(host: &Host) -> Check {
         found: "no CAP_SYS_NICE".into(),
         cost: "on an overloaded host more markers may be lost",
         remedy: "give hotspan CAP_SYS_NICE (optional)",
+    }
+}
+
+fn descriptors(host: &Host) -> Check {
+    let found = format!("{} files may be open", host.descriptors);
+    if host.descriptors >= FEW_DESCRIPTORS {
+        return fine("descriptors", found);
+    }
+    Check {
+        id: "descriptors",
+        status: Status::Warn,
+        found,
+        cost: "each program that publishes spans takes one: those beyond are not looked at",
+        remedy: "raise the hard limit (ulimit -Hn, LimitNOFILE= of the unit)",
+    }
+}
+
+/// Who publishes spans here, and whether they can be read.
+fn publishers(survey: &Survey) -> Check {
+    const NAMED: usize = 5;
+    let Survey { publishers, unread } = survey;
+    let plural = if *publishers == 1 { "" } else { "s" };
+    if unread.is_empty() {
+        return fine("publishers", format!("{publishers} program{plural} with spans"));
+    }
+    let named = unread.iter().take(NAMED).map(|(pid, why)| format!("pid {pid} ({why})"));
+    let mut named: Vec<_> = named.collect();
+    if unread.len() > NAMED {
+        named.push(format!("{} more", unread.len() - NAMED));
+    }
+    Check {
+        id: "publishers",
+        status: Status::Warn,
+        found: format!(
+            "{} of {publishers} program{plural} with spans cannot be read: {}",
+            unread.len(),
+            named.join(", ")
+        ),
+        cost: "their spans are missing, and counted as lost",
+        remedy: "see what is wrong with them: proto/lanes/SPEC.md says what a segment must be",
     }
 }
 

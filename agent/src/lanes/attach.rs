@@ -19,7 +19,7 @@ use crate::{
     kernel::ktime,
     process::{
         id::Pid,
-        maps::{Address, Backing, ProcessMap},
+        maps::{Address, Backing, Mapping, ProcessMap},
     },
 };
 
@@ -59,11 +59,7 @@ impl Lanes {
         if let Some(retry) = self.retries.get_mut(&pid) {
             retry.is_lacking = false;
         }
-        for mapping in map.mappings() {
-            let Backing::File { path, .. } = &mapping.backing else { continue };
-            if mapping.offset.0 != 0 || !is_segment(path) {
-                continue;
-            }
+        for mapping in segments(&map) {
             let known = self.images.get(&pid).map_or(&[][..], |image| &image.segments);
             if known.len() >= MAX_SEGMENTS {
                 self.refuse(pid, mapping.start, "segment_too_many", from_birth);
@@ -232,6 +228,14 @@ impl Lanes {
     pub fn is_attached(&self, pid: Pid) -> bool {
         self.images.get(&pid).is_some_and(|image| !image.segments.is_empty())
     }
+}
+
+/// The mappings of a process that are called like segments.
+pub(super) fn segments(map: &ProcessMap) -> impl Iterator<Item = &Mapping> {
+    map.mappings().iter().filter(|mapping| match &mapping.backing {
+        Backing::File { path, .. } => mapping.offset.0 == 0 && is_segment(path),
+        _ => false,
+    })
 }
 
 fn is_segment(path: &Path) -> bool {

@@ -6,6 +6,7 @@
 
 mod attach;
 pub mod segment;
+pub mod survey;
 mod sweep;
 
 pub use sweep::Owner;

@@ -290,11 +290,11 @@ impl Timeline {
         if self.position.is_none() {
             self.position = Some(Position { at: taken.since, seq: taken.seq, total: taken.total });
         }
-        let has = self.turns.iter().rev().find_map(|turn| match turn {
-            Turn::Bind { lane, first_index, .. } => Some(Some((*lane, *first_index))),
-            Turn::Clear { .. } => Some(None),
-        });
-        let has = has.unwrap_or(self.lane.map(|lane| (lane, self.next)));
+        let has = match self.turns.last() {
+            Some(Turn::Bind { lane, first_index, .. }) => Some((*lane, *first_index)),
+            Some(Turn::Clear { .. }) => None,
+            None => self.lane.map(|lane| (lane, self.next)),
+        };
         match has {
             // Seen twice: by the sweep and by its announcement.
             Some((has, next)) if has == lane && first_index <= next => {}

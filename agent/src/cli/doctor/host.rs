@@ -13,6 +13,8 @@ use std::{
     process::{self, Command},
 };
 
+use crate::process::descriptors;
+
 /// A capability by its number in the kernel's `capability.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Capability {
@@ -58,6 +60,8 @@ pub(super) struct Host {
     pub(super) kallsyms: bool,
     /// Whether mapped files of other processes can be opened.
     pub(super) map_files: bool,
+    /// Files that hotspan can open: the hard limit.
+    pub(super) descriptors: u64,
 }
 
 // === impl Capability ===
@@ -102,6 +106,7 @@ impl Host {
             clocksource: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
             kallsyms: read_kallsyms().unwrap_or(false),
             map_files: read_map_files().unwrap_or(false),
+            descriptors: descriptors::limit().rlim_max,
             kernel,
         }
     }

@@ -16,6 +16,7 @@ fn good() -> Host {
         clocksource: Some("tsc".into()),
         kallsyms: true,
         map_files: true,
+        descriptors: 1 << 20,
     }
 }
 
@@ -130,6 +131,7 @@ fn every_complaint_says_what_it_costs_and_what_helps() {
         clocksource: None,
         kallsyms: false,
         map_files: false,
+        descriptors: 1024,
     };
     for check in checks(&bad) {
         assert_ne!(check.status, Status::Ok, "{}", check.id);
@@ -169,4 +171,23 @@ fn json_has_its_keys() {
         "ok": true,
     });
     assert_eq!(serde_json::to_value(&verdict).unwrap(), expected);
+}
+
+#[test]
+fn publishers_that_cannot_be_read_are_named() {
+    let mut survey = Survey { publishers: 3, ..Survey::default() };
+    assert_eq!(publishers(&survey).status, Status::Ok);
+    for pid in 0..7 {
+        survey.unread.insert(pid, "not sealed".into());
+    }
+    let check = publishers(&survey);
+    assert_eq!(check.status, Status::Warn);
+    assert!(check.found.contains("pid 0 (not sealed)"), "{}", check.found);
+    assert!(check.found.ends_with("pid 4 (not sealed), 2 more"), "{}", check.found);
+}
+
+#[test]
+fn few_descriptors_are_worth_a_word() {
+    let (id, status, refusal) = with(|host| host.descriptors = 1024);
+    assert_eq!((id, status, refusal), ("descriptors", Status::Warn, None));
 }
