@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     process::{
+        descriptors,
         elf::{Header, build_id},
         file::{self, Version},
         id::Pid,
@@ -56,9 +57,11 @@ pub(super) struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
+        // A small limit of open files is shared with everything else.
+        let files = usize::try_from(descriptors::limit().rlim_cur).unwrap_or(usize::MAX);
         Self {
-            modules: 256,
-            images: 48,
+            modules: 256.min(files / 4),
+            images: 48.min(files / 16),
             bytes: file::MAX_FILE_BYTES,
             names: 65_536,
             rest: Duration::from_secs(10),
