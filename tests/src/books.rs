@@ -16,8 +16,8 @@ use crate::{
 };
 
 /// Losses between the kernel or a lane and the join.
-const AT_THE_SOURCE: [&str; 4] =
-    ["ring_full", "markers_lapped", "markers_unclaimed", "tail_markers_lost"];
+const AT_THE_SOURCE: [&str; 5] =
+    ["ring_full", "markers_lapped", "markers_unclaimed", "markers_unread", "tail_markers_lost"];
 
 /// What is wrong with the books of a run. A loss for a reason that is not in `may_lose` is.
 pub fn problems(agent: &Agent, may_lose: &[&str]) -> Vec<String> {

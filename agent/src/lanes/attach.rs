@@ -230,10 +230,12 @@ impl Lanes {
     }
 }
 
-/// The mappings of a process that are called like segments.
+/// The mappings of a process that are called like segments. A reader's are not writable (SPEC 8, 9).
 pub(super) fn segments(map: &ProcessMap) -> impl Iterator<Item = &Mapping> {
     map.mappings().iter().filter(|mapping| match &mapping.backing {
-        Backing::File { path, .. } => mapping.offset.0 == 0 && is_segment(path),
+        Backing::File { path, .. } => {
+            mapping.is_shared_writable && mapping.offset.0 == 0 && is_segment(path)
+        }
         _ => false,
     })
 }

@@ -138,6 +138,10 @@ impl Lanes {
     pub fn add_tail(&mut self, tail: &wire::Tail) {
         let pid = Pid(tail.tgid);
         let Some(id) = self.virtual_lane(pid, Address(tail.va), tail.first) else { return };
+        // Attached in the meantime: all of it can be read, and more.
+        if self.lanes.get(&id).is_some_and(|lane| lane.place.is_some()) {
+            return self.drain_lane(id);
+        }
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         for (i, bytes) in (0..tail.count).zip(&tail.events) {
             let mut words = [0u64; abi::EVENT_WORDS];

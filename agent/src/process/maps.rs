@@ -83,6 +83,8 @@ pub struct Mapping {
     pub offset: FileOffset,
     /// Code can run there.
     pub executable: bool,
+    /// What is written there is seen by everybody who maps it: who writes, not who only reads.
+    pub is_shared_writable: bool,
     /// What it shows.
     pub backing: Backing,
 }
@@ -239,6 +241,7 @@ fn parse_line(line: &[u8], last_path: &mut Option<Arc<Path>>) -> Option<Mapping>
         end: Address(end),
         offset: FileOffset(offset),
         executable: permissions.get(2) == Some(&b'x'),
+        is_shared_writable: permissions.get(1) == Some(&b'w') && permissions.get(3) == Some(&b's'),
         backing,
     })
 }

@@ -38,6 +38,7 @@ fn a_line_becomes_a_mapping() {
         end: Address(0x55d0_c0a0_6000),
         offset: FileOffset(0x2000),
         executable: true,
+        is_shared_writable: false,
         backing: Backing::File {
             id: FileId { device, inode: 1048 },
             path: Path::new("/usr/bin/a b").into(),
