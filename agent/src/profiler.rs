@@ -29,7 +29,7 @@ use crate::{
 
 /// How often what came is sent on.
 const FLUSH: Duration = Duration::from_secs(1);
-/// The same while no program publishes spans: nobody waits for a document then, and a commit of the
+/// The same while no program has published spans since: nobody waits for a document then, and a commit of the
 /// store costs more than all else on an idle host.
 const FLUSH_WITHOUT_LANES: Duration = Duration::from_secs(5);
 
@@ -97,8 +97,7 @@ fn watch(
     let fds = daemon.wake_fds().into_iter();
     let mut fds: Vec<libc::pollfd> =
         fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
-    let mut flushed = Instant::now();
-    let mut is_first = true;
+    let mut pace = Pace::new(Instant::now());
     while !stop.load(Relaxed) {
         let period = daemon.period().as_millis() as libc::c_int;
         // SAFETY: `fds` is a live array of that length.
@@ -111,17 +110,44 @@ fn watch(
         if resend.swap(false, Relaxed) {
             daemon.resend_stacks().context("a round of the agent failed")?;
         }
-        let hasty = is_first || daemon.linker.has_lanes();
-        let every = if hasty { FLUSH } else { FLUSH_WITHOUT_LANES };
-        if flushed.elapsed() >= every && waiting.load(Relaxed) == 0 {
-            flushed = Instant::now();
-            is_first = false;
+        if pace.is_due(Instant::now(), daemon.linker.has_lanes()) && waiting.load(Relaxed) == 0 {
+            pace.flushed(Instant::now(), daemon.linker.has_lanes());
             let (flush, outcome) = daemon.flush().context("a flush of the agent failed")?;
             send(sender, waiting, Work { flush, outcome, closed: false });
         }
         alive();
     }
     Ok(())
+}
+
+/// When to flush. While anything waits that lanes brought, the short period holds: also when no lane
+/// is left by then, for a program's last spans are asked for like the others.
+struct Pace {
+    flushed: Instant,
+    /// Since the last flush there was a lane.
+    hasty: bool,
+}
+
+// === impl Pace ===
+
+impl Pace {
+    /// The first batch is waited for too.
+    fn new(now: Instant) -> Self {
+        Self { flushed: now, hasty: true }
+    }
+
+    /// Whether it is time, after a round.
+    fn is_due(&mut self, now: Instant, has_lanes: bool) -> bool {
+        self.hasty |= has_lanes;
+        let every = if self.hasty { FLUSH } else { FLUSH_WITHOUT_LANES };
+        now.duration_since(self.flushed) >= every
+    }
+
+    /// What waited is taken. The round in which the last lane goes brings what is to be told of it:
+    /// lanes there are now make the next flush hasty.
+    fn flushed(&mut self, now: Instant, has_lanes: bool) {
+        *self = Self { flushed: now, hasty: has_lanes };
+    }
 }
 
 /// There is always room: nothing is sent while something waits, but for the last flush.
@@ -180,4 +206,37 @@ fn rss_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
     pages.unwrap_or(0) * PAGE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_spans_are_as_fast_as_the_others() {
+        let mut pace = Pace::new(Instant::now());
+        let mut now = Instant::now();
+        let mut flushes = |lanes: &[bool]| -> Vec<usize> {
+            let rounds = lanes.iter().enumerate().filter(|&(_, &has_lanes)| {
+                now += FLUSH / 10;
+                let due = pace.is_due(now, has_lanes);
+                if due {
+                    pace.flushed(now, has_lanes);
+                }
+                due
+            });
+            rounds.map(|(round, _)| round).collect()
+        };
+        let none = [false; 60];
+        assert_eq!(flushes(&none[..10]), [9], "the first batch");
+        assert_eq!(flushes(&none[..40]), [0; 0], "nobody waits");
+        // They come and go between two flushes: 2 s after the last one there was.
+        let mut brief = [false; 30];
+        brief[..3].fill(true);
+        assert_eq!(flushes(&brief), [0, 10], "what came is told, then what came with its end");
+        // The last lane goes in the round after a flush.
+        let mut last = [false; 40];
+        last[..30].fill(true);
+        assert_eq!(flushes(&last), [0, 10, 20, 30], "each second, and once more");
+    }
 }
