@@ -34,6 +34,8 @@ const ROUND_WITHOUT_LANES: Duration = Duration::from_millis(200);
 const SENT_WITHIN_NS: u64 = 2_000_000;
 /// How often open waits are looked at, so that a thread that does not come back is still shown.
 const TOTALS_EVERY: Duration = Duration::from_millis(500);
+/// How often CPUs are looked at: some may be new, or back.
+const CPUS_EVERY: Duration = Duration::from_secs(1);
 /// How often processes without a segment are looked at again.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// The same where new lanes do not announce themselves.
@@ -65,6 +67,9 @@ pub struct Daemon {
     parked: Parked,
     /// Times the threads' totals could not be read.
     totals_unread: u64,
+    cpus_at: Instant,
+    /// Descriptors came since that was last asked.
+    new_fds: bool,
 }
 
 // === impl Daemon ===
@@ -80,9 +85,16 @@ impl Daemon {
             Reported::Host => (Linker::streaming(config.hz), &[][..]),
         };
         let now = Instant::now();
-        let (parked, totals_unread) = (Parked::default(), 0);
-        let mut daemon =
-            Self { kernel, linker, totals_at: now, swept_at: now, parked, totals_unread };
+        let mut daemon = Self {
+            kernel,
+            linker,
+            totals_at: now,
+            swept_at: now,
+            cpus_at: now,
+            new_fds: false,
+            parked: Parked::default(),
+            totals_unread: 0,
+        };
         daemon.linker.unwinder = unwinder;
         for &root in roots {
             daemon.linker.processes.set_root(root);
@@ -100,6 +112,11 @@ impl Daemon {
     /// Descriptors that become readable when the kernel side calls.
     pub fn wake_fds(&self) -> Vec<RawFd> {
         self.kernel.wake_fds()
+    }
+
+    /// Whether those are others than at the last call: CPUs may come.
+    pub fn has_new_wake_fds(&mut self) -> bool {
+        std::mem::take(&mut self.new_fds)
     }
 
     fn sweep(&mut self) -> Result<(), KernelError> {
@@ -151,6 +168,10 @@ impl Daemon {
             }
         }
         self.linker.round(watermark);
+        if self.cpus_at.elapsed() >= CPUS_EVERY {
+            self.cpus_at = Instant::now();
+            self.new_fds |= self.kernel.look_after_cpus()?;
+        }
         Ok(())
     }
 
@@ -344,6 +365,7 @@ impl Daemon {
         }
         add("totals_unread", self.totals_unread);
         add("records_undecoded", self.kernel.undecoded);
+        add("timers_stopped", self.kernel.timers_stopped());
         loss
     }
 }

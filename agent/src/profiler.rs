@@ -5,6 +5,7 @@
 //! holds. While that one is busy the join keeps adding to the next flush.
 
 use std::{
+    os::fd::RawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -95,14 +96,16 @@ fn watch(
     sender: &SyncSender<Work>,
 ) -> anyhow::Result<()> {
     let fds = daemon.wake_fds().into_iter();
-    let mut fds: Vec<libc::pollfd> =
-        fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    let mut fds: Vec<libc::pollfd> = fds.map(readable).collect();
     let mut pace = Pace::new(Instant::now());
     while !stop.load(Relaxed) {
         let period = daemon.period().as_millis() as libc::c_int;
         // SAFETY: `fds` is a live array of that length.
         unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, period) };
         daemon.round().context("a round of the agent failed")?;
+        if daemon.has_new_wake_fds() {
+            fds = daemon.wake_fds().into_iter().map(readable).collect();
+        }
         for map in daemon.linker.processes.take_fresh_maps() {
             // A busy symbol thread opens them later, by name.
             symbols.open_files(map);
@@ -118,6 +121,10 @@ fn watch(
         alive();
     }
     Ok(())
+}
+
+fn readable(fd: RawFd) -> libc::pollfd {
+    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
 }
 
 /// When to flush. While anything waits that lanes brought, the short period holds: also when no lane

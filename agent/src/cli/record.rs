@@ -143,12 +143,12 @@ fn watch(
     started: Instant,
 ) -> anyhow::Result<std::process::ExitStatus> {
     let progress = !arguments.quiet && io::stderr().is_terminal();
-    let mut fds: Vec<libc::pollfd> = daemon
-        .wake_fds()
-        .into_iter()
-        .chain(command.end_fd())
-        .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
-        .collect();
+    let end = command.end_fd();
+    let watched = |daemon: &Daemon| -> Vec<libc::pollfd> {
+        let fds = daemon.wake_fds().into_iter().chain(end);
+        fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect()
+    };
+    let mut fds = watched(daemon);
     let mut shown = started;
     let status = loop {
         if let Some(status) = command.poll().context("waiting for the command")? {
@@ -158,6 +158,9 @@ fn watch(
         // SAFETY: `fds` is a live array of that length.
         unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, period) };
         daemon.round().context("a round of the agent failed")?;
+        if daemon.has_new_wake_fds() {
+            fds = watched(daemon);
+        }
         for map in daemon.linker.processes.take_fresh_maps() {
             // A busy symbol thread opens them later, by name.
             symbols.open_files(map);

@@ -2,7 +2,9 @@
 //! Every object belongs to this process's file descriptors, so nothing outlives it.
 
 use std::{
+    collections::BTreeMap,
     io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
@@ -10,16 +12,14 @@ use agent_ebpf::wire::{Offsets, Settings};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader,
     maps::{Map, MapData, MapError, RingBuf},
-    programs::{
-        BtfTracePoint, Iter, PerfEvent, ProgramError, TracePoint,
-        perf_event::{HardwareEvent, PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
-    },
+    programs::{BtfTracePoint, Iter, PerfEvent, ProgramError, TracePoint},
     util::online_cpus,
 };
 
 use super::{
     btf::{Btf, BtfError},
     offsets,
+    timer::{TimerError, Timers},
 };
 
 /// The programs, built by `build.rs`.
@@ -59,15 +59,9 @@ pub enum LoadError {
     /// CPUs.
     #[error("cannot list the CPUs: {0}")]
     Cpus(io::Error),
-}
-
-/// How the timer samples.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clock {
-    /// Hardware cycles.
-    Cycles,
-    /// The kernel's CPU clock: blind where interrupts are off.
-    CpuClock,
+    /// The timers.
+    #[error(transparent)]
+    Timer(#[from] TimerError),
 }
 
 /// What to load with.
@@ -93,17 +87,15 @@ impl Default for Config {
 pub struct Loaded {
     /// Programs, links and maps; dropping it takes all out of the kernel.
     pub ebpf: Ebpf,
-    /// One ring per CPU, in CPU order.
-    pub rings: Vec<RingBuf<MapData>>,
-    /// How the timer samples.
-    pub clock: Clock,
+    /// One ring for each CPU that was ever online.
+    pub rings: BTreeMap<u32, RingBuf<MapData>>,
     /// Whether stacks of waits are taken in the resumed thread's context.
     pub has_exit_tp: bool,
     /// Whether new lanes announce themselves; else only the sweep finds them.
     pub has_breadcrumb: bool,
 }
 
-/// Loads and attaches everything but the timer, which [`attach_timer`] adds last.
+/// Loads and attaches everything but the timer, which [`start_timers`] adds last.
 pub fn load(config: &Config) -> Result<Loaded, LoadError> {
     let btf = Btf::of_kernel()?;
     let offsets = offsets::of_kernel(&btf)?;
@@ -140,7 +132,7 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
     let has_breadcrumb = attach_breadcrumb(&mut ebpf, &btf, &aya_btf);
     attach_mapping(&mut ebpf, &btf, &aya_btf);
     load_totals(&mut ebpf, &aya_btf)?;
-    Ok(Loaded { ebpf, rings, clock: Clock::CpuClock, has_exit_tp, has_breadcrumb })
+    Ok(Loaded { ebpf, rings, has_exit_tp, has_breadcrumb })
 }
 
 fn open(btf: &AyaBtf, offsets: &Offsets, settings: &Settings) -> Result<Ebpf, LoadError> {
@@ -166,20 +158,22 @@ unsafe impl aya::Pod for Injected<Offsets> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Injected<Settings> {}
 
-fn make_rings(ebpf: &mut Ebpf, bytes: u32) -> Result<Vec<RingBuf<MapData>>, LoadError> {
+fn make_rings(ebpf: &mut Ebpf, bytes: u32) -> Result<BTreeMap<u32, RingBuf<MapData>>, LoadError> {
+    let cpus = online_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
+    let ring = |cpu| Ok((cpu, add_ring(ebpf, cpu, bytes)?));
+    cpus.into_iter().map(ring).collect()
+}
+
+/// Gives a CPU its ring. What the programs had to send from there before is counted as lost.
+pub fn add_ring(ebpf: &mut Ebpf, cpu: u32, bytes: u32) -> Result<RingBuf<MapData>, LoadError> {
     const NAME: &str = "RINGS";
     let failed = |source| LoadError::Map { name: NAME, source };
-    let cpus = online_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
     let outer = ebpf.map_mut(NAME).ok_or(LoadError::Missing(NAME))?;
     let mut outer: aya::maps::ArrayOfMaps<&mut MapData, RingBuf<MapData>> =
         outer.try_into().map_err(failed)?;
-    let mut rings = Vec::new();
-    for cpu in cpus {
-        let ring = new_ring(bytes).map_err(failed)?;
-        outer.set(cpu, &ring, 0).map_err(failed)?;
-        rings.push(ring);
-    }
-    Ok(rings)
+    let ring = new_ring(bytes).map_err(failed)?;
+    outer.set(cpu, &ring, 0).map_err(failed)?;
+    Ok(ring)
 }
 
 /// One ring buffer map (uapi bpf.h: BPF_MAP_TYPE_RINGBUF = 27; key and value size zero).
@@ -299,34 +293,13 @@ pub fn log_verified(ebpf: &Ebpf) {
     }
 }
 
-/// Starts the timer on every CPU: hardware cycles where the machine has them, else the CPU clock.
-pub fn attach_timer(loaded: &mut Loaded, hz: u64) -> Result<(), LoadError> {
+/// Starts the timer on every CPU.
+pub fn start_timers(ebpf: &mut Ebpf, hz: u64) -> Result<Timers, LoadError> {
     const NAME: &str = "timer_sample";
     let failed = |source| LoadError::Program { name: NAME, source };
     let cpus = online_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
-    let program = loaded.ebpf.program_mut(NAME).ok_or(LoadError::Missing(NAME))?;
+    let program = ebpf.program_mut(NAME).ok_or(LoadError::Missing(NAME))?;
     let program: &mut PerfEvent = program.try_into().map_err(failed)?;
     program.load().map_err(failed)?;
-    let mut attach = |config: &PerfEventConfig| -> Result<(), ProgramError> {
-        let mut links = Vec::new();
-        for &cpu in &cpus {
-            let scope = PerfEventScope::AllProcessesOneCpu { cpu };
-            match program.attach(*config, scope, SamplePolicy::Frequency(hz), false) {
-                Ok(link) => links.push(link),
-                Err(error) => {
-                    for link in links {
-                        program.detach(link)?;
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    };
-    if attach(&PerfEventConfig::Hardware(HardwareEvent::CpuCycles)).is_ok() {
-        loaded.clock = Clock::Cycles;
-        return Ok(());
-    }
-    loaded.clock = Clock::CpuClock;
-    attach(&PerfEventConfig::Software(SoftwareEvent::CpuClock)).map_err(failed)
+    Ok(Timers::start(program.fd().map_err(failed)?.as_fd(), hz, &cpus)?)
 }

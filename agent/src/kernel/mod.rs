@@ -6,9 +6,10 @@ pub mod load;
 pub mod offsets;
 pub mod records;
 pub mod tables;
+pub mod timer;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Read as _},
     os::fd::{AsRawFd as _, RawFd},
 };
@@ -17,6 +18,7 @@ use agent_ebpf::wire::{Counter, Exit, LaneRef, LaneSeen, Snapshot, settings::Liv
 use aya::{
     maps::{Array, HashMap as BpfHashMap, MapError, PerCpuArray},
     programs::{Iter, Program, ProgramError},
+    util::online_cpus,
 };
 
 pub use load::{Config, LoadError};
@@ -42,6 +44,13 @@ pub enum KernelError {
 /// The loaded and attached programs. Dropping it takes everything out of the kernel.
 pub struct KernelSide {
     loaded: load::Loaded,
+    /// None once detached.
+    timers: Option<timer::Timers>,
+    /// What they counted until then.
+    timers_stopped: u64,
+    /// CPUs there can be no ring for.
+    refused_cpus: BTreeSet<u32>,
+    ring_bytes: u32,
     live: Live,
     /// Accounts that could not be made at once at the start.
     storage_baseline: u64,
@@ -79,10 +88,19 @@ impl KernelSide {
     /// Loads, attaches, gives every existing thread its account, starts the timer last.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let mut loaded = load::load(config)?;
-        load::attach_timer(&mut loaded, config.hz)?;
+        let timers = load::start_timers(&mut loaded.ebpf, config.hz)?;
         load::log_verified(&loaded.ebpf);
-        tracing::debug!(clock = ?loaded.clock, exit_tp = loaded.has_exit_tp, "attached");
-        let mut side = Self { loaded, live: Live::default(), undecoded: 0, storage_baseline: 0 };
+        tracing::debug!(clock = ?timers.clock(), exit_tp = loaded.has_exit_tp, "attached");
+        let mut side = Self {
+            loaded,
+            timers: Some(timers),
+            timers_stopped: 0,
+            refused_cpus: BTreeSet::new(),
+            ring_bytes: config.ring_bytes,
+            live: Live::default(),
+            undecoded: 0,
+            storage_baseline: 0,
+        };
         side.live.stack_generation = 1;
         side.publish_live()?;
         side.storage_baseline = side.account_existing()?;
@@ -118,7 +136,42 @@ impl KernelSide {
 
     /// Descriptors that become readable when the programs call for the daemon.
     pub fn wake_fds(&self) -> Vec<RawFd> {
-        self.loaded.rings.iter().map(|ring| ring.as_raw_fd()).collect()
+        self.loaded.rings.values().map(|ring| ring.as_raw_fd()).collect()
+    }
+
+    /// Looks after CPUs that came, or came back: each needs a timer, and its ring. Returns whether
+    /// there are new descriptors to wait for.
+    pub fn look_after_cpus(&mut self) -> Result<bool, KernelError> {
+        // Without sysfs it stays as it is.
+        let Ok(online) = online_cpus() else { return Ok(false) };
+        let mut calls = self.by_cpu(Counter::SamplesCaptured)?;
+        for (calls, idle) in calls.iter_mut().zip(self.by_cpu(Counter::SamplesIdle)?) {
+            *calls += idle;
+        }
+        let Some(timers) = &mut self.timers else { return Ok(false) };
+        let mut added = false;
+        for &cpu in &online {
+            if self.loaded.rings.contains_key(&cpu) || self.refused_cpus.contains(&cpu) {
+                continue;
+            }
+            match load::add_ring(&mut self.loaded.ebpf, cpu, self.ring_bytes) {
+                Ok(ring) => {
+                    self.loaded.rings.insert(cpu, ring);
+                    added = true;
+                }
+                Err(error) => {
+                    self.refused_cpus.insert(cpu);
+                    tracing::warn!(cpu, %error, "a new CPU has no ring: all it sends is lost");
+                }
+            }
+        }
+        timers.look(&online, &calls);
+        Ok(added)
+    }
+
+    /// Times a CPU was found without a timer that counts.
+    pub fn timers_stopped(&self) -> u64 {
+        self.timers_stopped + self.timers.as_ref().map_or(0, |timers| timers.stopped)
     }
 
     /// Begins a drain round: lanes that run ahead of it call for the daemon.
@@ -143,7 +196,7 @@ impl KernelSide {
 
     /// Hands every record now in the rings to `take`.
     pub fn drain(&mut self, mut take: impl FnMut(Record)) {
-        for ring in &mut self.loaded.rings {
+        for ring in self.loaded.rings.values_mut() {
             while let Some(item) = ring.next() {
                 match Record::decode(&item) {
                     Some(record) => take(record),
@@ -227,11 +280,16 @@ impl KernelSide {
 
     /// One counter, summed over CPUs.
     pub fn counter(&self, counter: Counter) -> Result<u64, KernelError> {
+        Ok(self.by_cpu(counter)?.into_iter().sum())
+    }
+
+    /// One counter, by CPU.
+    fn by_cpu(&self, counter: Counter) -> Result<Vec<u64>, KernelError> {
         const NAME: &str = "COUNTERS";
         let failed = |error| KernelError::Map(NAME, error);
         let map = self.loaded.ebpf.map(NAME).ok_or(KernelError::Missing(NAME))?;
         let map: PerCpuArray<_, u64> = map.try_into().map_err(failed)?;
-        Ok(map.get(&(counter as u32), 0).map_err(failed)?.iter().sum())
+        Ok(map.get(&(counter as u32), 0).map_err(failed)?.to_vec())
     }
 
     /// The programs' counters, summed over CPUs.
@@ -248,6 +306,8 @@ impl KernelSide {
 
     /// Takes every hook out; maps and the iterator stay, so that what was captured can be read.
     pub fn detach(&mut self) -> Result<(), KernelError> {
+        self.timers_stopped = self.timers_stopped();
+        self.timers = None;
         for (_, program) in self.loaded.ebpf.programs_mut() {
             let unloaded = match program {
                 Program::BtfTracePoint(program) => program.unload(),

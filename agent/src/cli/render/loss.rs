@@ -111,6 +111,7 @@ fn meaning(reason: &str) -> &'static str {
         "time_overlapping_ns" => "time two records claimed, counted once",
         "spans_table_full" => "more spans than are kept in memory: record for a shorter time",
         "stacks_table_full" => "more different stacks than are kept in memory",
+        "timers_stopped" => "a CPU came (back) online: no stacks of running time there at first",
         "records_undecoded" => "records of another build: rebuild hotspan",
         "segment_descriptors" => "programs not looked at: raise hotspan's limit of open files",
         "segment_too_many" => "programs with more than 16,384 threads that publish at once",
