@@ -27,7 +27,7 @@ pub(crate) fn install_directory() -> Option<PathBuf> {
     Some(home.join("bin"))
 }
 
-/// `cargo ARGUMENTS` in the workspace root. aya-build looks bpf-linker up in PATH, so the directory
+/// `cargo ARGUMENTS` in the workspace root. The compiler looks bpf-linker up in PATH, so the directory
 /// cargo installs to is added at its end.
 pub(crate) fn cargo<I: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = I>) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
