@@ -19,12 +19,12 @@ use crate::{
         flush::Flush,
         stacks::{stop_counter, stop_key},
     },
-    process::id::Pid,
+    process::{family::Family, id::Pid},
     profile::document::Conservation,
     unwind::Unwinder,
 };
 
-pub use crate::link::stacks::SeenStack;
+pub use crate::{link::stacks::SeenStack, process::family::Root};
 
 /// How often lanes are drained.
 const ROUND: Duration = Duration::from_millis(20);
@@ -44,8 +44,8 @@ const SWEEP_EVERY_BLIND: Duration = Duration::from_millis(200);
 /// Whose time is told.
 #[derive(Clone, Debug)]
 pub enum Reported {
-    /// These processes and what they fork, all at once at the end.
-    Tree(Vec<Pid>),
+    /// These processes, all at once at the end.
+    Tree(Vec<Root>),
     /// Every process but ourselves, flush by flush.
     Host,
 }
@@ -70,6 +70,8 @@ pub struct Daemon {
     cpus_at: Instant,
     /// Descriptors came since that was last asked.
     new_fds: bool,
+    /// Processes there were below each root when we attached, in their order.
+    pub below: Vec<usize>,
 }
 
 // === impl Daemon ===
@@ -77,12 +79,18 @@ pub struct Daemon {
 impl Daemon {
     /// Loads and attaches everything and finds what is already there.
     pub fn start(config: &Config, reported: &Reported) -> Result<Self, StartError> {
+        let roots = match reported {
+            Reported::Tree(roots) => &roots[..],
+            Reported::Host => &[],
+        };
+        // Looked at before and after: a child whose parent ends in between is an orphan by then.
+        let before = Family::of_roots(roots);
         let mut kernel = KernelSide::start(config)?;
         let unwinder = Unwinder::spawn(kernel.take_tables()?, config.table_cache.clone());
         let unwinder = unwinder.map_err(StartError::Worker)?;
-        let (linker, roots) = match reported {
-            Reported::Tree(roots) => (Linker::new(config.hz), &roots[..]),
-            Reported::Host => (Linker::streaming(config.hz), &[][..]),
+        let linker = match reported {
+            Reported::Tree(_) => Linker::new(config.hz),
+            Reported::Host => Linker::streaming(config.hz),
         };
         let now = Instant::now();
         let mut daemon = Self {
@@ -94,10 +102,22 @@ impl Daemon {
             new_fds: false,
             parked: Parked::default(),
             totals_unread: 0,
+            below: Vec::new(),
         };
         daemon.linker.unwinder = unwinder;
-        for &root in roots {
-            daemon.linker.processes.set_root(root);
+        // From here on forks are told: who is not found now is the child of one that is.
+        let at = ktime::now();
+        let now = Family::of_roots(roots);
+        for root in roots {
+            let members = before.with(&now, root.pid);
+            daemon.below.push(members.iter().filter(|&&member| now.has(member)).count());
+            let processes = &mut daemon.linker.processes;
+            processes.add_member(root.pid, at);
+            if root.alone {
+                processes.set_alone(root.pid);
+            } else {
+                members.into_iter().for_each(|member| processes.add_member(member, at));
+            }
         }
         daemon.sweep()?;
         Ok(daemon)

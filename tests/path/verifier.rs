@@ -32,7 +32,7 @@ fn every_program_is_far_from_what_a_verifier_can_take() -> Result<()> {
         return Ok(());
     }
     let this = std::process::id();
-    let daemon = Daemon::start(&Config::default(), &Reported::Tree(vec![Pid(this)]))?;
+    let daemon = Daemon::start(&Config::default(), &Reported::Tree(vec![Pid(this).into()]))?;
     let programs = host::verified_programs(this)?;
     drop(daemon);
     for Verified { name, instructions } in &programs {

@@ -23,6 +23,7 @@ const AT_THE_SOURCE: [&str; 5] =
 pub fn problems(agent: &Agent, may_lose: &[&str]) -> Vec<String> {
     let report = Report {
         spans: Vec::new(),
+        recorded: Vec::new(),
         threads: Vec::new(),
         loss: agent.loss.clone(),
         conservation: agent.conservation.clone(),

@@ -41,6 +41,7 @@ pub struct Recorder {
     environment: Vec<(String, String)>,
     report_to_file: bool,
     pids: Vec<u32>,
+    options: Vec<String>,
 }
 
 /// A recording at work.
@@ -68,7 +69,13 @@ pub struct Recording {
 impl Recorder {
     pub fn new() -> Result<Self> {
         let scratch = host::Scratch::new()?;
-        Ok(Self { scratch, environment: Vec::new(), report_to_file: true, pids: Vec::new() })
+        Ok(Self {
+            scratch,
+            environment: Vec::new(),
+            report_to_file: true,
+            pids: Vec::new(),
+            options: Vec::new(),
+        })
     }
 
     /// Sets a variable of hotspan (which its command inherits).
@@ -80,6 +87,12 @@ impl Recorder {
     /// Records a running process too.
     pub fn pid(mut self, pid: u32) -> Self {
         self.pids.push(pid);
+        self
+    }
+
+    /// Another option of `hotspan record`.
+    pub fn option(mut self, option: &str) -> Self {
+        self.options.push(option.to_owned());
         self
     }
 
@@ -143,6 +156,7 @@ impl Recorder {
             hotspan.arg("--pid").arg(pid.to_string());
         }
         hotspan
+            .args(&self.options)
             .arg("--")
             .args(command)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))

@@ -11,9 +11,21 @@ pub type States = BTreeMap<String, u64>;
 #[derive(Clone, Debug, Deserialize)]
 pub struct Report {
     pub spans: Vec<Span>,
+    #[serde(default)]
+    pub recorded: Vec<Recorded>,
     pub threads: Vec<Thread>,
     pub loss: BTreeMap<String, u64>,
     pub conservation: BTreeMap<String, Conservation>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Recorded {
+    pub pid: u32,
+    pub asked_pid: u32,
+    pub comm: String,
+    pub processes: usize,
+    pub with_children: bool,
+    pub left_out: usize,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -263,6 +263,7 @@ impl Place {
         }
         Ok(Report {
             spans,
+            recorded: Vec::new(),
             threads: Vec::new(),
             loss: BTreeMap::new(),
             conservation: BTreeMap::new(),

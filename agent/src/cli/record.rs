@@ -1,5 +1,7 @@
 //! `hotspan record -- CMD`: attach, run CMD until it exits, print its spans.
 
+mod asked;
+
 use std::{
     collections::BTreeMap,
     ffi::OsString,
@@ -16,12 +18,13 @@ use clap::Args;
 
 use super::{command::Running, doctor, render};
 use crate::{
-    daemon::{self, Daemon, Reported},
+    daemon::{self, Daemon, Reported, Root},
     kernel::{Config, ktime},
     process::{descriptors, id::Pid},
     profile::{document::Report, report::Reporter},
     symbols::Symbols,
 };
+use asked::Asked;
 
 /// How often progress is shown.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -44,9 +47,14 @@ pub struct Arguments {
     /// Bytes of each per-CPU ring buffer, a power of two.
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20, env = "HOTSPAN_RING_BYTES", value_parser = ring_bytes)]
     pub ring_bytes: u32,
-    /// Record a running process too, until CMD ends (may be given again).
+    /// Record a running process too, with all its descendants, until CMD ends (may be given
+    /// again). The number of a thread stands for its process.
     #[arg(short, long = "pid", value_name = "PID")]
     pub pids: Vec<u32>,
+    /// Of a running process, record only itself: neither the children it has, nor those it forks
+    /// from now on. CMD is recorded with its children in any case.
+    #[arg(long, requires = "pids")]
+    pub no_children: bool,
     /// No progress line.
     #[arg(short, long)]
     pub quiet: bool,
@@ -67,6 +75,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let Some(reason) = doctor::refuse_reason() {
         bail!(reason);
     }
+    let asked: Result<Vec<Asked>, _> = arguments.pids.iter().copied().map(Asked::find).collect();
+    let asked = asked?;
+    for note in asked.iter().filter_map(Asked::note) {
+        eprintln!("hotspan: {note}");
+    }
     // Opened first: a report that cannot be written should fail before the command runs.
     let mut output: Box<dyn io::Write> = match &arguments.output {
         Some(path) => Box::new(
@@ -79,12 +92,19 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     super::command::catch_signals();
     let config = Config { hz: arguments.hz, ring_bytes: arguments.ring_bytes, ..Config::default() };
     // The command is our child: with us as a root it belongs to the tree from its first instant.
-    let own = std::process::id();
-    let roots: Vec<Pid> = arguments.pids.iter().copied().chain([own]).map(Pid).collect();
+    let own = Root::from(Pid(std::process::id()));
+    let alone = arguments.no_children;
+    let roots = asked.iter().map(|asked| asked.root(alone)).chain([own]).collect();
     let mut daemon = Daemon::start(&config, &Reported::Tree(roots)).map_err(|error| {
         tracing::debug!(?error, "start failed");
         anyhow!("{error}. `hotspan doctor` tells what this host allows")
     })?;
+
+    for asked in &asked {
+        asked.check()?;
+    }
+    let recorded = asked.into_iter().zip(&daemon.below);
+    let recorded = recorded.map(|(asked, &below)| asked.document(alone, below)).collect();
 
     // Rings and lanes must be drained before they lap, above all when the host is overloaded.
     let nice = daemon::raise_priority();
@@ -116,6 +136,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Report {
             spans,
             nested,
+            recorded,
             threads: reporter.threads(),
             loss,
             conservation: outcome.conservation,

@@ -17,7 +17,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
 };
 
-use crate::profile::document::{Report, SpanDocument};
+use crate::profile::document::{RecordedDocument, Report, SpanDocument};
 use table::Row;
 use text::{Line, Paint};
 
@@ -142,7 +142,31 @@ fn header(report: &Report, out: &mut impl io::Write, style: &Style) -> io::Resul
         text::time(wall, style.unicode),
     );
     style.line().put("hotspan: ", Paint::Bold).put(&counts, Paint::Plain).end(out)?;
+    for process in &report.recorded {
+        paragraph(&covered(process), 2, Paint::Plain, out, style)?;
+    }
     style.line().end(out)
+}
+
+/// Who was recorded for a number that was given, and who was not.
+fn covered(process: &RecordedDocument) -> String {
+    let RecordedDocument { pid, asked_pid, comm, processes, with_children, left_out } = process;
+    let below = |count: usize| match count {
+        0 => "no process".to_owned(),
+        1 => "1 process".to_owned(),
+        count => format!("{count} processes"),
+    };
+    let what = if *with_children {
+        format!("with {} below it, and what they forked since", below(processes - 1))
+    } else {
+        let left_out = below(*left_out);
+        format!("alone: left out {left_out} below it and what it forked since (--no-children)")
+    };
+    let thread = match asked_pid {
+        asked if asked == pid => String::new(),
+        thread => format!(", whose thread {thread} is,"),
+    };
+    format!("recorded {} ({pid}){thread} {what}", text::plain(comm))
 }
 
 fn row(span: &SpanDocument) -> Row<'_> {

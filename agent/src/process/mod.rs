@@ -3,6 +3,7 @@
 
 pub mod descriptors;
 pub mod elf;
+pub mod family;
 pub mod file;
 pub mod host;
 pub mod id;
@@ -42,8 +43,11 @@ pub struct Process {
 #[derive(Debug, Default)]
 pub struct Processes {
     known: HashMap<Pid, Process>,
-    /// Root of the recorded tree and all its descendants.
-    tree: HashSet<Pid>,
+    /// Roots of the recorded tree and all their descendants, and since when, ktime: what is told of
+    /// a number before that was another's.
+    tree: HashMap<Pid, u64>,
+    /// Members whose children are none.
+    alone: HashSet<Pid>,
     /// Every process is recorded but this one.
     all_but: Option<Pid>,
     dead: Vec<(Pid, u64)>,
@@ -66,24 +70,36 @@ impl Processes {
 
     /// Begins a tree: `root` and all it forks from now on.
     pub fn set_root(&mut self, root: Pid) {
-        self.tree.insert(root);
+        self.add_member(root, 0);
+    }
+
+    /// A process that was seen to belong at `at`, with all it forks.
+    pub fn add_member(&mut self, pid: Pid, at: u64) {
+        self.tree.insert(pid, at);
+    }
+
+    /// A member's children do not belong because of it.
+    pub fn set_alone(&mut self, member: Pid) {
+        self.alone.insert(member);
     }
 
     /// Whether a process belongs to the tree.
     pub fn in_tree(&self, pid: Pid) -> bool {
         match self.all_but {
             Some(own) => pid != own,
-            None => self.tree.contains(&pid),
+            None => self.tree.contains_key(&pid),
         }
     }
 
     /// `parent` forked `child` at `at`.
     pub fn forked(&mut self, parent: Pid, child: Pid, at: u64) {
-        if self.all_but.is_none() && self.tree.contains(&parent) {
-            self.tree.insert(child);
-        } else {
+        if self.tree.contains_key(&parent) && !self.alone.contains(&parent) {
+            self.tree.insert(child, at);
+            self.alone.remove(&child);
+        } else if self.tree.get(&child).is_some_and(|&since| since <= at) {
             // A reused pid is not a member because its predecessor was.
             self.tree.remove(&child);
+            self.alone.remove(&child);
         }
         // Its exec may have been told first.
         if self.known.get(&child).is_some_and(|process| process.since > at) {
@@ -228,3 +244,7 @@ pub fn comm_text(comm: &[u8; 16]) -> String {
     let len = comm.iter().position(|&b| b == 0).unwrap_or(comm.len());
     String::from_utf8_lossy(&comm[..len]).into_owned()
 }
+
+#[cfg(test)]
+#[path = "tree_tests.rs"]
+mod tests;

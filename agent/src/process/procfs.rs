@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::id::Pid;
+use super::{family::Stat, id::Pid};
 
 /// Threads asked in place of a main thread; any that is not just ending answers.
 const MAX_ASKED: usize = 16;
@@ -26,23 +26,13 @@ pub fn ask<T, E>(pid: Pid, mut question: impl FnMut(&Path) -> Result<T, E>) -> R
 
 /// Whether the main thread ended: only then may another answer for it. The number may also be nobody's.
 fn main_thread_has_ended(pid: Pid) -> bool {
-    state(pid).is_some_and(|state| matches!(state, 'Z' | 'X'))
+    Stat::read(pid).is_some_and(|stat| stat.is_zombie())
 }
 
 /// Whether a process lives: its main thread does, or another.
 pub fn is_alive(pid: Pid) -> bool {
-    match state(pid) {
-        None => false,
-        Some('Z' | 'X') => threads(pid).take(2).count() > 1,
-        Some(_) => true,
-    }
-}
-
-/// State of the main thread, the letter of `/proc/PID/stat`.
-fn state(pid: Pid) -> Option<char> {
-    let stat = fs::read_to_string(folder(pid.0).join("stat")).ok()?;
-    // The name in parentheses may hold anything.
-    stat.rsplit_once(')')?.1.trim_start().chars().next()
+    let Some(stat) = Stat::read(pid) else { return false };
+    !stat.is_zombie() || threads(pid).take(2).count() > 1
 }
 
 /// The living threads of a process, the main thread included even when it has ended.

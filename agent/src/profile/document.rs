@@ -18,6 +18,8 @@ pub struct Report {
     /// Spans that are told as part of others (summary only).
     #[serde(skip)]
     pub nested: usize,
+    /// The processes that were asked for by their number, and what belongs to them.
+    pub recorded: Vec<RecordedDocument>,
     /// Every thread of the recorded processes.
     pub threads: Vec<ThreadDocument>,
     /// What was captured and not delivered, and what disturbed the account, by reason. Only
@@ -25,6 +27,23 @@ pub struct Report {
     pub loss: BTreeMap<String, u64>,
     /// The conservation check of design 3.8, per kind.
     pub conservation: BTreeMap<&'static str, Conservation>,
+}
+
+/// A running process that was recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RecordedDocument {
+    /// The process.
+    pub pid: u32,
+    /// The number it was asked for by: its own, or that of one of its threads.
+    pub asked_pid: u32,
+    /// Name of its main thread.
+    pub comm: String,
+    /// Processes recorded from the start: itself and, with children, all that were below it.
+    pub processes: usize,
+    /// Whether what was below it, and what that forked since, was recorded too.
+    pub with_children: bool,
+    /// Processes below it at the start that were not recorded.
+    pub left_out: usize,
 }
 
 /// `captured = delivered + in_flight + spooled + lost(by reason)` of one kind.

@@ -79,7 +79,7 @@ impl Watch {
     pub fn start(pid: u32, hz: u64) -> Result<Self> {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let config = Config { hz, ..Config::default() };
-        let daemon = Daemon::start(&config, &Reported::Tree(vec![Pid(pid)]))?;
+        let daemon = Daemon::start(&config, &Reported::Tree(vec![Pid(pid).into()]))?;
         Ok(Self { daemon, pid, _alone: alone })
     }
 
@@ -162,6 +162,7 @@ fn books(outcome: &Outcome) -> Report {
     });
     Report {
         spans: Vec::new(),
+        recorded: Vec::new(),
         threads: Vec::new(),
         loss: outcome.loss.clone(),
         conservation: conservation.collect(),

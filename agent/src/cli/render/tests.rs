@@ -100,6 +100,7 @@ fn sample() -> Report {
     Report {
         nested: 0,
         spans: vec![home, checkout],
+        recorded: Vec::new(),
         threads: vec![thread],
         loss: BTreeMap::new(),
         conservation: BTreeMap::new(),
@@ -235,4 +236,25 @@ proptest! {
         }
         prop_assert!(unicode || text.is_ascii());
     }
+}
+
+#[test]
+fn who_was_recorded_and_who_was_left_out_is_said() {
+    let of = |processes, with_children, left_out| {
+        let (pid, comm) = (812, "postgres".to_owned());
+        let asked_pid = if left_out > 0 { 813 } else { pid };
+        let process = RecordedDocument { pid, asked_pid, comm, processes, with_children, left_out };
+        let text = rendered(&Report { recorded: vec![process], ..sample() }, &PLAIN);
+        let lines: Vec<&str> = text.lines().skip(1).take_while(|line| !line.is_empty()).collect();
+        lines.join("\n")
+    };
+    assert_eq!(
+        of(7, true, 0),
+        "  recorded postgres (812) with 6 processes below it, and what they forked since"
+    );
+    assert_eq!(
+        of(1, false, 2),
+        "  recorded postgres (812), whose thread 813 is, alone: left out 2 processes\n  below it \
+         and what it forked since (--no-children)"
+    );
 }
