@@ -2,9 +2,9 @@
 //! holder ends. The file holds the holder's pid, for the message only.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    io::{Read as _, Seek as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs::{File, Metadata, OpenOptions, TryLockError},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -41,6 +41,36 @@ impl DirectoryLock {
         let _ = file.set_len(0).and_then(|()| file.rewind());
         let _ = write!(file, "{}", std::process::id());
         Ok(Self { file })
+    }
+
+    /// Whether it is still the lock of that directory.
+    pub fn is_in(&self, dir: &Path) -> bool {
+        let own = self.file.metadata();
+        own.is_ok_and(|own| FileIdentity::of(&own).is_at(&dir.join("lock")))
+    }
+}
+
+/// Which file a path led to, when it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+// === impl FileIdentity ===
+
+impl FileIdentity {
+    pub fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+
+    /// Whether the path still leads there. What cannot be known is believed: whoever uses the file
+    /// gets the error.
+    pub fn is_at(self, path: &Path) -> bool {
+        match path.metadata() {
+            Ok(metadata) => Self::of(&metadata) == self,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod gone;
 mod hostile;
 mod measure;
 mod model;

@@ -5,6 +5,7 @@ use std::{
     collections::HashSet,
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt as _,
+    path::Path,
     sync::{Arc, atomic::Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -16,7 +17,7 @@ use super::{
     apply::{Pen, check},
     catalogue::{Catalogue, Clock},
     error::{Damage, PartError},
-    lock::DirectoryLock,
+    lock::{DirectoryLock, FileIdentity},
     maintain::Verification,
     part::PartName,
     reader::Reader,
@@ -40,7 +41,7 @@ pub struct Store {
     pub(super) verified: HashSet<PartName>,
     pub(super) verification: Option<Verification>,
     /// Last: others may have the directory only when everything else is closed.
-    _lock: DirectoryLock,
+    lock: DirectoryLock,
 }
 
 /// The part that is written to.
@@ -48,6 +49,7 @@ pub(super) struct Newest {
     pub name: PartName,
     pub conn: Connection,
     pub pen: Pen,
+    identity: FileIdentity,
 }
 
 // === impl Store ===
@@ -64,7 +66,7 @@ impl Store {
 
     pub(super) fn open_with_clock(settings: Settings, clock: Clock) -> Result<Self, StoreError> {
         let dir = &settings.dir;
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(StoreError::io(dir))?;
+        make(dir)?;
         let lock = DirectoryLock::take(dir)?;
         let catalogue = Arc::new(Catalogue::scan(dir, clock)?);
         for part in catalogue.parts() {
@@ -96,7 +98,7 @@ impl Store {
             runs,
             verified: HashSet::new(),
             verification: None,
-            _lock: lock,
+            lock,
         };
         store.recall_drops()?;
         Ok(store)
@@ -129,7 +131,7 @@ impl Store {
 
     fn try_append(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
         let mut runs = self.runs.clone();
-        let Newest { name, conn, pen } = &mut self.newest;
+        let Newest { name, conn, pen, .. } = &mut self.newest;
         let written = (|| {
             let transaction = conn.transaction()?;
             pen.write(&transaction, &mut runs, entries)?;
@@ -154,6 +156,7 @@ impl Store {
 
     /// Begins a new part when the newest is of an earlier day, large, or damaged.
     pub(super) fn turn_page(&mut self) -> Result<(), StoreError> {
+        self.stay_in_place()?;
         let name = self.newest.name;
         let largest = (self.settings.max_bytes / PARTS_PER_STORE).max(MIN_PART_BYTES);
         let is_damaged = self.catalogue.is_condemned(name);
@@ -177,6 +180,27 @@ impl Store {
         }
         drop(previous);
         self.catalogue.bury(Some(self.newest.name))
+    }
+
+    /// The directory may be removed, or another mounted in its place, while files in it are open:
+    /// what is written to those, nobody finds again. Then a new part is begun where it is to be.
+    fn stay_in_place(&mut self) -> Result<(), StoreError> {
+        let dir = &self.catalogue.dir;
+        if self.newest.identity.is_at(&self.newest.name.path(dir)) && self.lock.is_in(dir) {
+            return Ok(());
+        }
+        make(dir)?;
+        if !self.lock.is_in(dir) {
+            self.lock = DirectoryLock::take(dir)?;
+        }
+        for part in self.catalogue.parts() {
+            let path = part.path(dir);
+            let is_newest = part == self.newest.name;
+            if !path.exists() || (is_newest && !self.newest.identity.is_at(&path)) {
+                self.catalogue.condemn(part, "its file was taken away");
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn note_room<T>(&self, outcome: &Result<T, StoreError>) {
@@ -226,7 +250,9 @@ impl std::fmt::Debug for Store {
 impl Newest {
     pub fn open(catalogue: &Catalogue, name: PartName) -> Result<Self, StoreError> {
         let (conn, meta) = schema::open(&catalogue.dir, name, Access::Write)?;
-        Ok(Self { name, conn, pen: Pen::new(meta) })
+        let path = name.path(&catalogue.dir);
+        let identity = path.metadata().map_err(StoreError::io(&path))?;
+        Ok(Self { name, conn, pen: Pen::new(meta), identity: FileIdentity::of(&identity) })
     }
 
     /// Everything into the main file. A reader may hold it up: then the next one does it.
@@ -238,6 +264,10 @@ impl Newest {
         }
         let _ = self.conn.busy_timeout(std::time::Duration::from_secs(5));
     }
+}
+
+fn make(dir: &Path) -> Result<(), StoreError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(StoreError::io(dir))
 }
 
 fn begin_part(catalogue: &Catalogue, runs: &Runs) -> Result<Newest, StoreError> {
