@@ -123,7 +123,8 @@ fn collectors_and_tokens_that_are_not_there() -> Result<()> {
     };
     let here = format!("http://127.0.0.1:{}", place.ingest);
     let good = token.to_string_lossy().into_owned();
-    let nowhere = "http://no-such-host.invalid:7691";
+    // A label has at most 63 characters: known to be nobody's without asking anybody.
+    let nowhere = &format!("http://{}.invalid:7691", "no-such-host".repeat(6));
     refused(agent(nowhere, &good)?, &["unknown collector", nowhere, "--collector"])?;
     refused(agent("127.0.0.1", &good)?, &["must be http://HOST:PORT"])?;
     let missing = agent(&here, "/nowhere/ingest-token")?;

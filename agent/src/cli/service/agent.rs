@@ -131,12 +131,40 @@ fn alone() -> anyhow::Result<net::UnixListener> {
     })
 }
 
-/// A collector whose name nobody knows is a mistake; one that is not there yet may come.
+/// A collector whose name nobody knows is a mistake; one that is not there yet may come, and so may
+/// the network: an agent starts with its host.
 fn known(url: &str) -> anyhow::Result<()> {
     let authority = url.trim_start_matches("http://").trim_end_matches('/');
     match authority.to_socket_addrs() {
         Ok(addresses) if addresses.len() > 0 => Ok(()),
         Ok(_) => bail!("the collector {url} has no address: check --collector"),
+        Err(error) if is_passing(&error.to_string()) => {
+            tracing::warn!("the collector {url} has no address yet ({error}): tried again");
+            Ok(())
+        }
         Err(error) => bail!("unknown collector {url} ({error}): check --collector"),
+    }
+}
+
+/// Whether nobody could be asked for an address: EAI_AGAIN, of which the standard library keeps only
+/// the words of the C library (glibc's, musl's).
+fn is_passing(error: &str) -> bool {
+    ["Temporary failure in name resolution", "Try again"].iter().any(|words| error.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CStr;
+
+    use super::*;
+
+    #[test]
+    fn a_name_that_cannot_be_asked_for_is_no_mistake() {
+        let words = |code| {
+            // SAFETY: returns a static string for any code.
+            unsafe { CStr::from_ptr(libc::gai_strerror(code)) }.to_string_lossy().into_owned()
+        };
+        assert!(is_passing(&words(libc::EAI_AGAIN)));
+        assert!(!is_passing(&words(libc::EAI_NONAME)));
     }
 }
