@@ -47,7 +47,7 @@ pub(crate) fn build_release() -> Result<PathBuf> {
 }
 
 /// cargo's target directory, wherever configuration or environment put it.
-fn target_directory() -> Result<PathBuf> {
+pub(crate) fn target_directory() -> Result<PathBuf> {
     let text = process::output(&mut cargo(["metadata", "--no-deps", "--format-version", "1"]))
         .context("`cargo metadata` failed")?;
     let metadata: serde_json::Value =

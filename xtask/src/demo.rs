@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::{cargo, process, setup::Setup};
+use crate::{cargo, dist, process, setup::Setup};
 
 /// The API of the demo's hotspan: not the default, so that one that runs for real is left alone.
 const API: &str = "127.0.0.1:7790";
@@ -22,7 +22,7 @@ const STORED: Duration = Duration::from_secs(3);
 
 /// Shows where the time of a sample service's requests goes.
 ///
-/// Builds hotspan and `shop`, a small service whose requests compute, contend for a lock, wait for
+/// Builds hotspan as users get it (`cargo xtask dist`) and `shop`, a small service whose requests compute, contend for a lock, wait for
 /// a socket, the disk and each other, and publish their spans. Then profiles this host with `hotspan
 /// run` while it serves, and asks for its slowest spans. Needs root; as another user it calls sudo
 /// for `hotspan run` only.
@@ -36,9 +36,18 @@ pub(crate) struct Demo {
 impl Demo {
     pub(crate) fn run(self) -> Result<()> {
         Setup {}.run()?;
-        let programs = cargo::build_release()?;
-        let hotspan = programs.join("hotspan");
-        let data = programs.join("demo-data");
+        let folder = dist::make()?;
+        let hotspan = folder.join("hotspan");
+        process::run(&mut cargo::cargo([
+            "build",
+            "--release",
+            "--package",
+            cargo::WHOLE_PATH,
+            "--bin",
+            "shop",
+        ]))?;
+        let release = cargo::target_directory()?.join("release");
+        let data = release.join("demo-data");
         println!(
             "\n`hotspan run` profiles this host; `shop` serves requests for {} s.",
             self.seconds
@@ -46,7 +55,7 @@ impl Demo {
         let mut service = Service::start(&hotspan, &data, self.seconds)?;
         service.wait_until_it_answers(&hotspan)?;
         let seconds = self.seconds.to_string();
-        let mut shop = Command::new(programs.join("shop"));
+        let mut shop = Command::new(release.join("shop"));
         process::run(shop.args(["--seconds", &seconds]).stdout(Stdio::null()))?;
         // What was published last is stored by then: nothing to wait for but time itself.
         thread::sleep(STORED);

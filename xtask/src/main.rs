@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod cargo;
 mod demo;
+mod dist;
 mod fuzz;
 mod process;
 mod proto;
@@ -34,6 +35,7 @@ enum Command {
     Test(test::Test),
     Demo(demo::Demo),
     Bench(bench::Bench),
+    Dist(dist::Dist),
     Fuzz(fuzz::Fuzz),
     Proto(proto::Proto),
     Vm(vm::Vm),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Test(test) => test.run(),
         Command::Demo(demo) => demo.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Dist(dist) => dist.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
         Command::Proto(proto) => proto.run(),
         Command::Vm(vm) => vm.run(),

@@ -2,12 +2,17 @@
 //!
 //! A failing group does not stop the following ones; the summary at the end lists each group.
 
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+};
+
 use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
     cargo::{WHOLE_PATH, cargo},
-    process,
+    dist, process,
     setup::Setup,
 };
 
@@ -31,16 +36,22 @@ enum Outcome {
 impl Test {
     pub(crate) fn run(self) -> Result<()> {
         Setup {}.run()?;
+        // Whole-path tests are of what users get, unless another build is named.
+        let hotspan = match env::var_os("HOTSPAN_BIN") {
+            Some(hotspan) => hotspan,
+            None if process::is_root() => dist::make()?.join("hotspan").into(),
+            None => OsString::new(),
+        };
         // Whole-path tests start the built programs, so these are built first.
         process::run(&mut cargo(["build", "--workspace", "--exclude", "agent-ebpf"]))?;
 
         let units = ["--workspace", "--exclude", "agent-ebpf", "--exclude", WHOLE_PATH];
         let mut groups = vec![
-            ("unit tests", self.group(&units, &[])),
-            ("kernel account, on the host", self.group(&["-p", "agent-ebpf", "--lib"], &[])),
+            ("unit tests", self.group(&units, &[], None)),
+            ("kernel account, on the host", self.group(&["-p", "agent-ebpf", "--lib"], &[], None)),
         ];
         let whole_path = if process::is_root() {
-            self.group(&["-p", WHOLE_PATH], &["--test-threads=1"])
+            self.group(&["-p", WHOLE_PATH], &["--test-threads=1"], Some(&hotspan))
         } else {
             Outcome::Skipped("loading programs into the kernel needs root: run this as root")
         };
@@ -48,9 +59,13 @@ impl Test {
         summary(&groups)
     }
 
-    /// Runs `cargo test PACKAGES` with the filter; `options` go to the test programs.
-    fn group(&self, packages: &[&str], options: &[&str]) -> Outcome {
+    /// Runs `cargo test PACKAGES` with the filter; `options` go to the test programs, which start
+    /// `hotspan`.
+    fn group(&self, packages: &[&str], options: &[&str], hotspan: Option<&OsStr>) -> Outcome {
         let mut command = cargo(["test", "--no-fail-fast"]);
+        if let Some(hotspan) = hotspan {
+            command.env("HOTSPAN_BIN", hotspan);
+        }
         command.args(packages).args(&self.filter);
         if !options.is_empty() {
             command.arg("--").args(options);
