@@ -91,6 +91,7 @@ pub const fn fresh() -> Thread {
         kernel_stack: 0,
         futex: 0,
         sequence_futex: 0,
+        looked_at: 0,
         exiting_at: 0,
         total: [0; STATES],
     }
@@ -222,18 +223,21 @@ pub fn switch_in(t: &mut Thread, now: u64, sum_exec: u64) -> Noticed {
     noticed
 }
 
-/// Moves the blocked part of the finished interval from `lock` to `notify`: the futex turned out to
-/// be a condition variable whose sequence number looked like a contended lock.
+/// Moves the blocked part of the finished interval to the state (by index) that it turned out to be of:
+/// the futex was a condition variable whose sequence number looked like a contended lock, the read of a
+/// pipe waited for a page it copies to.
 #[inline(always)]
-pub fn was_notify(t: &mut Thread) {
-    if t.state != State::Lock as u8 || t.wake_at < t.out_at {
+pub fn was(t: &mut Thread, state: u8) {
+    // Both only ever are indexes of states; the comparisons are for the verifier.
+    let (before, after) = (usize::from(t.state), usize::from(state));
+    if before >= STATES || after >= STATES || t.wake_at < t.out_at {
         return;
     }
     let blocked = t.wake_at - t.out_at;
-    if t.total[State::Lock as usize] >= blocked {
-        t.total[State::Lock as usize] -= blocked;
-        t.total[State::Notify as usize] += blocked;
-        t.state = State::Notify as u8;
+    if t.total[before] >= blocked {
+        t.total[before] -= blocked;
+        t.total[after] += blocked;
+        t.state = state;
     }
 }
 

@@ -168,10 +168,10 @@ fn lock_that_was_a_condvar_is_moved_whole() {
     switch_out(&mut t, &blocked(10, 10));
     woken(&mut t, 40);
     switch_in(&mut t, 50, 10);
-    was_notify(&mut t);
+    was(&mut t, State::Notify as u8);
     assert_eq!((t.total[State::Lock as usize], t.total[State::Notify as usize]), (0, 30));
     assert_eq!(sum(&t), 50);
-    was_notify(&mut t);
+    was(&mut t, State::Notify as u8);
     assert_eq!(t.total[State::Notify as usize], 30, "only once");
 }
 

@@ -1,9 +1,30 @@
-//! What a thread that leaves the CPU waits for, without a stack: from the task's own marks, the
-//! system call it is in, and the kind of the file that call names (design 4).
+//! What a thread that leaves the CPU waits for: from how it sleeps, the task's own marks, the system
+//! call it is in and the kind of the file that call names (design 4).
+//!
+//! ```text
+//!                        what the call is for?             anything else
+//!   interruptible        yes: its meaning tells            the kernel stack tells
+//!   uninterruptible      marks tell: I/O, memory, lock     the kernel stack tells
+//! ```
+//!
+//! A call waits for what it is for (a peer, a notification, time) so that a signal can end it. What is
+//! in its way - a page it copies from, the lock of an address space, a file system's journal - is
+//! waited for without, or at most killably.
 
-use agent_ebpf::wire::State;
+use core::ffi::c_void;
 
-use crate::kernel::{Regs, Task, injected, read_kernel};
+use agent_ebpf::wire::{
+    Phase, State, Thread,
+    state::STATES,
+    thread::{PREEMPTED, WAKE_SET},
+    waits,
+};
+
+use crate::{
+    blocked_in,
+    kernel::{Regs, Task, injected, read_kernel},
+    syscall::{self, Meaning},
+};
 
 /// Why a thread left.
 #[derive(Clone, Copy)]
@@ -23,188 +44,286 @@ impl Wait {
     pub const NONE: Self = Self { state: State::Running, syscall: -1, fd: -1, futex: 0 };
 }
 
-/// `futex` of x86-64.
-const FUTEX: i16 = 202;
 const FUTEX_WAIT: u64 = 0;
 const FUTEX_WAIT_BITSET: u64 = 9;
 
 // Bits of `task_struct.__state` (include/linux/sched.h, 6.1 to 6.18).
+const TASK_INTERRUPTIBLE: u32 = 0x0001;
 const TASK_STOPPED: u32 = 0x0004;
 const TASK_TRACED: u32 = 0x0008;
+const TASK_NOLOAD: u32 = 0x0400;
+const TASK_FREEZABLE: u32 = 0x2000;
 const TASK_FROZEN: u32 = 0x8000;
 /// The thread never comes back.
 pub const TASK_DEAD: u32 = 0x0080;
 
-/// What a system call's blocking means.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Meaning {
-    Unknown = 0,
-    Notify,
-    Sleep,
-    Poll,
-    /// poll and select without a descriptor are sleeps; number of descriptors in argument 1.
-    PollCount1,
-    /// The same, in argument 0.
-    PollCount0,
-    Child,
-    Disk,
-    Lock,
-    Socket,
-    Futex,
-    /// Whatever the file in argument 0 is.
-    Fd,
-}
+// Bits of `task_struct.flags` (there too).
+const PF_EXITING: u32 = 0x0004;
+const PF_IO_WORKER: u32 = 0x0010;
+const PF_DUMPCORE: u32 = 0x0200;
+const PF_SIGNALED: u32 = 0x0400;
+const PF_USER_WORKER: u32 = 0x4000;
+const PF_KTHREAD: u32 = 0x0020_0000;
+/// Works for the kernel: what stands in its user registers, if any, is its creator's.
+const PF_WORKER: u32 = PF_IO_WORKER | PF_USER_WORKER | PF_KTHREAD;
+/// On its way out: the system call it was in, if any, is not what it waits for.
+const PF_DYING: u32 = PF_EXITING | PF_DUMPCORE | PF_SIGNALED;
 
-/// Meanings by x86-64 system call number (arch/x86/entry/syscalls/syscall_64.tbl).
-static MEANINGS: [Meaning; 512] = {
-    let mut m = [Meaning::Unknown; 512];
-    macro_rules! set {
-        ($meaning:ident: $($nr:literal)+) => { $( m[$nr] = Meaning::$meaning; )+ };
-    }
-    // read write pread64 pwrite64 readv writev sendfile splice tee vmsplice preadv(2) pwritev(2)
-    // ioctl close getdents(64) ftruncate
-    set!(Fd: 0 1 17 18 19 20 40 275 276 278 295 296 327 328 16 3 78 217 77);
-    // connect accept sendto recvfrom sendmsg recvmsg shutdown accept4 recvmmsg sendmmsg
-    set!(Socket: 42 43 44 45 46 47 48 288 299 307);
-    // epoll_wait epoll_pwait epoll_pwait2 io_uring_enter io_getevents io_pgetevents
-    set!(Poll: 232 281 441 426 208 333);
-    set!(PollCount1: 7 271); // poll ppoll
-    set!(PollCount0: 23 270); // select pselect6
-    set!(Sleep: 35 230); // nanosleep clock_nanosleep
-    set!(Child: 61 247 56 57 58 435); // wait4 waitid clone fork vfork clone3
-    // fsync fdatasync sync syncfs msync sync_file_range fallocate truncate open openat openat2 creat
-    // stat lstat newfstatat statx access faccessat(2) unlink unlinkat rename(at,at2) mkdir(at) rmdir
-    // link linkat symlink(at) readlink(at) chmod fchmod chown readahead fadvise execve execveat mount
-    // umount copy_file_range fsetxattr getxattr
-    set!(Disk: 74 75 162 306 26 277 285 76 2 257 437 85 4 6 262 332 21 269 439 87 263 82 264 316);
-    set!(Disk: 83 258 84 86 265 88 266 89 267 90 91 92 187 221 59 322 165 166 326 190 191);
-    set!(Lock: 73); // flock
-    set!(Futex: 202);
-    // futex_waitv futex_wait pause rt_sigsuspend rt_sigtimedwait msgsnd msgrcv semop semtimedop
-    // mq_timedsend mq_timedreceive
-    set!(Notify: 449 455 34 130 128 69 70 65 220 242 243);
-    m
-};
-
-const FCNTL: i64 = 72;
-const F_OFD_SETLKW: u64 = 38;
-const F_SETLKW: u64 = 7;
 /// 32-bit code segment: other system call numbers.
 const USER32_CS: u64 = 0x23;
+/// `restart_syscall`: goes on with a wait that had a time limit and was interrupted by a stop.
+const RESTART: i64 = 219;
+
+/// What a first look found.
+enum Found {
+    /// This it is.
+    State(State),
+    /// The kernel stack decides; this, where it knows nothing better.
+    Look(State),
+}
 
 /// Kind of a blocked wait of `task`, which is still on its CPU.
 #[inline(always)]
-pub fn blocked(task: Task, prev_state: u32) -> Wait {
-    let mut wait = Wait { state: State::UnknownUnresolvedWait, ..Wait::NONE };
-    if prev_state & (TASK_STOPPED | TASK_TRACED | TASK_FROZEN) != 0 {
-        wait.state = State::Stopped;
+pub fn blocked(ctx: *mut c_void, task: Task, prev_state: u32) -> Wait {
+    let mut wait = Wait { state: State::Stopped, ..Wait::NONE };
+    let interruptible = prev_state & TASK_INTERRUPTIBLE != 0;
+    // The freezer of cgroup v2 has no task state of its own (do_freezer_trap in kernel/signal.c), and
+    // lets the thread keep the registers of what it froze in.
+    if prev_state & (TASK_STOPPED | TASK_TRACED | TASK_FROZEN) != 0
+        || interruptible && task.is_frozen()
+    {
         return wait;
     }
-    let in_iowait = task.in_iowait();
-    let in_memstall = task.in_memstall();
-    if task.is_kernel_thread() || !task.has_mm() {
-        if in_memstall {
-            wait.state = State::Memory;
-        } else if in_iowait {
-            wait.state = State::Disk;
-        }
-        return wait;
-    }
+    let flags = task.flags();
     let regs = task.user_regs();
-    let syscall = regs.syscall();
-    if in_memstall || syscall == -1 {
-        // Not in a system call: a page fault is what blocks a thread there.
-        wait.state = State::Memory;
-        return wait;
-    }
-    if regs.cs() == USER32_CS {
-        wait.state = State::UnknownKernelFeature;
-        return wait;
-    }
-    wait.syscall = syscall as i16;
-    wait.state = in_syscall(task, regs, syscall, in_iowait, &mut wait.fd);
-    // Not the priority-inheriting kinds: their word holds an owner.
-    if wait.syscall == FUTEX && matches!(regs.arg1() & 0x7f, FUTEX_WAIT | FUTEX_WAIT_BITSET) {
-        wait.futex = regs.arg0();
-    }
+    let number = regs.syscall();
+    let found = if flags & PF_WORKER != 0 {
+        if interruptible || prev_state & TASK_NOLOAD != 0 {
+            // Waits for work.
+            Found::State(State::Notify)
+        } else {
+            held_up(task, Found::Look(State::Disk), State::UnknownUnresolvedWait)
+        }
+    } else if flags & PF_DYING != 0 || !task.has_mm() {
+        held_up(task, Found::Look(State::Disk), State::UnknownUnresolvedWait)
+    } else if number == -1 {
+        // Not in a system call: what is read from storage there is a page. But not every wait there
+        // is a page fault's.
+        held_up(task, Found::State(State::Memory), State::UnknownUnresolvedWait)
+    } else if regs.cs() == USER32_CS {
+        held_up(task, Found::Look(State::Disk), State::UnknownKernelFeature)
+    } else {
+        wait.syscall = number as i16;
+        in_syscall(task, regs, number, prev_state, &mut wait)
+    };
+    wait.state = match found {
+        Found::State(state) => state,
+        Found::Look(otherwise) => look(ctx, regs, number, &mut wait, otherwise),
+    };
     wait
 }
 
+/// A wait for something in the way of what the thread is about, as far as marks tell; `storage` is
+/// what a wait for I/O is.
 #[inline(always)]
-fn in_syscall(task: Task, regs: Regs, syscall: i64, in_iowait: bool, fd: &mut i32) -> State {
-    let meaning = if syscall == FCNTL {
-        if regs.arg1() == F_SETLKW || regs.arg1() == F_OFD_SETLKW {
-            Meaning::Lock
-        } else {
-            Meaning::Disk
-        }
-    } else if (syscall as u64) < MEANINGS.len() as u64 {
-        MEANINGS[syscall as usize & (MEANINGS.len() - 1)]
+fn held_up(task: Task, storage: Found, otherwise: State) -> Found {
+    if task.in_memstall() {
+        Found::State(State::Memory)
+    } else if task.in_iowait() {
+        storage
+    } else if task.has_blocker() {
+        Found::State(State::Lock)
     } else {
-        Meaning::Unknown
-    };
+        Found::Look(otherwise)
+    }
+}
+
+#[inline(always)]
+fn in_syscall(task: Task, regs: Regs, number: i64, prev_state: u32, wait: &mut Wait) -> Found {
+    let mut meaning = syscall::meaning(number);
+    if meaning == Meaning::Fcntl {
+        let is_lock = syscall::is_file_lock(regs.arg1());
+        meaning = if is_lock { Meaning::Lock } else { Meaning::Disk };
+    }
+    if meaning == Meaning::Fd || meaning == Meaning::Socket {
+        wait.fd = regs.arg0() as i32;
+    }
+    if prev_state & TASK_INTERRUPTIBLE == 0 {
+        let is_disk = meaning == Meaning::Disk
+            || meaning == Meaning::Fd && file(task, regs.arg0() as u32) == File::Stored;
+        return if is_disk {
+            held_up(task, Found::State(State::Disk), State::Disk)
+        } else if meaning == Meaning::Child {
+            // vfork.
+            held_up(task, Found::Look(State::Disk), State::Child)
+        } else {
+            held_up(task, Found::Look(State::Disk), State::UnknownUnresolvedWait)
+        };
+    }
     // io_uring and epoll waits may carry the iowait mark; they are still waits for an event.
     if meaning == Meaning::Poll {
-        return State::Poll;
-    }
-    if in_iowait {
-        if meaning == Meaning::Fd {
-            *fd = regs.arg0() as i32;
-        }
-        return State::Disk;
+        return Found::State(State::Poll);
     }
     if task.has_blocker() {
-        return State::Lock;
+        return Found::State(State::Lock);
     }
-    match meaning {
+    // A page that its own process or a file system in user space has to fill is waited for
+    // interruptibly, too; but a sleep and a wait for a futex may be frozen where they are.
+    let is_freezable = prev_state & TASK_FREEZABLE != 0;
+    Found::State(match meaning {
+        Meaning::Sleep | Meaning::Futex | Meaning::FutexWait if !is_freezable => {
+            return Found::Look(State::UnknownUnresolvedWait);
+        }
         Meaning::Notify => State::Notify,
         Meaning::Sleep => State::Sleep,
         Meaning::PollCount1 if regs.arg1() == 0 => State::Sleep,
         Meaning::PollCount0 if regs.arg0() == 0 => State::Sleep,
         Meaning::Poll | Meaning::PollCount1 | Meaning::PollCount0 => State::Poll,
         Meaning::Child => State::Child,
-        Meaning::Disk => State::Disk,
         Meaning::Lock => State::Lock,
-        Meaning::Futex => futex(regs),
-        Meaning::Socket => {
-            *fd = regs.arg0() as i32;
-            State::Socket
+        Meaning::Socket => State::Socket,
+        Meaning::Futex => futex(regs.arg1(), regs, wait),
+        Meaning::FutexWait => {
+            wait.futex = regs.arg0();
+            if regs.arg1() & 0xffff_ffff == 2 { State::Lock } else { State::Notify }
         }
         Meaning::Fd => {
-            *fd = regs.arg0() as i32;
-            file(task, regs.arg0() as u32)
+            return match file(task, regs.arg0() as u32) {
+                File::Socket => Found::State(State::Socket),
+                File::Other => Found::State(State::Notify),
+                // An event file of some kind: somebody has to act, but for a timer it is a sleep and
+                // for a file system in user space it is storage.
+                File::Stored | File::Anonymous => Found::Look(State::Notify),
+                File::Gone => Found::Look(State::UnknownUnresolvedWait),
+            };
         }
-        Meaning::Unknown => State::UnknownUnresolvedWait,
+        Meaning::Disk | Meaning::Fcntl | Meaning::Unknown => {
+            return Found::Look(State::UnknownUnresolvedWait);
+        }
+    })
+}
+
+/// Asks the kernel stack.
+#[inline(always)]
+fn look(ctx: *mut c_void, regs: Regs, number: i64, wait: &mut Wait, otherwise: State) -> State {
+    let found = blocked_in::tells(ctx);
+    let is_strong = found & waits::WEIGHT == waits::STRONG;
+    if found == 0 || !is_strong && matches!(otherwise, State::Disk | State::Child) {
+        return otherwise;
     }
+    match found & 0xff {
+        // A restart keeps the arguments of the call that was interrupted (arch/x86/kernel/signal.c).
+        waits::FUTEX => {
+            let is_compat = regs.cs() == USER32_CS;
+            futex(if is_compat { regs.compat_arg1() } else { regs.arg1() }, regs, wait)
+        }
+        waits::POLL if number == RESTART && regs.arg1() == 0 => State::Sleep,
+        waits::POLL => State::Poll,
+        index => State::from_index(index as u8).unwrap_or(State::UnknownUnresolvedWait),
+    }
+}
+
+/// A wait at least this long that only its call told is looked at when it is over, ns.
+const LONG_WAIT_NS: u64 = 10_000_000;
+
+/// What the thread's kernel stack says of its finished wait against the state that was given, if it
+/// does. The call of a pipe or of a socket waits interruptibly for a page that it copies, too, where
+/// another process has to fill the page: there is no mark of that, and such waits are long. `taken`:
+/// the stack has just been taken anyway.
+#[inline(always)]
+pub fn after_all(ctx: *mut c_void, thread: &Thread, taken: bool) -> Option<u8> {
+    let found = if thread.state == State::Stopped as u8 {
+        // It stopped on the way out of whatever is on its stack.
+        0
+    } else if taken {
+        blocked_in::tells_of_taken()
+    } else if is_of_file(thread) && thread.in_at - thread.out_at >= LONG_WAIT_NS {
+        blocked_in::tells(ctx)
+    } else {
+        0
+    };
+    against(found, thread.state)
+}
+
+/// The same of a wait that goes on, which the iterator tells as it is by now: once for each wait.
+#[inline(always)]
+pub fn meanwhile(task: Task, thread: &mut Thread) {
+    let since = thread.since;
+    let is_open = thread.phase == Phase::Off as u32 && thread.flags & (PREEMPTED | WAKE_SET) == 0;
+    if !is_open || thread.looked_at == since || !is_of_file(thread) {
+        return;
+    }
+    thread.looked_at = since;
+    let Some(state) = against(blocked_in::tells_of(task), thread.state) else {
+        return;
+    };
+    // SAFETY: a word of the account; another CPU may have written it since.
+    let same = unsafe { core::ptr::read_volatile(&raw const thread.since) } == since;
+    if same && thread.phase == Phase::Off as u32 {
+        thread.state = state;
+    }
+}
+
+/// Whether only the call and its file told the state.
+#[inline(always)]
+fn is_of_file(thread: &Thread) -> bool {
+    thread.fd >= 0 && (thread.state == State::Notify as u8 || thread.state == State::Socket as u8)
+}
+
+/// Index of the state a stack tells for certain, if it is another.
+#[inline(always)]
+fn against(found: u32, state: u8) -> Option<u8> {
+    let told = found & 0xff;
+    (found & waits::WEIGHT == waits::STRONG && told < STATES as u32 && told != u32::from(state))
+        .then_some(told as u8)
 }
 
 /// A lock when it is a PI futex or the waiter expects 2, the value every common mutex gives its
 /// contended state; else a notification (design 4).
 #[inline(always)]
-fn futex(regs: Regs) -> State {
+fn futex(command: u64, regs: Regs, wait: &mut Wait) -> State {
     const LOCK_PI: u64 = 6;
     const WAIT_REQUEUE_PI: u64 = 11;
     const LOCK_PI2: u64 = 13;
-    let command = regs.arg1() & 0x7f;
+    let command = command & 0x7f;
     if command == LOCK_PI || command == LOCK_PI2 || command == WAIT_REQUEUE_PI {
         return State::Lock;
     }
-    if (command == FUTEX_WAIT || command == FUTEX_WAIT_BITSET) && regs.arg2() & 0xffff_ffff == 2 {
-        return State::Lock;
+    // Not the priority-inheriting kinds: their word holds an owner.
+    if command == FUTEX_WAIT || command == FUTEX_WAIT_BITSET {
+        if regs.cs() != USER32_CS {
+            wait.futex = regs.arg0();
+        }
+        if regs.arg2() & 0xffff_ffff == 2 {
+            return State::Lock;
+        }
     }
     State::Notify
 }
 
-/// The kind of the file behind a descriptor, read from the thread's own table.
+/// The kind of the file behind a descriptor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum File {
+    Socket,
+    /// Regular file, folder, block device; the kernel's event files call themselves regular, too.
+    Stored,
+    /// The kernel's event files where they have no type.
+    Anonymous,
+    /// Pipe, terminal, another device.
+    Other,
+    /// Not in the table.
+    Gone,
+}
+
+/// Read from the thread's own table.
 #[inline(always)]
-fn file(task: Task, fd: u32) -> State {
+fn file(task: Task, fd: u32) -> File {
     match inode_mode(task, fd).map(|mode| mode & 0o170_000) {
-        Some(0o140_000) => State::Socket,
-        Some(0o100_000 | 0o040_000 | 0o060_000) => State::Disk,
-        // Pipes, eventfd and other anonymous files, terminals: somebody has to act.
-        Some(_) => State::Notify,
-        None => State::UnknownUnresolvedWait,
+        Some(0o140_000) => File::Socket,
+        Some(0o100_000 | 0o040_000 | 0o060_000) => File::Stored,
+        Some(0) => File::Anonymous,
+        Some(_) => File::Other,
+        None => File::Gone,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
-use agent_ebpf::wire::{Offsets, Settings, settings::ABSENT};
+use agent_ebpf::wire::{Offsets, Settings, WaitFunctions, settings::ABSENT};
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 
 /// Field offsets of this kernel, set by the loader.
@@ -12,6 +12,10 @@ pub static OFFSETS: Offsets = Offsets::UNKNOWN;
 /// The daemon's settings, set by the loader.
 #[unsafe(no_mangle)]
 pub static SETTINGS: Settings = Settings::UNSET;
+
+/// The functions in which threads block, set by the loader.
+#[unsafe(no_mangle)]
+pub static WAITS: WaitFunctions = WaitFunctions::NONE;
 
 /// Reads one injected value. Volatile, because the compiler would use the built-in one.
 macro_rules! injected {
@@ -71,10 +75,16 @@ impl Task {
         self.load(injected!(OFFSETS.task_tgid))
     }
 
+    /// `flags`: the PF_ bits.
+    #[inline(always)]
+    pub fn flags(self) -> u32 {
+        self.load(injected!(OFFSETS.task_flags))
+    }
+
     /// PF_KTHREAD (include/linux/sched.h).
     #[inline(always)]
     pub fn is_kernel_thread(self) -> bool {
-        self.load::<u32>(injected!(OFFSETS.task_flags)) & 0x0020_0000 != 0
+        self.flags() & 0x0020_0000 != 0
     }
 
     /// `__state`.
@@ -119,6 +129,17 @@ impl Task {
     pub fn in_iowait(self) -> bool {
         let byte: u8 = self.load(injected!(OFFSETS.task_in_iowait));
         u32::from(byte) & injected!(OFFSETS.in_iowait_mask) != 0
+    }
+
+    /// Frozen by its cgroup (v2), by the kernel's own mark: also in a stop and in vfork.
+    #[inline(always)]
+    pub fn is_frozen(self) -> bool {
+        let offset = injected!(OFFSETS.task_frozen);
+        if !present(offset) {
+            return false;
+        }
+        let byte: u8 = self.load(offset);
+        u32::from(byte) & injected!(OFFSETS.frozen_mask) != 0
     }
 
     /// Stalls on memory by the kernel's own mark.
@@ -241,6 +262,12 @@ impl Regs {
     #[inline(always)]
     pub fn cs(self) -> u64 {
         self.word(17)
+    }
+
+    /// Second argument of a 32-bit system call (ecx); its third is where that of a 64-bit one is.
+    #[inline(always)]
+    pub fn compat_arg1(self) -> u64 {
+        self.word(11) & 0xffff_ffff
     }
 
     /// System call number, -1 outside of one.

@@ -11,6 +11,8 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod blocked_in;
+#[cfg(target_arch = "bpf")]
 mod classify;
 #[cfg(target_arch = "bpf")]
 mod code;
@@ -34,6 +36,8 @@ mod sample;
 mod storage;
 #[cfg(target_arch = "bpf")]
 mod switch;
+#[cfg(target_arch = "bpf")]
+mod syscall;
 #[cfg(target_arch = "bpf")]
 mod totals;
 #[cfg(target_arch = "bpf")]

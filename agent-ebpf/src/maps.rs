@@ -59,9 +59,10 @@ pub static PARKED_LANES: HashMap<u64, wire::LaneSeen, 16384, 1> = HashMap::new()
 #[btf_map]
 pub static CPU: PerCpuArray<Cpu, 1> = PerCpuArray::new();
 
-/// A stack under construction, one per kind of program: an NMI sample can interrupt a switch.
+/// A stack under construction, one per kind of program: an NMI sample can interrupt a switch, and a
+/// switch the iterator.
 #[btf_map]
-pub static SCRATCH: PerCpuArray<wire::Stack, 2> = PerCpuArray::new();
+pub static SCRATCH: PerCpuArray<wire::Stack, 3> = PerCpuArray::new();
 
 /// A walk under way, one per kind of program.
 #[btf_map]
@@ -114,6 +115,8 @@ pub static SNAPSHOT: PerCpuArray<wire::Snapshot, 1> = PerCpuArray::new();
 pub const SCRATCH_SWITCH: u32 = 0;
 /// Scratch slot of the timer program.
 pub const SCRATCH_SAMPLE: u32 = 1;
+/// Scratch slot of the iterator.
+pub const SCRATCH_TOTALS: u32 = 2;
 
 /// A CPU's own words.
 #[derive(Clone, Copy)]

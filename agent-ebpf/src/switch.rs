@@ -74,7 +74,11 @@ fn leave(
     // A signal that arrives while the thread goes to sleep leaves it runnable; before 6.13 the
     // tracepoint still shows the state it asked for (kernel/sched/core.c, __schedule).
     let blocked = dead || (!preempt && prev_state != 0 && task.state() != 0);
-    let mut wait = if blocked && !dead { classify::blocked(task, prev_state) } else { Wait::NONE };
+    let mut wait = if blocked && !dead {
+        classify::blocked(ctx.as_ptr(), task, prev_state)
+    } else {
+        Wait::NONE
+    };
     // The word itself can only be asked in the thread's own context (`finish`), which no hook gives
     // before 6.15: what this thread waited for at the same place before tells most of it.
     if wait.futex != 0 {
@@ -217,7 +221,7 @@ fn finish(thread: &mut Thread, task: Task, own: Option<&BtfTracePointContext>, l
         && thread.state == State::Lock as u8
         && kernel::read_user::<u32>(thread.futex).is_some_and(|word| word > 2 && word < 1 << 16)
     {
-        account::was_notify(thread);
+        account::was(thread, State::Notify as u8);
     }
     let blocked = thread.flags & PREEMPTED == 0;
     let duration = thread.in_at - thread.out_at;
@@ -242,6 +246,12 @@ fn finish(thread: &mut Thread, task: Task, own: Option<&BtfTracePointContext>, l
         && let Some(weight) = chosen(duration)
     {
         stack = WaitStack { weight, user: thread.user_stack, kernel: thread.kernel_stack };
+    }
+    if let Some(ctx) = own
+        && blocked
+        && let Some(state) = classify::after_all(ctx.as_ptr(), thread, stack.kernel != 0)
+    {
+        account::was(thread, state);
     }
     let urgency = lane::runs_ahead(thread, live);
     send_interval(thread, task, 0, &stack, urgency);

@@ -12,7 +12,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_ktime_get_ns, bpf_seq_write},
 };
 
-use crate::{kernel::Task, maps::SNAPSHOT, storage};
+use crate::{classify, kernel::Task, maps::SNAPSHOT, storage};
 
 /// `struct bpf_iter__task { struct bpf_iter_meta *meta; struct task_struct *task; }`
 #[repr(C)]
@@ -50,6 +50,7 @@ fn thread_totals(ctx: *mut c_void) -> i32 {
             }
         });
     }
+    classify::meanwhile(task, thread);
     let Some(out) = SNAPSHOT.get_ptr_mut(0) else {
         return 0;
     };

@@ -252,7 +252,10 @@ pub fn kernel(slot: u32, ctx: *mut c_void, exact_top: bool, live: &Live) -> u64 
     }
     let len = (bytes as u64 / 8) as u32;
     // SAFETY: per-CPU scratch of this kind of program.
-    unsafe { (*walk).hash = PRIME };
+    unsafe {
+        (*walk).hash = PRIME;
+        (*walk).len = len;
+    }
     let mut own = slot;
     // SAFETY: the callback has the signature the helper demands and only reads `own`.
     unsafe {

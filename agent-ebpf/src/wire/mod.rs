@@ -6,6 +6,7 @@ pub mod record;
 pub mod settings;
 pub mod state;
 pub mod thread;
+pub mod waits;
 
 pub use counter::Counter;
 pub use record::{
@@ -15,6 +16,7 @@ pub use record::{
 pub use settings::{Offsets, Settings};
 pub use state::State;
 pub use thread::{LaneRef, Phase, Thread};
+pub use waits::{WaitFunction, WaitFunctions};
 
 /// Frames kept of one user stack. Deeper stacks end in `Stop::Depth`.
 pub const MAX_FRAMES: usize = 255;

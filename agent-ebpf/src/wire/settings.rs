@@ -39,6 +39,10 @@ pub struct Offsets {
     pub task_in_iowait: u32,
     /// Its mask in that byte
     pub in_iowait_mask: u32,
+    /// Byte holding bit field `task_struct.frozen`, or ABSENT
+    pub task_frozen: u32,
+    /// Its mask in that byte
+    pub frozen_mask: u32,
     /// Byte holding bit field `task_struct.in_memstall`, or ABSENT
     pub task_in_memstall: u32,
     /// Its mask in that byte
@@ -60,7 +64,7 @@ pub struct Offsets {
     /// Address of the per-CPU `__preempt_count` minus that of `runqueues`; `i64::MIN` when unknown.
     pub preempt_count_from_rq: i64,
 }
-const _: () = assert!(size_of::<Offsets>() == 24 * 4 + 8);
+const _: () = assert!(size_of::<Offsets>() == 26 * 4 + 8);
 
 impl Offsets {
     /// No field known: what the programs are built with.
@@ -80,6 +84,8 @@ impl Offsets {
         task_throttled: ABSENT,
         task_in_iowait: ABSENT,
         in_iowait_mask: 0,
+        task_frozen: ABSENT,
+        frozen_mask: 0,
         task_in_memstall: ABSENT,
         in_memstall_mask: 0,
         files_fdt: ABSENT,

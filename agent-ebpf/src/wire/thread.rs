@@ -138,12 +138,14 @@ pub struct Thread {
     /// Address of the futex the thread last waited on with a value no contended lock has: a sequence
     /// number, whatever value it reaches later.
     pub sequence_futex: u64,
+    /// Begin of the wait that the iterator has looked at on the kernel stack; its word alone.
+    pub looked_at: u64,
     /// `sched_process_exit` (valid with `EXITING`).
     pub exiting_at: u64,
     /// Cumulative ns per state.
     pub total: [u64; STATES],
 }
-const _: () = assert!(size_of::<Thread>() == 8 + 11 * 8 + 16 * 4 + 9 * 8 + STATES * 8);
+const _: () = assert!(size_of::<Thread>() == 8 + 11 * 8 + 16 * 4 + 10 * 8 + STATES * 8);
 
 /// What the daemon tells the kernel about a thread's lane: value of the `LANES` hash, keyed by tid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

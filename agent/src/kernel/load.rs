@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_ebpf::wire::{Offsets, Settings};
+use agent_ebpf::wire::{Offsets, Settings, WaitFunctions};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader,
     maps::{Map, MapData, MapError, RingBuf},
@@ -20,6 +20,7 @@ use super::{
     btf::{Btf, BtfError},
     offsets,
     timer::{TimerError, Timers},
+    waits,
 };
 
 /// The programs, built by `build.rs`.
@@ -108,7 +109,7 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
         ..Settings::UNSET
     };
     let aya_btf = AyaBtf::from_sys_fs()?;
-    let mut ebpf = open(&aya_btf, &offsets, &settings)?;
+    let mut ebpf = open(&aya_btf, &offsets, &settings, &waits::of_kernel())?;
     let rings = make_rings(&mut ebpf, config.ring_bytes)?;
 
     for (program, point) in [
@@ -135,15 +136,22 @@ pub fn load(config: &Config) -> Result<Loaded, LoadError> {
     Ok(Loaded { ebpf, rings, has_exit_tp, has_breadcrumb })
 }
 
-fn open(btf: &AyaBtf, offsets: &Offsets, settings: &Settings) -> Result<Ebpf, LoadError> {
+fn open(
+    btf: &AyaBtf,
+    offsets: &Offsets,
+    settings: &Settings,
+    waits: &WaitFunctions,
+) -> Result<Ebpf, LoadError> {
     let offsets = Injected(*offsets);
     let settings = Injected(*settings);
+    let waits = Injected(*waits);
     Ok(EbpfLoader::new()
         .btf(Some(btf))
         // Task storage is not among aya's map types; the programs alone use it.
         .allow_unsupported_maps()
         .override_global("OFFSETS", &offsets, true)
         .override_global("SETTINGS", &settings, true)
+        .override_global("WAITS", &waits, true)
         .load(OBJECT)?)
 }
 
@@ -152,11 +160,13 @@ fn open(btf: &AyaBtf, offsets: &Offsets, settings: &Settings) -> Result<Ebpf, Lo
 #[repr(transparent)]
 struct Injected<T>(T);
 
-// SAFETY: `Offsets` and `Settings` are repr(C) structs of integers without padding (sizes asserted
+// SAFETY: `Offsets`, `Settings` and `WaitFunctions` are repr(C) structs of integers without padding (sizes asserted
 // beside them), valid for any bytes.
 unsafe impl aya::Pod for Injected<Offsets> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Injected<Settings> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Injected<WaitFunctions> {}
 
 fn make_rings(ebpf: &mut Ebpf, bytes: u32) -> Result<BTreeMap<u32, RingBuf<MapData>>, LoadError> {
     let cpus = online_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;

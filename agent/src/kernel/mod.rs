@@ -7,6 +7,7 @@ pub mod offsets;
 pub mod records;
 pub mod tables;
 pub mod timer;
+pub mod waits;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -9,6 +9,7 @@ pub fn of_kernel(btf: &Btf) -> Result<Offsets, BtfError> {
     let needed = |name: &str, path: &str| btf.field(name, path).map(|f| f.byte());
     let optional = |name: &str, path: &str| btf.field(name, path).map_or(ABSENT, |f| f.byte());
     let iowait = btf.field("task_struct", "in_iowait")?;
+    let frozen = btf.field("task_struct", "frozen").ok();
     let memstall = btf.field("task_struct", "in_memstall").ok();
     Ok(Offsets {
         task_pid: needed("task_struct", "pid")?,
@@ -26,6 +27,8 @@ pub fn of_kernel(btf: &Btf) -> Result<Offsets, BtfError> {
         task_throttled: optional("task_struct", "throttled"),
         task_in_iowait: iowait.byte(),
         in_iowait_mask: iowait.mask(),
+        task_frozen: frozen.map_or(ABSENT, |f| f.byte()),
+        frozen_mask: frozen.map_or(0, |f| f.mask()),
         task_in_memstall: memstall.map_or(ABSENT, |f| f.byte()),
         in_memstall_mask: memstall.map_or(0, |f| f.mask()),
         files_fdt: needed("files_struct", "fdt")?,
