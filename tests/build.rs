@@ -13,6 +13,19 @@ mod unwind;
 const HEADER: &str = "../proto/lanes/c";
 const SOURCES: [&str; 5] = ["truth.c", "tools.c", "waits.c", "cpu.c", "life.c"];
 
+const WAITS: [&str; 10] = [
+    "main.c",
+    "time.c",
+    "events.c",
+    "pipes.c",
+    "ipc.c",
+    "sockets.c",
+    "files.c",
+    "fuse.c",
+    "memory.c",
+    "process.c",
+];
+
 fn main() {
     println!("cargo::rerun-if-changed={HEADER}");
     println!("cargo::rerun-if-env-changed=CC");
@@ -22,6 +35,8 @@ fn main() {
     let folder = "workloads/publishers";
     let publishers = compile(&out, "publishers", folder, &["publishers.c"], &["-static"]);
     println!("cargo::rustc-env=HOTSPAN_PUBLISHERS={}", publishers.display());
+    let table = compile(&out, "wait_table", "workloads/wait_table", &WAITS, &["-lrt"]);
+    println!("cargo::rustc-env=HOTSPAN_WAIT_TABLE={}", table.display());
     unwind::build(&out);
 }
 
