@@ -167,13 +167,7 @@ fn in_syscall(task: Task, regs: Regs, number: i64, prev_state: u32, wait: &mut W
     if task.has_blocker() {
         return Found::State(State::Lock);
     }
-    // A page that its own process or a file system in user space has to fill is waited for
-    // interruptibly, too; but a sleep and a wait for a futex may be frozen where they are.
-    let is_freezable = prev_state & TASK_FREEZABLE != 0;
-    Found::State(match meaning {
-        Meaning::Sleep | Meaning::Futex | Meaning::FutexWait if !is_freezable => {
-            return Found::Look(State::UnknownUnresolvedWait);
-        }
+    let state = match meaning {
         Meaning::Notify => State::Notify,
         Meaning::Sleep => State::Sleep,
         Meaning::PollCount1 if regs.arg1() == 0 => State::Sleep,
@@ -200,7 +194,15 @@ fn in_syscall(task: Task, regs: Regs, number: i64, prev_state: u32, wait: &mut W
         Meaning::Disk | Meaning::Fcntl | Meaning::Unknown => {
             return Found::Look(State::UnknownUnresolvedWait);
         }
-    })
+    };
+    // A page that its own process or a file system in user space has to fill is waited for
+    // interruptibly, too; but a sleep and a wait for a futex may be frozen where they are.
+    let may_be_frozen = matches!(meaning, Meaning::Sleep | Meaning::Futex | Meaning::FutexWait);
+    if may_be_frozen && prev_state & TASK_FREEZABLE == 0 {
+        Found::Look(state)
+    } else {
+        Found::State(state)
+    }
 }
 
 /// Asks the kernel stack.
