@@ -1,13 +1,16 @@
 //! What runs: who forked whom, under which name, with which mappings. Learned from fork, exec and
 //! exit records; `/proc` is asked while a process still lives.
 
+pub mod debug_file;
 pub mod descriptors;
 pub mod elf;
 pub mod family;
 pub mod file;
+pub mod gopclntab;
 pub mod host;
 pub mod id;
 pub mod maps;
+pub mod packed;
 pub mod procfs;
 pub mod vdso;
 

@@ -1,9 +1,19 @@
 //! Tests of the places a debug file is looked for, and of what is refused there.
 
-use std::{fs, os::unix::fs::symlink, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, symlink},
+    process::Command,
+};
 
 use super::*;
-use crate::symbols::{Symbols, fixture::*};
+use crate::{
+    process::{
+        debug_file::{DEBUG_DIRECTORY, DebugLink, by_link, checksum},
+        file::MAX_FILE_BYTES,
+    },
+    symbols::{Symbols, fixture::*},
+};
 
 /// A program without debug information that names the file which has it, and that file.
 fn split(directory: &Directory, more: &[&str]) -> (PathBuf, PathBuf) {

@@ -5,17 +5,14 @@
 //! file's author chose are taken out of our copy (`.gnu_debuglink` and its relatives). A file whose
 //! section names cannot be read in full is refused for that reason.
 
-use std::{
-    ffi::OsString,
-    fs::File,
-    ops::Range,
-    os::unix::{ffi::OsStringExt as _, fs::FileExt as _},
-};
+use std::{fs::File, ops::Range, os::unix::fs::FileExt as _};
 
-use super::{expand::expand, gopclntab::GoTable};
+use super::expand::expand;
 use crate::process::{
+    debug_file::DebugLink,
     elf::{self, ElfError, Header, SHF_EXECINSTR, SHT_NOBITS, Section, Segment},
     file::{self, FileError},
+    gopclntab::GoTable,
     maps::FileOffset,
 };
 
@@ -24,8 +21,6 @@ const REFERENCES: [&[u8]; 4] =
     [b".gnu_debuglink", b".gnu_debugaltlink", b".debug_sup", b".note.gnu.debuglink"];
 /// Data that are large and tell no names.
 const UNNEEDED: [&[u8]; 4] = [b".rodata", b".eh_frame", b".gcc_except_table", b".llvmbc"];
-/// A name and what follows it; longer sections are no links.
-const MAX_LINK: u64 = 512;
 
 /// An address as the file itself numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,15 +34,6 @@ pub(super) struct Elf {
     pub(super) link: Option<DebugLink>,
     /// What a Go program says of itself.
     pub(super) go: Option<GoTable>,
-}
-
-/// What `.gnu_debuglink` says about the file that holds the debug information.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct DebugLink {
-    /// A name in a directory, never a path.
-    pub(super) name: OsString,
-    /// CRC-32 of all of that file.
-    pub(super) crc: u32,
 }
 
 impl Elf {
@@ -66,7 +52,8 @@ impl Elf {
         let header = Header::read(copy)?;
         let segments = header.segments(copy)?;
         let sections = header.sections(copy)?;
-        let link = sections.named(b".gnu_debuglink").and_then(|section| debug_link(copy, section));
+        let link =
+            sections.named(b".gnu_debuglink").and_then(|section| DebugLink::read(copy, section));
         let empty = sections.names.iter().position(|&byte| byte == 0);
         for section in &sections.all {
             if REFERENCES.contains(&section.name.as_slice()) {
@@ -110,20 +97,6 @@ fn parts(file: &File) -> Option<Vec<Range<u64>>> {
     let needed = sections.iter().filter(is_needed);
     parts.extend(needed.map(|section| part(section.offset, section.bytes)));
     Some(parts)
-}
-
-/// A file name, its NUL, padding to a word, and the checksum.
-fn debug_link(file: &File, section: &Section) -> Option<DebugLink> {
-    let bytes = usize::try_from(section.bytes.min(MAX_LINK)).ok()?;
-    let content = elf::read(file, section.offset, bytes).ok()?;
-    let end = content.iter().position(|&byte| byte == 0)?;
-    let name = content.get(..end)?;
-    let crc = content.get((end + 1).next_multiple_of(4)..)?.first_chunk()?;
-    let is_plain = !name.is_empty() && name != b"." && name != b".." && !name.contains(&b'/');
-    is_plain.then(|| DebugLink {
-        name: OsString::from_vec(name.to_vec()),
-        crc: u32::from_le_bytes(*crc),
-    })
 }
 
 #[cfg(test)]

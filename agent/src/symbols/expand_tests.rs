@@ -5,7 +5,11 @@ use std::io::Write as _;
 use flate2::{Compression, write::ZlibEncoder};
 
 use super::*;
-use crate::process::file;
+use crate::process::{elf::read, file};
+
+/// Ways to compress (elf.h).
+const ZLIB: u32 = 1;
+const ZSTD: u32 = 2;
 
 const ZEROS: u64 = 64 << 20;
 

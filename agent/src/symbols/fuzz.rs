@@ -5,7 +5,6 @@ use std::{fs::File, io::Write as _};
 use super::{
     code_map::{CodeMap, MAX_BYTES},
     elf::{Elf, ImageAddress},
-    gopclntab::GoTable,
     jitdump::JitDump,
     perf_map::PerfMap,
 };
@@ -13,6 +12,7 @@ use crate::{
     fuzz::file,
     process::{
         elf::{Header, Section, Sections},
+        gopclntab::GoTable,
         maps::FileOffset,
     },
 };

@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     fs,
     io::{BufRead as _, BufReader},
+    os::unix::fs::FileExt as _,
     path::PathBuf,
     process::{Command, Stdio},
     sync::Arc,
@@ -11,7 +12,13 @@ use std::{
 
 use super::*;
 use crate::{
-    process::{elf::Header, file, id::Pid, maps::ProcessMap},
+    process::{
+        elf::{Header, read},
+        file,
+        gopclntab::HEADER,
+        id::Pid,
+        maps::ProcessMap,
+    },
     symbols::{FrameAddress, Symbols, elf::Elf, fixture::*},
 };
 
