@@ -30,7 +30,7 @@ use thiserror::Error;
 use super::{
     descriptors,
     id::Pid,
-    maps::{FileId, Mapping},
+    maps::{Address, FileId, Mapping},
     procfs,
 };
 
@@ -77,7 +77,7 @@ impl Version {
 
 /// The version of the file behind a mapping of a living process.
 pub fn version_mapped(pid: Pid, mapping: &Mapping) -> Option<Version> {
-    let (start, end) = (mapping.start.0, mapping.end.0);
+    let (Address(start), Address(end)) = mapping.map_file();
     let name = format!("map_files/{start:x}-{end:x}");
     let meta = procfs::ask(pid, |folder| std::fs::metadata(folder.join(&name))).ok()?;
     Some(Version { bytes: meta.len(), modified: meta.modified().ok() })
@@ -104,7 +104,7 @@ fn open_map_file(
     id: FileId,
     path: &Path,
 ) -> Result<File, FileError> {
-    let (start, end) = (mapping.start.0, mapping.end.0);
+    let (Address(start), Address(end)) = mapping.map_file();
     let link = process.join(format!("map_files/{start:x}-{end:x}"));
     // overlayfs and btrfs print other numbers in maps than stat gives: there the name must do. It
     // is the kernel's own rendering, of the same range of the same process.

@@ -17,7 +17,7 @@ use std::{
 
 use thiserror::Error;
 
-use super::{id::Pid, procfs};
+use super::{id::Pid, moved, procfs};
 use crate::kernel::ktime;
 
 /// Bytes read of one process's maps.
@@ -87,6 +87,8 @@ pub struct Mapping {
     pub is_shared_writable: bool,
     /// What it shows.
     pub backing: Backing,
+    /// Where the same file is mapped, if this is text that was moved off it (`moved`).
+    pub beside: Option<(Address, Address)>,
 }
 
 /// The address space of one process at one moment.
@@ -109,6 +111,13 @@ enum Unread {
 // === impl ProcessMap ===
 
 impl ProcessMap {
+    /// Reads the map of a living process, and asks which file code on anonymous memory comes from.
+    pub fn read_code(pid: Pid) -> Result<Self, MapsError> {
+        let mut map = Self::read(pid)?;
+        moved::restore(pid, &mut map.mappings);
+        Ok(map)
+    }
+
     /// Reads the map of a living process.
     pub fn read(pid: Pid) -> Result<Self, MapsError> {
         let read_at = ktime::now();
@@ -181,6 +190,11 @@ impl ProcessMap {
         &self.mappings
     }
 
+    /// Those that code can run in.
+    pub fn codes(&self) -> impl Iterator<Item = &Mapping> {
+        self.mappings.iter().filter(|mapping| mapping.executable)
+    }
+
     /// Lines that were not understood.
     pub fn skipped(&self) -> usize {
         self.skipped
@@ -199,6 +213,11 @@ impl Mapping {
     pub fn file_offset(&self, address: Address) -> Option<FileOffset> {
         let inside = address.0.checked_sub(self.start.0)?;
         (address < self.end).then(|| self.offset.0.checked_add(inside).map(FileOffset))?
+    }
+
+    /// The bounds of a mapping that has the file, as `/proc/PID/map_files` names it.
+    pub fn map_file(&self) -> (Address, Address) {
+        self.beside.unwrap_or((self.start, self.end))
     }
 }
 
@@ -219,6 +238,8 @@ fn parse_line(line: &[u8], last_path: &mut Option<Arc<Path>>) -> Option<Mapping>
     let name = rest.trim_ascii_start();
     let backing = match name {
         b"[vdso]" => Backing::Vdso,
+        // Files of the kernel's own that stand for none.
+        b"/anon_hugepage (deleted)" | b"/dev/zero (deleted)" => Backing::Anonymous,
         // Only file systems have inodes; `[heap]` and the like are on inode 0.
         [b'/', ..] if inode != 0 => {
             let (name, deleted) = match name.strip_suffix(DELETED) {
@@ -243,6 +264,7 @@ fn parse_line(line: &[u8], last_path: &mut Option<Arc<Path>>) -> Option<Mapping>
         executable: permissions.get(2) == Some(&b'x'),
         is_shared_writable: permissions.get(1) == Some(&b'w') && permissions.get(3) == Some(&b's'),
         backing,
+        beside: None,
     })
 }
 

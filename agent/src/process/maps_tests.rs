@@ -44,6 +44,7 @@ fn a_line_becomes_a_mapping() {
             path: Path::new("/usr/bin/a b").into(),
             deleted: false,
         },
+        beside: None,
     };
     assert_eq!(*code, expected);
     assert_eq!(code.file_offset(Address(0x55d0_c0a0_2010)), Some(FileOffset(0x2010)));

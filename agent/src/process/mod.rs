@@ -10,6 +10,7 @@ pub mod gopclntab;
 pub mod host;
 pub mod id;
 pub mod maps;
+mod moved;
 pub mod packed;
 pub mod procfs;
 pub mod vdso;
@@ -190,7 +191,7 @@ impl Processes {
         };
         if stale {
             process.rereads += 1;
-            if let Ok(map) = ProcessMap::read(pid)
+            if let Ok(map) = ProcessMap::read_code(pid)
                 && !map.mappings().is_empty()
             {
                 if map.is_truncated() || map.skipped() > 0 {
