@@ -76,55 +76,67 @@ impl Walk {
     }
 }
 
-/// The rule at the walk's cursor; `Err` when the address cannot be code.
+/// Looks up the code at the walk's cursor; what ends the walk when there cannot be any.
 #[inline(always)]
-pub fn rule(walk: &mut Walk) -> Result<Rule, Stop> {
+pub fn enter(walk: &mut Walk) -> Option<Stop> {
+    let address = walk.cursor.inside();
+    if address >= walk.from && address < walk.to {
+        return None;
+    }
+    if walk.slab == 0 {
+        walk.wants = 1;
+        return None;
+    }
+    if !locate(walk, address) {
+        // Not all of its code is known here: the daemon looks (`link::stacks`).
+        if walk.flags & INCOMPLETE != 0 {
+            return None;
+        }
+        // A chain of frame pointers that leads nowhere is none; anything else leads to code the
+        // daemon has not seen yet.
+        if walk.cursor.chained != 0 {
+            return Some(Stop::Code);
+        }
+        walk.wants = 1;
+    }
+    None
+}
+
+/// The rule at the walk's cursor, which was entered.
+#[inline(always)]
+pub fn rule(walk: &mut Walk) -> Rule {
     let address = walk.cursor.inside();
     if address < walk.from || address >= walk.to {
-        if walk.slab == 0 {
-            walk.wants = 1;
-            return Ok(Rule::NONE);
-        }
-        if !locate(walk, address) {
-            // A chain of frame pointers that leads nowhere is none; anything else leads to code the
-            // daemon has not seen yet.
-            if walk.cursor.chained != 0 {
-                return Err(Stop::Code);
-            }
-            if walk.flags & INCOMPLETE == 0 {
-                walk.wants = 1;
-            }
-            return Ok(Rule::NONE);
-        }
+        return Rule::NONE;
     }
     if walk.exe.state != READY {
         if walk.exe.state == WANTED {
             walk.wants = 1;
         }
-        return Ok(Rule::NONE);
+        return Rule::NONE;
     }
     let inside = address.wrapping_sub(walk.bias).wrapping_sub(walk.exe.base);
     let bucket = inside >> BUCKET_LOG2;
     if bucket >= u64::from(walk.exe.buckets) {
-        return Ok(Rule::NONE);
+        return Rule::NONE;
     }
     let place = walk.exe.index.wrapping_add(bucket as u32);
     let Some(index) = chunk(place) else {
-        return Ok(Rule::NONE);
+        return Rule::NONE;
     };
     let row = table::index_word(index, place);
     if row == 0 {
-        return Ok(Rule::NONE);
+        return Rule::NONE;
     }
     let place = walk.exe.rows.wrapping_add(row - 1);
     let Some(rows) = chunk(place) else {
-        return Ok(Rule::NONE);
+        return Rule::NONE;
     };
     let number = table::find_row(rows, place, inside as u32 & ((1 << BUCKET_LOG2) - 1), at_most);
-    Ok(match RULES.get(u32::from(number)) {
+    match RULES.get(u32::from(number)) {
         Some(rule) => Rule(*rule),
         None => Rule::NONE,
-    })
+    }
 }
 
 /// Whether a slab has code from `first` to `last`.

@@ -82,20 +82,27 @@ unsafe extern "C" fn user_frame(index: u32, context: *mut c_void) -> i64 {
     };
     // SAFETY: per-CPU scratch of this kind of program.
     let walk = unsafe { &mut *walk };
-    let stop = match code::rule(walk) {
-        Ok(rule) => {
-            let mut own = Own { registers: walk.registers };
-            step::step(Machine::X86_64, rule, &mut walk.cursor, &mut own)
-        }
-        Err(stop) => Some(stop),
-    };
+    let rule = code::rule(walk);
+    let mut own = Own { registers: walk.registers };
+    let stop = step::step(Machine::X86_64, rule, &mut walk.cursor, &mut own);
     if let Some(stop) = stop {
+        walk.stop = stop as u32;
+        return 1;
+    }
+    // Before it counts as a frame: what is no code has called nobody.
+    if let Some(stop) = code::enter(walk) {
         walk.stop = stop as u32;
         return 1;
     }
     // The slot follows from the call's number, not from a counter of ours: the verifier knows
     // nothing about the number, so it looks at this body once instead of once per frame.
-    let index = index as usize + 1;
+    let mut index = index as usize + 1;
+    // SAFETY: changes nothing, as there are no more calls than frames. The compiler no longer knows that
+    // the number had 32 bits, so it compares the register it then uses: the verifier knows the bound of
+    // no other.
+    unsafe {
+        core::arch::asm!("{0} &= 255", inout(reg) index, options(pure, nomem, nostack));
+    }
     if index >= MAX_FRAMES {
         walk.stop = Stop::Depth as u32;
         return 1;
@@ -164,6 +171,8 @@ pub fn user(slot: u32, task: Task, thread: &Thread, live: &Live) -> u64 {
         walk.stop = Stop::Compat as u32;
     } else {
         let mut slot = slot;
+        // The thread is there, whatever that place is.
+        let _ = code::enter(walk);
         // SAFETY: the callback has the signature the helper demands and only reads `slot`.
         unsafe {
             bpf_loop(MAX_FRAMES as u32, user_frame as *mut c_void, (&raw mut slot).cast(), 0);

@@ -3,12 +3,18 @@
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use agent_ebpf::{unwind::Stop, wire::Counter};
+use agent_ebpf::{
+    unwind::{Stop, table::MAX_CODE},
+    wire::Counter,
+};
 
 use super::Linker;
 use crate::{
     kernel::{StackCopy, StackDefinition},
-    process::{id::Pid, maps::ProcessMap},
+    process::{
+        id::Pid,
+        maps::{Address, ProcessMap},
+    },
     unwind::Late,
 };
 
@@ -69,7 +75,7 @@ impl SeenStack {
 impl Linker {
     /// A stack as it will be named: with the mappings of now, because later the addresses may mean
     /// something else, and with its frames asked for where the kernel side had no tables.
-    pub(super) fn see(&mut self, pid: Pid, definition: StackDefinition) -> SeenStack {
+    pub(super) fn see(&mut self, pid: Pid, mut definition: StackDefinition) -> SeenStack {
         if definition.tgid == 0 {
             return SeenStack { definition, map: None, late: None };
         }
@@ -77,6 +83,9 @@ impl Linker {
         let copy = self.copies.take(definition.hash);
         let after = copy.as_ref().map(|copy| copy.at);
         let map = self.processes.saw_stack(pid, &definition.frames, after);
+        if let Some(map) = &map {
+            cut_at_data(&mut definition, map);
+        }
         let asked = map.clone().filter(|_| wanted);
         let late = asked.and_then(|map| self.unwinder.wanted(map, &definition.frames, copy));
         // Of the host the kernel side counts every walk; of a recording, its own processes' stacks.
@@ -84,6 +93,26 @@ impl Linker {
             *self.counts.entry((pid, stop_key(definition.stop))).or_default() += 1;
         }
         SeenStack { definition, map, late }
+    }
+}
+
+/// Cuts a stack before the first caller that is no code, where the kernel side could not tell: it did
+/// not know the process yet, or only a part of its code.
+fn cut_at_data(definition: &mut StackDefinition, map: &ProcessMap) {
+    let is_unsure = definition.stop == Stop::Unloaded || map.codes().nth(MAX_CODE).is_some();
+    if map.is_truncated() || !is_unsure {
+        return;
+    }
+    let is_data = |(depth, &frame): (usize, &u64)| {
+        let inside = frame.saturating_sub(u64::from(!definition.exact.contains(&depth)));
+        map.lookup(Address(inside)).is_none_or(|mapping| !mapping.executable)
+    };
+    // The thread itself is where it is.
+    let Some(depth) = (1..).zip(definition.frames.iter().skip(1)).position(is_data) else { return };
+    definition.frames.truncate(depth + 1);
+    definition.exact.retain(|&exact| exact <= depth);
+    if definition.stop != Stop::Unloaded {
+        definition.stop = Stop::Code;
     }
 }
 
@@ -107,6 +136,37 @@ mod tests {
         assert_eq!(keys[0], "stacks_whole");
         assert_eq!(keys[Stop::Compat as usize], "stacks_32_bit");
         assert_eq!(keys[Stop::Unloaded as usize], "stacks_tables_missing");
+    }
+
+    #[test]
+    fn a_caller_is_code_or_the_stack_is_cut_before_it() {
+        let maps =
+            b"1000-2000 r-xp 00000000 fe:00 7 /bin/a\n2000-3000 rw-p 00001000 fe:00 7 /bin/a\n";
+        let map = ProcessMap::parse(Pid(1), maps);
+        let cut = |stop, frames: &[u64], exact: &[usize]| {
+            let (frames, exact) = (frames.to_vec(), exact.to_vec());
+            let mut stack =
+                StackDefinition { tgid: 1, hash: 1, at: 1, stop, frames, exact, copied: false };
+            cut_at_data(&mut stack, &map);
+            (stack.frames, stack.exact, stack.stop)
+        };
+        let unsure = Stop::Unloaded;
+        let whole = vec![0x1100, 0x1200, 0x2000];
+        assert_eq!(
+            cut(unsure, &whole, &[0]),
+            (whole.clone(), vec![0], unsure),
+            "returns to the end"
+        );
+        assert_eq!(cut(unsure, &whole, &[2]).0, [0x1100, 0x1200], "but is not at it");
+        let found = cut(unsure, &[0x1100, 0x1200, 0x2100, 0x1300], &[0, 3]);
+        assert_eq!(found, (vec![0x1100, 0x1200], vec![0], unsure));
+        assert_eq!(
+            cut(unsure, &[0x9000, 0x1200, 7], &[0]).0,
+            [0x9000, 0x1200],
+            "where it is, is true"
+        );
+        // Where the kernel side knew all code it has looked itself.
+        assert_eq!(cut(Stop::Frame, &[0x1100, 0x2100], &[0]).0, [0x1100, 0x2100]);
     }
 
     #[test]

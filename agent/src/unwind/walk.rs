@@ -71,11 +71,15 @@ pub fn walk(copy: &StackCopy, process: impl Process) -> Walked {
     let mut memory = Copied { copy, from: registers[SP] & !(PAGE as u64 - 1), process };
     let mut walked = Walked { frames: Vec::new(), exact: Vec::new(), stop: Stop::Depth };
     for depth in 0..MAX_FRAMES {
-        walked.frames.push(cursor.ip);
-        if cursor.exact != 0 {
-            walked.exact.push(depth);
+        let rule = memory.process.rule(cursor.inside());
+        // What is no code has called nobody. The thread itself is where it is.
+        if rule.is_ok() || depth == 0 {
+            walked.frames.push(cursor.ip);
+            if cursor.exact != 0 {
+                walked.exact.push(depth);
+            }
         }
-        let stop = match memory.process.rule(cursor.inside()) {
+        let stop = match rule {
             Ok(rule) => step::step(Machine::X86_64, rule, &mut cursor, &mut memory),
             Err(stop) => Some(stop),
         };
@@ -85,4 +89,39 @@ pub fn walk(copy: &StackCopy, process: impl Process) -> Walked {
         }
     }
     walked
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_ebpf::wire::record::COPY_REGISTERS;
+
+    use super::*;
+
+    /// Code without tables, at 0x1000.
+    struct Framed;
+
+    impl Process for Framed {
+        fn rule(&mut self, address: u64) -> Result<Rule, Stop> {
+            if (0x1000..0x2000).contains(&address) { Ok(Rule::NONE) } else { Err(Stop::Code) }
+        }
+
+        fn code(&mut self, _: u64) -> Option<u64> {
+            None
+        }
+    }
+
+    #[test]
+    fn what_is_no_code_has_called_nobody() {
+        let mut registers = [0; COPY_REGISTERS];
+        (registers[IP], registers[SP], registers[BP]) = (0x1100, 0x7000, 0x7010);
+        let words = [0u64, 0, 0x7020, 0x1200, 0x7030, 0x3b00_3f97, 0, 0];
+        let bytes = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut copy = StackCopy { tgid: 1, hash: 1, at: 0, exact: true, registers, bytes };
+        let walked = walk(&copy, Framed);
+        assert_eq!((walked.frames, walked.stop), (vec![0x1100, 0x1200], Stop::Code));
+        // The thread itself is where it is.
+        copy.registers[IP] = 0x9000;
+        let walked = walk(&copy, Framed);
+        assert_eq!((walked.frames, walked.exact, walked.stop), (vec![0x9000], vec![0], Stop::Code));
+    }
 }
