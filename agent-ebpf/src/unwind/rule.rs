@@ -45,6 +45,8 @@ pub enum CfaRule {
     Stop = 8,
     /// The table says something that cannot be followed.
     Bad = 9,
+    /// The function goes on on another stack: only the frame pointer leads back, to wherever that is.
+    Switch = 10,
 }
 
 /// What became of the caller's frame pointer.
@@ -96,6 +98,8 @@ impl Rule {
     pub const SIGNAL: Self = Self(CfaRule::Signal as u64);
     /// Said, but not to be followed.
     pub const BAD: Self = Self(CfaRule::Bad as u64);
+    /// A function that goes on on another stack.
+    pub const SWITCH: Self = Self(CfaRule::Switch as u64);
 
     /// Packs a rule; `None` when an offset or argument does not fit.
     #[must_use]

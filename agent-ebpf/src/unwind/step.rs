@@ -132,8 +132,9 @@ pub fn step(
     memory: &mut impl Memory,
 ) -> Option<Stop> {
     let kind = rule.cfa();
-    if kind == CfaRule::None as u8 {
-        return by_frame_pointer(machine, cursor, memory);
+    if kind == CfaRule::None as u8 || kind == CfaRule::Switch as u8 {
+        let switches = kind == CfaRule::Switch as u8;
+        return by_frame_pointer(machine, cursor, memory, switches);
     }
     if kind == CfaRule::Stop as u8 {
         return Some(Stop::Bottom);
@@ -267,11 +268,14 @@ fn signal(machine: Machine, cursor: &mut Cursor, memory: &mut impl Memory) -> Op
 }
 
 /// Code without a table: its bytes tell where in a function it is, else the frame pointer is believed.
+/// In a function that `switches` stacks it may lead anywhere: below, or far away. Walks end all the same,
+/// as frames are counted; and whoever walks looks whether it led to code.
 #[inline(always)]
 fn by_frame_pointer(
     machine: Machine,
     cursor: &mut Cursor,
     memory: &mut impl Memory,
+    switches: bool,
 ) -> Option<Stop> {
     if let Machine::X86_64 = machine {
         // Code that cannot be read says nothing: zero is none of the patterns.
@@ -301,11 +305,17 @@ fn by_frame_pointer(
         }
     }
     let bp = cursor.bp;
-    if bp == 0 && cursor.chained != 0 {
+    if bp == 0 && cursor.chained != 0 && !switches {
         // The chain itself says that it ends.
         return Some(Stop::Bottom);
     }
-    if bp & 7 != 0 || bp < cursor.sp || bp.wrapping_sub(cursor.sp) > MAX_FRAME_BYTES {
+    // Zero where stacks are switched says only that nothing leads back.
+    let leads_nowhere = if switches {
+        bp < FIRST_ADDRESS || bp >> 47 != 0
+    } else {
+        bp < cursor.sp || bp.wrapping_sub(cursor.sp) > MAX_FRAME_BYTES
+    };
+    if bp & 7 != 0 || leads_nowhere {
         return Some(Stop::Frame);
     }
     let Some([next, back]) = memory.pair(bp) else {

@@ -193,3 +193,21 @@ fn every_stop_is_listed_under_its_number() {
         assert_eq!(stop as usize, number);
     }
 }
+
+#[test]
+fn where_stacks_are_switched_the_frame_pointer_leads_anywhere() {
+    for bp in [0x1000, 0x7f00_0000_0000] {
+        let mut cursor = Cursor { exact: 0, innermost: 0, ..at(0x7000, bp) };
+        let words = [(bp, 0x4000), (bp + 8, BACK)];
+        assert_eq!(walk(Machine::X86_64, Rule::NONE, &mut cursor, &words), Some(Stop::Frame));
+        assert_eq!(walk(Machine::X86_64, Rule::SWITCH, &mut cursor, &words), None);
+        assert_eq!((cursor.ip, cursor.sp, cursor.bp, cursor.chained), (BACK, bp + 16, 0x4000, 1));
+    }
+    // Zero is not the end of the chain: nothing leads back. The kernel's half and odd words neither.
+    for bp in [0, 8, 0x7004, 1 << 47, u64::MAX] {
+        let mut cursor = Cursor { chained: 1, exact: 0, innermost: 0, ..at(0x7000, bp) };
+        let all = [(bp & !7, 0), (bp, 0), (bp.wrapping_add(8), BACK)];
+        let stop = walk(Machine::X86_64, Rule::SWITCH, &mut cursor, &all);
+        assert_eq!(stop, Some(Stop::Frame), "{bp:#x}");
+    }
+}

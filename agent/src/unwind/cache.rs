@@ -19,7 +19,7 @@ use agent_ebpf::unwind::Rule;
 use super::{image::Content, table::Table};
 
 /// Changes with the format of tables, and with what the parser makes of a file.
-pub(super) const MAGIC: [u8; 8] = *b"HSTABLE1";
+pub(super) const MAGIC: [u8; 8] = *b"HSTABLE2";
 /// Files smaller than this are parsed faster than they are worth keeping, in words of table.
 const MIN_WORDS: usize = 32 << 10;
 /// Bytes of all files together; the oldest go.
@@ -194,7 +194,7 @@ mod tests {
         cache.put(&large, &kept);
         assert_eq!(cache.get(&large), Some(kept));
         let path = cache.path(&large);
-        fs::write(&path, b"HSTABLE1 and then nothing").unwrap();
+        fs::write(&path, b"HSTABLE2 and then nothing").unwrap();
         assert_eq!(cache.get(&large), None);
         assert!(!path.exists());
     }

@@ -52,7 +52,7 @@ pub(crate) fn cfi(data: &[u8]) {
 
 /// A file's own table.
 pub(crate) fn image(file: &File, bytes: usize) {
-    let Ok(source) = Source::read(file) else { return };
+    let Ok(source) = Source::read(file, None) else { return };
     // Two sections may share their bytes.
     assert!(source.len() <= 2 * bytes);
     source.content();

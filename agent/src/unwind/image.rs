@@ -5,6 +5,7 @@ use std::{
     fs::File,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
 };
 
 use agent_ebpf::unwind::{Machine, Rule};
@@ -13,10 +14,17 @@ use thiserror::Error;
 
 use super::{
     cfi::{self, Kind, Section, Summary},
+    go,
     table::{Builder, MAX_WORDS, Table},
 };
-use crate::process::elf::{
-    self, ElfError, Header, PT_GNU_EH_FRAME, PT_LOAD, SHF_COMPRESSED, SHT_NOBITS, Segment,
+use crate::process::{
+    debug_file::{self, DebugLink},
+    elf::{
+        self, ElfError, Header, PT_GNU_EH_FRAME, PT_LOAD, SHF_COMPRESSED, SHT_NOBITS, Sections,
+        Segment,
+    },
+    gopclntab::GoTable,
+    packed::Packed,
 };
 
 /// Bytes of tables read of one file (libxul has 14 MB).
@@ -48,6 +56,8 @@ pub struct Source {
     machine: Machine,
     code: Vec<Segment>,
     sections: Vec<Bytes>,
+    /// Rules of Go's code, which has no section of its own for them.
+    go: Vec<(u64, Rule)>,
     build_id: Option<Vec<u8>>,
 }
 
@@ -74,12 +84,13 @@ pub struct Content(pub [u8; 16]);
 // === impl Source ===
 
 impl Source {
-    /// Reads what tables are made of.
-    pub fn read(file: &File) -> Result<Self, ImageError> {
-        catch_unwind(|| Self::read_all(file)).unwrap_or(Err(ImageError::Panicked))
+    /// Reads what tables are made of. Some of it may be in a separate debug file, which is looked for if
+    /// the file is mapped as `binary`.
+    pub fn read(file: &File, binary: Option<&Path>) -> Result<Self, ImageError> {
+        catch_unwind(|| Self::read_all(file, binary)).unwrap_or(Err(ImageError::Panicked))
     }
 
-    fn read_all(file: &File) -> Result<Self, ImageError> {
+    fn read_all(file: &File, binary: Option<&Path>) -> Result<Self, ImageError> {
         let header = Header::read(file)?;
         let machine = match header.machine {
             62 => Machine::X86_64,
@@ -93,7 +104,7 @@ impl Source {
             segments.iter().copied().filter(|segment| segment.code().is_some()).collect();
         code.sort_by_key(|segment| segment.address);
         let build_id = elf::build_id(file, &segments, &sections);
-        let mut source = Self { machine, code, sections: Vec::new(), build_id };
+        let mut source = Self { machine, code, sections: Vec::new(), go: Vec::new(), build_id };
         let frame = sections.named(b".eh_frame").filter(|section| section.kind != SHT_NOBITS);
         let frame = frame
             .map(|section| (section.offset, section.address, section.bytes))
@@ -101,13 +112,51 @@ impl Source {
         if let Some((offset, address, bytes)) = frame {
             source.add(file, Kind::EhFrame, offset, address, bytes)?;
         }
-        let debug = sections
-            .named(b".debug_frame")
-            .filter(|section| section.kind != SHT_NOBITS && section.flags & SHF_COMPRESSED == 0);
-        if let Some(section) = debug {
-            source.add(file, Kind::DebugFrame, section.offset, 0, section.bytes)?;
+        if let Some(table) = GoTable::of(file, &sections) {
+            source.go = go::rows(file, machine, &source.code, &table);
+        }
+        // Go's linker does not say there where frame pointers are, nor where stacks are switched.
+        let is_unread_go = sections.named(b".go.buildinfo").is_some() && source.go.is_empty();
+        if !is_unread_go && !source.add_debug(file, &sections)? {
+            source.add_separate(file, &sections, binary);
         }
         Ok(source)
+    }
+
+    /// Reads `.debug_frame`, in whatever form; false when there is none.
+    fn add_debug(&mut self, file: &File, sections: &Sections) -> Result<bool, ImageError> {
+        let old = || sections.named(b".zdebug_frame");
+        let section = sections.named(b".debug_frame").or_else(old);
+        let Some(section) = section.filter(|section| section.kind != SHT_NOBITS) else {
+            return Ok(false);
+        };
+        if section.flags & SHF_COMPRESSED == 0 && section.name == b".debug_frame" {
+            self.add(file, Kind::DebugFrame, section.offset, 0, section.bytes)?;
+            return Ok(true);
+        }
+        // What cannot be unpacked says nothing; `.eh_frame` may say enough.
+        let packed = Packed::of(file, section);
+        let bytes = packed.and_then(|packed| packed.unpack(file, MAX_TABLES - self.len() as u64));
+        if let Some(bytes) = bytes {
+            self.sections.push(Bytes { kind: Kind::DebugFrame, address: 0, bytes });
+        }
+        Ok(true)
+    }
+
+    /// Reads `.debug_frame` of the separate debug file, if one is installed.
+    fn add_separate(&mut self, file: &File, sections: &Sections, binary: Option<&Path>) {
+        let link = sections.named(b".gnu_debuglink");
+        let link = link.and_then(|section| DebugLink::read(file, section));
+        let debug = binary
+            .and_then(|path| debug_file::find(self.build_id.as_deref(), link.as_ref(), file, path))
+            .and_then(|path| File::open(path).ok());
+        let Some(debug) = debug else { return };
+        let sections = Header::read(&debug).and_then(|header| header.sections(&debug));
+        // One that cannot be read is no reason to do without what the file itself says.
+        let read = sections.map_err(ImageError::from);
+        if let Err(error) = read.and_then(|sections| self.add_debug(&debug, &sections)) {
+            tracing::debug!(%error, ?binary, "a separate debug file tells no unwind rules");
+        }
     }
 
     fn add(
@@ -143,6 +192,10 @@ impl Source {
             hash.update((section.bytes.len() as u64).to_le_bytes());
             hash.update(&section.bytes);
         }
+        for (address, rule) in &self.go {
+            hash.update(address.to_le_bytes());
+            hash.update(rule.0.to_le_bytes());
+        }
         let digest: [u8; 32] = hash.finalize().into();
         let mut content = [0; 16];
         content.copy_from_slice(&digest[..16]);
@@ -156,7 +209,7 @@ impl Source {
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.go.is_empty()
     }
 
     /// Makes the table.
@@ -168,9 +221,15 @@ impl Source {
         let code: Vec<Range<u64>> = self.code.iter().filter_map(Segment::code).collect();
         let mut made = Made::default();
         let mut all: Vec<(u64, Rule)> = Vec::new();
-        // `.eh_frame` is what runs; `.debug_frame` says what it does not, as in Go programs and in
-        // objects built without it.
+        let mut go = Some(&self.go);
+        // `.eh_frame` is what runs; then what Go says of its code; `.debug_frame` says what these do
+        // not, as of objects built without the first.
         for section in &self.sections {
+            if section.kind == Kind::DebugFrame
+                && let Some(go) = go.take()
+            {
+                all = merge(&all, go);
+            }
             let described = Section {
                 bytes: &section.bytes,
                 address: section.address,
@@ -179,7 +238,7 @@ impl Source {
             };
             let mut rows = Vec::new();
             // More fit no table, and a section may say half as many as it has bytes.
-            let room = MAX_WORDS - all.len();
+            let room = MAX_WORDS.saturating_sub(all.len());
             let summary = cfi::rows(&described, &code, &mut |address, rule| {
                 if rows.len() < room {
                     rows.push((address, rule));
@@ -195,6 +254,9 @@ impl Source {
             made.summary.truncated |= summary.truncated;
             all = if all.is_empty() { rows } else { merge(&all, &rows) };
         }
+        if let Some(go) = go {
+            all = merge(&all, go);
+        }
         let mut builder = Builder::default();
         let mut place = Place { code: &self.code, at: 0 };
         for (address, rule) in all {
@@ -202,7 +264,7 @@ impl Source {
                 builder.row(position, rule);
             }
         }
-        if made.summary.entries > 0 {
+        if made.summary.entries > 0 || !self.go.is_empty() {
             made.table = Some(builder.finish().ok_or(ImageError::Rows)?);
         }
         Ok(made)

@@ -31,7 +31,7 @@ const SPACE: u64 = 1536 << 10;
 
 /// Reads a file and makes its table.
 fn table(path: &Path) -> Result<Option<Table>, ImageError> {
-    let source = Source::read(&File::open(path).unwrap())?;
+    let source = Source::read(&File::open(path).unwrap(), None)?;
     assert!(source.len() as u64 <= MAX_TABLES);
     source.content();
     Ok(source.table()?.table)
@@ -179,4 +179,40 @@ fn a_second_table_speaks_where_the_first_is_silent() {
     let expected = [(5, two), (10, one), (20, Rule::NONE), (30, two), (40, one)];
     assert_eq!(merge(&first, &second), expected);
     assert_eq!(merge(&first, &[]), first);
+}
+
+/// Code whose rules are in `.debug_frame` only.
+const FRAMELESS: [&str; 3] =
+    ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-fomit-frame-pointer"];
+
+#[test]
+fn compressed_debug_information_says_the_same() {
+    let directory = Directory::new("packed");
+    let plain = directory.compile("plain", "", &FRAMELESS);
+    let expected = table(&plain).unwrap().unwrap();
+    let without = directory.path("without");
+    let objcopy = |options: &[&str], to: &Path| {
+        let status = Command::new("objcopy").args(options).arg(&plain).arg(to).status();
+        assert!(status.expect("this test needs objcopy: apt-get install binutils").success());
+    };
+    objcopy(&["--strip-debug"], &without);
+    assert_ne!(table(&without).unwrap().unwrap(), expected, "the rules are debug information");
+    for way in ["zlib", "zstd", "zlib-gnu"] {
+        let packed = directory.path(way);
+        objcopy(&[&format!("--compress-debug-sections={way}")], &packed);
+        let file = File::open(&packed).unwrap();
+        let sections = Header::read(&file).unwrap().sections(&file).unwrap();
+        let name: &[u8] = if way == "zlib-gnu" { b".zdebug_frame" } else { b".debug_frame" };
+        let section = sections.named(name).unwrap();
+        assert_eq!(section.flags & SHF_COMPRESSED != 0, way != "zlib-gnu", "{way}");
+        assert_eq!(table(&packed).unwrap().unwrap(), expected, "{way}");
+        // A header that lies: what is left is what the other section says.
+        let size_at = section.offset + if way == "zlib-gnu" { 4 } else { 8 };
+        for size in [u64::MAX, 1] {
+            let lying = if way == "zlib-gnu" { size.to_be_bytes() } else { size.to_le_bytes() };
+            let file = fs::OpenOptions::new().write(true).open(&packed).unwrap();
+            file.write_all_at(&lying, size_at).unwrap();
+            assert_eq!(table(&packed).unwrap(), table(&without).unwrap(), "{way} {size:#x}");
+        }
+    }
 }

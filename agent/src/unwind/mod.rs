@@ -14,6 +14,7 @@ pub mod cache;
 pub mod cfi;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;
+mod go;
 pub mod image;
 pub mod late;
 mod rules;

@@ -236,13 +236,13 @@ impl Worker {
     }
 
     fn make(&mut self, pid: Pid, mapping: &Mapping, origin: Origin, exe: u32) {
-        let opened = match (origin, &mapping.backing) {
+        let source = match (origin, &mapping.backing) {
             (Origin::File(id), Backing::File { path, .. }) => {
-                file::open_mapped(pid, mapping, id, path).ok()
+                let opened = file::open_mapped(pid, mapping, id, path).ok();
+                opened.and_then(|file| Source::read(&file, Some(path)).ok())
             }
-            _ => vdso::image().ok(),
+            _ => vdso::image().ok().and_then(|file| Source::read(&file, None).ok()),
         };
-        let source = opened.and_then(|file| Source::read(&file).ok());
         let Some(source) = source else {
             // A process that is gone took its name with it: whoever maps the file next is asked.
             Counters::add(&self.counters.files_refused, 1);

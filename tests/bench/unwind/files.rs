@@ -103,7 +103,7 @@ pub(crate) fn part(arguments: &[String]) -> Result<()> {
 
 /// As the worker does it.
 fn make(file: &File, cache: Option<&Cache>) -> Result<Table> {
-    let source = Source::read(file)?;
+    let source = Source::read(file, None)?;
     let content = source.content();
     if let Some(table) = cache.and_then(|cache| cache.get(&content)) {
         return Ok(table);
