@@ -32,6 +32,10 @@ impl GoTable {
         let index = first.checked_sub(1)?;
         let entry = begin(index)?;
         let function = u64::from(self.u32(copy, self.table, index * 8 + 4)?);
+        // A hole between sections of code, which may hold anybody's (cmd/link/internal/ld/pcln.go).
+        if function == 0 {
+            return None;
+        }
         let field = |at: u64| self.u32(copy, self.table, function.checked_add(at)?).map(u64::from);
         let name = self.text_at(copy, self.names, field(4)?)?;
         let name = tame(&name);

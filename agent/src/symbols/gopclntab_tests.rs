@@ -136,6 +136,24 @@ fn go_functions_have_names_and_lines_with_symbols_or_without() {
     }
 }
 
+/// Between sections of code there may be anybody's.
+#[test]
+fn a_hole_in_the_table_is_no_function() {
+    let directory = Directory::new("gohole");
+    let Some(program) = build(&directory, "stripped", &["-ldflags=-s -w"]) else { return };
+    let copy = file::copy(&File::open(&program).unwrap()).unwrap();
+    let table = Elf::disarm(&copy, 0).unwrap().go.expect("a table");
+    let entry = |index: u64| table.at + table.table + 8 * index;
+    let begin = read(&copy, entry(100), 4).unwrap();
+    let begin = u64::from(u32::from_le_bytes(*begin.first_chunk().unwrap()));
+    let at = ImageAddress(table.text + begin);
+    let before = table.frame(&copy, ImageAddress(at.0 - 1)).unwrap();
+    assert!(table.frame(&copy, at).is_some());
+    copy.write_all_at(&[0; 4], entry(100) + 4).unwrap();
+    assert_eq!(table.frame(&copy, at), None);
+    assert_eq!(table.frame(&copy, ImageAddress(at.0 - 1)), Some(before));
+}
+
 #[test]
 fn damaged_tables_are_no_panic() {
     let directory = Directory::new("godamaged");
