@@ -42,6 +42,7 @@ mod kernel;
 mod module;
 mod names;
 mod perf_map;
+mod readable;
 mod texts;
 
 /// Batches waiting. A caller waits for its own, so this is more than there are callers.

@@ -11,7 +11,7 @@ use blazesym::symbolize::{
     source::{Elf, Source},
 };
 
-use super::{elf::ImageAddress, texts::Texts};
+use super::{elf::ImageAddress, readable::readable, texts::Texts};
 use crate::profile::document::FrameDocument;
 
 /// Characters kept of a name or path. C++ templates run to many thousands.
@@ -100,6 +100,8 @@ fn symbolizer() -> Symbolizer {
     Symbolizer::builder()
         // Paths we pass never change their content, and are evicted before they are reused.
         .enable_auto_reload(false)
+        // It takes names of C for types of C++.
+        .enable_demangling(false)
         .build()
 }
 
@@ -132,7 +134,7 @@ pub(super) fn frame(
     kind: &'static str,
 ) -> FrameDocument {
     FrameDocument {
-        name: texts.tame(name),
+        name: texts.tame(&readable(name)),
         file: code.map(|code| texts.tame(&code.to_path().to_string_lossy())).unwrap_or_default(),
         line: code.and_then(|code| code.line).unwrap_or(0),
         kind,

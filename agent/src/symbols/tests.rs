@@ -213,6 +213,36 @@ fn rust_and_cpp_names_are_demangled() {
     assert_eq!(lines(&found[0]), ["shop::Cart::total() native :0"]);
 }
 
+/// Each of these is a type of C++ to a demangler.
+#[test]
+fn short_names_of_c_are_no_types() {
+    let names = ["f", "b", "i", "v", "St", "Ss", "PKc"];
+    let inlined = "static inline __attribute__((always_inline)) int d(volatile int *x) { return *x + *x; }\n\
+                   __attribute__((noipa)) int g(volatile int *x) { return d(x); }\n";
+    let functions = names
+        .map(|name| format!("__attribute__((noipa)) int {name}(int x) {{ return x * 5; }}\n"))
+        .concat();
+    for option in ["-g0", "-g"] {
+        let directory = Directory::new(&format!("short{option}"));
+        let program =
+            directory.compile("fixture", &format!("{functions}{inlined}"), &[option, "-O2"]);
+        let nm = process::Command::new("nm").arg(&program).output().unwrap();
+        let nm = String::from_utf8(nm.stdout).unwrap();
+        let map = map_of(&program);
+        let symbols = symbols();
+        for name in names.iter().chain(&["g"]) {
+            let is_it = |line: &&str| line.ends_with(&format!(" T {name}"));
+            let line = nm.lines().find(is_it).unwrap();
+            let address = u64::from_str_radix(line.split(' ').next().unwrap(), 16).unwrap();
+            let asked = [FrameAddress::Ip(0x10000 + address)];
+            let found = symbols.resolve(vec![request(&map, &asked)]);
+            let found: Vec<_> = found[0].iter().map(|frame| &*frame.name).collect();
+            let is_inlined = *name == "g" && option == "-g";
+            assert_eq!(found, if is_inlined { vec!["d", "g"] } else { vec![*name] }, "{option}");
+        }
+    }
+}
+
 #[test]
 fn kernel_functions_are_named() {
     let kallsyms = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
