@@ -4,6 +4,7 @@ pub mod btf;
 pub mod ktime;
 pub mod load;
 pub mod offsets;
+pub mod programs;
 pub mod records;
 pub mod tables;
 pub mod timer;

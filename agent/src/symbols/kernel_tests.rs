@@ -7,6 +7,9 @@ use std::{
 
 use super::*;
 
+/// More than `return 0` takes on any machine.
+const PROGRAM_BYTES: u64 = 256;
+
 /// Loads `return 0` under a name, or says why it cannot.
 fn load(name: &[u8; 12]) -> std::io::Result<OwnedFd> {
     // mov r0, 0; exit.
@@ -66,6 +69,37 @@ fn programs_loaded_later_get_their_names() {
     assert!(symbol.starts_with("bpf_prog_"), "{symbol}");
     assert_eq!(name(&mut names, address), Some(symbol.clone()));
     assert_eq!(name(&mut names, Address(address.0 + 4)), Some(symbol));
+}
+
+#[test]
+fn a_program_ends_where_its_code_ends() {
+    let mut names = KernelNames::new();
+    names.pause = Duration::ZERO;
+    let Ok(_program) = load(b"hotspan_ends") else {
+        println!("skipped: only root (CAP_BPF) can load programs");
+        return;
+    };
+    let Some((address, symbol)) = listed("_hotspan_ends") else {
+        println!("skipped: this host does not list programs (net.core.bpf_jit_kallsyms)");
+        return;
+    };
+    let bytes = programs::lengths().unwrap()[&address.0];
+    assert!((1..PROGRAM_BYTES).contains(&bytes), "{bytes}");
+    assert_eq!(name(&mut names, Address(address.0 + bytes - 1)), Some(symbol.clone()));
+    assert_ne!(name(&mut names, Address(address.0 + bytes)), Some(symbol));
+}
+
+#[test]
+fn code_of_the_image_ends_with_it() {
+    let Some((end, _)) = listed("_etext") else {
+        println!("skipped: this user cannot read addresses in /proc/kallsyms");
+        return;
+    };
+    let mut names = KernelNames::new();
+    assert!(name(&mut names, Address(end.0 - 1)).is_some());
+    for behind in [0, 1, 0x100, 0x1000, 0x10_0000] {
+        assert_eq!(name(&mut names, Address(end.0 + behind)), None, "{behind:#x}");
+    }
 }
 
 #[test]

@@ -38,6 +38,7 @@ mod gopclntab;
 mod image;
 mod jit;
 mod jitdump;
+mod kallsyms;
 mod kernel;
 mod module;
 mod names;

@@ -127,7 +127,7 @@ fn is_longer_form(symbol: &str, short: &str) -> bool {
         })
 }
 
-pub(super) fn frame(
+fn frame(
     texts: &mut Texts,
     name: &str,
     code: Option<&CodeInfo<'_>>,
