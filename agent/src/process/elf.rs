@@ -199,6 +199,23 @@ impl Segment {
     }
 }
 
+// === impl Section ===
+
+impl Section {
+    /// The image addresses of what the file holds of it, if it is code.
+    pub fn code(&self) -> Option<Range<u64>> {
+        let is_code = self.flags & SHF_EXECINSTR != 0 && self.kind != SHT_NOBITS;
+        let end = self.address.checked_add(self.bytes)?;
+        is_code.then_some(self.address..end)
+    }
+
+    /// Bytes of each of its entries, if it says.
+    pub fn entry_bytes(&self, file: &File) -> Option<u64> {
+        let bytes = read(file, self.header_at.checked_add(56)?, 8).ok()?;
+        u64_at(&bytes, 0).ok().filter(|&bytes| bytes > 0)
+    }
+}
+
 // === impl Sections ===
 
 impl Sections {

@@ -7,7 +7,10 @@
 
 use std::{fs::File, ops::Range, os::unix::fs::FileExt as _};
 
-use super::expand::expand;
+use super::{
+    expand::expand,
+    plt::{Plt, is_stubs},
+};
 use crate::process::{
     debug_file::DebugLink,
     elf::{self, ElfError, Header, SHF_EXECINSTR, SHT_NOBITS, Section, Segment},
@@ -30,10 +33,14 @@ pub(super) struct ImageAddress(pub(super) u64);
 #[derive(Debug)]
 pub(super) struct Elf {
     code: Vec<Segment>,
+    /// Those of code, but not of stubs.
+    pub(super) sections: Vec<Range<u64>>,
     pub(super) build_id: Option<Vec<u8>>,
     pub(super) link: Option<DebugLink>,
     /// What a Go program says of itself.
     pub(super) go: Option<GoTable>,
+    /// How it calls libraries.
+    pub(super) plt: Option<Plt>,
 }
 
 impl Elf {
@@ -65,9 +72,12 @@ impl Elf {
         }
         let build_id = elf::build_id(copy, &segments, &sections);
         let go = GoTable::of(copy, &sections);
+        let plt = Plt::of(header.machine, &sections);
         expand(copy, &sections, room)?;
         let code = segments.into_iter().filter(|segment| segment.code().is_some()).collect();
-        Ok(Self { code, build_id, link, go })
+        let is_code = |section: &&Section| !is_stubs(section);
+        let sections = sections.all.iter().filter(is_code).filter_map(Section::code).collect();
+        Ok(Self { code, sections, build_id, link, go, plt })
     }
 
     /// Which address the code at `offset` has.
@@ -89,7 +99,7 @@ fn parts(file: &File) -> Option<Vec<Range<u64>>> {
     let part = |at: u64, bytes: u64| at..at.saturating_add(bytes);
     let is_needed = |section: &&Section| {
         section.kind != SHT_NOBITS
-            && section.flags & SHF_EXECINSTR == 0
+            && (section.flags & SHF_EXECINSTR == 0 || is_stubs(section))
             && !UNNEEDED.contains(&section.name.as_slice())
     };
     let mut parts = vec![part(0, elf::HEADER as u64), header.segments_at().ok()?];

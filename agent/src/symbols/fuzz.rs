@@ -107,6 +107,12 @@ pub(crate) fn debug(data: &[u8]) {
             go.frame(&copy, address);
         }
     }
+    if let Some(plt) = &elf.plt {
+        // Twice: the stubs are read with the first.
+        for address in [0x1020, 0x1030] {
+            plt.callee(&copy, ImageAddress(address));
+        }
+    }
     // What opens other files is gone from the copy.
     let again = Header::read(&copy).and_then(|header| header.sections(&copy));
     let link = again.ok().and_then(|sections| sections.named(b".gnu_debuglink").cloned());

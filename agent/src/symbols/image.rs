@@ -11,8 +11,10 @@ use std::{
 
 use super::{
     debug::DebugFile,
-    elf::Elf,
-    names::{Answer, Names},
+    elf::{Elf, ImageAddress},
+    module::unnamed,
+    names::{Broken, Names},
+    plt::Callee,
 };
 use crate::{
     process::{
@@ -27,10 +29,6 @@ const MAX_UNPACKED: u64 = 512 << 20;
 
 /// After so many rests the time before the next grows no more.
 const MOST_DOUBLINGS: u32 = 10;
-
-/// The parser failed on this file; asking again is pointless.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Broken;
 
 /// A file that is being read.
 pub(super) struct Image {
@@ -85,18 +83,11 @@ impl Image {
             return Ok((!frames.is_empty()).then(|| Arc::clone(frames)));
         }
         let Some(address) = self.elf.address(offset) else { return Ok(None) };
-        let debug = self.debug.as_ref().map(|debug| &debug.path);
-        let mut answer = Answer::Unknown;
-        self.asked = Some(Instant::now());
-        for path in debug.into_iter().chain([&self.path]) {
-            answer = names.image(path, address);
-            if answer != Answer::Unknown {
-                break;
-            }
-        }
+        let stub = self.stub(names, address)?;
+        let known = if stub.is_some() { stub } else { self.known(names, address)? };
         let go = || self.elf.go.as_ref()?.frame(&self.copy, address);
-        let frames: Arc<[FrameDocument]> = match answer {
-            Answer::Frames(mut frames) => {
+        let frames: Arc<[FrameDocument]> = match known {
+            Some(mut frames) => {
                 // With symbols but without debug information Go still knows the line.
                 if let [frame] = &mut *frames
                     && frame.file.is_empty()
@@ -106,13 +97,46 @@ impl Image {
                 }
                 frames.into()
             }
-            Answer::Unknown if self.elf.go.is_some() => go().into_iter().collect(),
-            // Remembered as well: no frames.
-            Answer::Unknown => [].into(),
-            Answer::Broken => return Err(Broken),
+            // None at all is remembered as well.
+            None => go().into_iter().collect(),
         };
         self.names.insert(offset, Arc::clone(&frames));
         Ok((!frames.is_empty()).then_some(frames))
+    }
+
+    /// What symbols and debug information say.
+    fn known(
+        &mut self,
+        names: &mut Names,
+        address: ImageAddress,
+    ) -> Result<Option<Vec<FrameDocument>>, Broken> {
+        self.asked = Some(Instant::now());
+        let debug = self.debug.as_ref().map(|debug| &debug.path);
+        for path in debug.into_iter().chain([&self.path]) {
+            let found = names.image(path, address, &self.elf.sections)?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The stub through which a function of a library is called: `function@plt`.
+    fn stub(
+        &mut self,
+        names: &mut Names,
+        address: ImageAddress,
+    ) -> Result<Option<Vec<FrameDocument>>, Broken> {
+        let callee = self.elf.plt.as_ref().and_then(|plt| plt.callee(&self.copy, address));
+        let function = match callee {
+            Some(Callee::Named(name)) => Some(names.readable(&String::from_utf8_lossy(&name))?),
+            Some(Callee::Resolved(resolver)) => {
+                let found = self.known(names, resolver)?;
+                found.and_then(|frames| frames.last().map(|frame| Arc::clone(&frame.name)))
+            }
+            None => None,
+        };
+        Ok(function.map(|function| vec![unnamed(format!("{function}@plt"), "native")]))
     }
 
     /// Has blazesym forget the file when it was not asked for long enough: the names found stay, and

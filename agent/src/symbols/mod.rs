@@ -43,6 +43,7 @@ mod kernel;
 mod module;
 mod names;
 mod perf_map;
+mod plt;
 mod readable;
 mod texts;
 
@@ -327,5 +328,7 @@ impl Request {
     }
 }
 
+#[cfg(test)]
+mod label_tests;
 #[cfg(test)]
 mod tests;

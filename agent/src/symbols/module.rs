@@ -19,10 +19,10 @@ use std::{
 
 use super::{
     Counters,
-    image::{Broken, Image},
+    image::Image,
     jit::Jits,
     kernel::KernelNames,
-    names::{Names, tame},
+    names::{Broken, Names, tame},
 };
 use crate::{
     process::{

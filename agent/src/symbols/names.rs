@@ -1,8 +1,10 @@
 //! blazesym, fenced in: a panic in a parser costs the file that caused it, never the daemon.
 
 use std::{
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::Arc,
 };
 
 use blazesym::symbolize::{
@@ -16,22 +18,35 @@ use crate::profile::document::FrameDocument;
 
 /// Characters kept of a name or path. C++ templates run to many thousands.
 pub(super) const MAX_TEXT: usize = 1024;
+/// Labels passed on the way to the function that they are in.
+const MAX_LABELS: usize = 64;
 
-/// What an address turned out to be.
+/// The parser failed on this file; asking again is pointless.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// The frames there, innermost first.
-    Frames(Vec<FrameDocument>),
-    /// No symbol covers it.
-    Unknown,
-    /// The parser failed on this file; asking again is pointless.
-    Broken,
-}
+pub(super) struct Broken;
 
-/// Names by address, from ELF files, or from the kernel's list.
+/// Names by address, from ELF files.
 pub(super) struct Names {
     symbolizer: Symbolizer,
     texts: Texts,
+}
+
+/// What is at an address.
+#[derive(Debug)]
+struct Found {
+    /// The functions, innermost first.
+    frames: Vec<FrameDocument>,
+    /// The symbol has no size and begins here.
+    label: Option<u64>,
+}
+
+/// A symbol by itself.
+#[derive(Debug)]
+struct Symbol {
+    start: u64,
+    size: Option<u64>,
+    name: Arc<str>,
+    is_mark: bool,
 }
 
 impl Names {
@@ -39,30 +54,104 @@ impl Names {
         Self { symbolizer: symbolizer(), texts: Texts::new() }
     }
 
-    /// The functions at `address` of the ELF file at `path`, a path nobody else can change.
-    pub(super) fn image(&mut self, path: &Path, address: ImageAddress) -> Answer {
-        let input = Input::VirtOffset(address.0);
+    /// The functions at `address` of the ELF file at `path`, a path nobody else can change. Its code
+    /// is in the sections `code`.
+    pub(super) fn image(
+        &mut self,
+        path: &Path,
+        address: ImageAddress,
+        code: &[Range<u64>],
+    ) -> Result<Option<Vec<FrameDocument>>, Broken> {
         let debug = Elf::new(path);
-        let plain = Elf { debug_syms: false, ..debug.clone() };
-        let found = self.ask(&Source::Elf(debug), input, user_frames);
-        if found == Answer::Broken {
-            return found;
-        }
+        let plain = Source::Elf(Elf { debug_syms: false, ..debug.clone() });
+        let found = self.functions(&Source::Elf(debug), &plain, address, code)?;
         // Asked as well: debug information that cannot be read (compressed, another format) hides
         // the symbol table, and reduced debug information has the last part of a path only.
-        let symbol = self.ask(&Source::Elf(plain), input, user_frames);
-        match (found, symbol) {
-            (Answer::Frames(mut frames), Answer::Frames(symbol)) => {
+        let symbol = self.functions(&plain, &plain, address, code)?;
+        Ok(match (found, symbol) {
+            (Some(mut frames), Some(symbol)) => {
                 if let (Some(function), Some(symbol)) = (frames.last_mut(), symbol.last())
                     && is_longer_form(&symbol.name, &function.name)
                 {
                     function.name.clone_from(&symbol.name);
                 }
-                Answer::Frames(frames)
+                Some(frames)
             }
-            (found @ Answer::Frames(_), _) => found,
-            (_, symbol) => symbol,
+            (found, symbol) => found.or(symbol),
+        })
+    }
+
+    /// Those that one source has, if the address is inside of what it found.
+    fn functions(
+        &mut self,
+        source: &Source<'_>,
+        plain: &Source<'_>,
+        address: ImageAddress,
+        code: &[Range<u64>],
+    ) -> Result<Option<Vec<FrameDocument>>, Broken> {
+        let found = self.ask(source, address, found)?;
+        let Some(Found { mut frames, label }) = found else { return Ok(None) };
+        if let Some(start) = label {
+            let Some(name) = self.label(plain, start, address, code)? else { return Ok(None) };
+            if let Some(function) = frames.last_mut() {
+                function.name = name;
+            }
         }
+        Ok(Some(frames))
+    }
+
+    /// The name of the code at `address`, of which the nearest symbol begins at `start` and has no
+    /// size, as functions written in assembly have none. blazesym takes it whatever is between. As
+    /// gdb (`lookup_minimal_symbol_by_pc_section`), addr2line and perf have it:
+    /// - a function that has a size and covers the address has its name, labels inside of it do not;
+    /// - a symbol without size ends where the next symbol begins, and with its section: `_init`, last
+    ///   of `.init`, is not the code of `.plt`;
+    /// - inside of one that has a size it ends with that, as does one of its other names;
+    /// - marks of what is code and what is data (`$x`) are no names.
+    fn label(
+        &mut self,
+        plain: &Source<'_>,
+        start: u64,
+        address: ImageAddress,
+        code: &[Range<u64>],
+    ) -> Result<Option<Arc<str>>, Broken> {
+        let section = code.iter().find(|section| section.contains(&address.0));
+        let is_inside =
+            |at: u64| at == address.0 || section.is_some_and(|section| section.contains(&at));
+        let (mut at, mut name) = (start, None);
+        // Where the label is, or the marks that are passed on the way to one.
+        let mut label = start;
+        for _ in 0..MAX_LABELS {
+            if !is_inside(at) {
+                break;
+            }
+            let Some(symbol) = self.ask(plain, ImageAddress(at), symbol)? else { break };
+            if let Some(size) = symbol.size {
+                let covers = |at: u64| at.wrapping_sub(symbol.start) < size;
+                return Ok(match (covers(address.0), covers(label)) {
+                    (true, _) => Some(symbol.name),
+                    (false, true) => None,
+                    (false, false) => name,
+                });
+            }
+            if name.is_none() {
+                label = symbol.start;
+                name = (!symbol.is_mark && is_inside(label)).then_some(symbol.name);
+            }
+            let Some(before) = symbol.start.checked_sub(1) else { break };
+            at = before;
+        }
+        Ok(name)
+    }
+
+    /// A name that is another's word, fit to be shown.
+    pub(super) fn readable(&mut self, name: &str) -> Result<Arc<str>, Broken> {
+        let Self { texts, .. } = self;
+        let asked = catch_unwind(AssertUnwindSafe(|| texts.tame(&readable(name))));
+        asked.map_err(|_| {
+            *self = Self::new();
+            Broken
+        })
     }
 
     /// Forgets all about the file at `path`.
@@ -72,27 +161,24 @@ impl Names {
     }
 
     /// What `convert` makes of the symbol there.
-    pub(super) fn ask(
+    fn ask<T>(
         &mut self,
         source: &Source<'_>,
-        input: Input<u64>,
-        convert: impl Fn(&Sym<'_>, &mut Texts) -> Option<Vec<FrameDocument>>,
-    ) -> Answer {
+        address: ImageAddress,
+        convert: impl Fn(&Sym<'_>, &mut Texts) -> Option<T>,
+    ) -> Result<Option<T>, Broken> {
         let Self { symbolizer, texts } = self;
+        let input = Input::VirtOffset(address.0);
         let asked =
             catch_unwind(AssertUnwindSafe(|| match symbolizer.symbolize_single(source, input) {
                 Ok(Symbolized::Sym(sym)) => convert(&sym, texts),
                 Ok(Symbolized::Unknown(_)) | Err(_) => None,
             }));
-        match asked {
-            Ok(Some(frames)) => Answer::Frames(frames),
-            Ok(None) => Answer::Unknown,
-            Err(_) => {
-                // Its caches may be half-written.
-                *self = Self::new();
-                Answer::Broken
-            }
-        }
+        asked.map_err(|_| {
+            // Its caches may be half-written.
+            *self = Self::new();
+            Broken
+        })
     }
 }
 
@@ -106,11 +192,28 @@ fn symbolizer() -> Symbolizer {
 }
 
 /// The function and what is inlined into it at this address, innermost first.
-fn user_frames(sym: &Sym<'_>, texts: &mut Texts) -> Option<Vec<FrameDocument>> {
+fn found(sym: &Sym<'_>, texts: &mut Texts) -> Option<Found> {
+    if sym.size.is_some_and(|size| sym.offset >= size) {
+        return None;
+    }
     let inlined = sym.inlined.iter().rev();
     let inlined = inlined.map(|function| (&function.name, function.code_info.as_ref(), "inlined"));
     let frames = inlined.chain([(&sym.name, sym.code_info.as_deref(), "native")]);
-    Some(frames.map(|(name, code, kind)| frame(texts, name, code, kind)).collect())
+    let frames = frames.map(|(name, code, kind)| frame(texts, name, code, kind)).collect();
+    Some(Found { frames, label: sym.size.is_none().then_some(sym.addr) })
+}
+
+fn symbol(sym: &Sym<'_>, texts: &mut Texts) -> Option<Symbol> {
+    let size = sym.size.map(|size| size as u64);
+    let name = texts.tame(&readable(&sym.name));
+    Some(Symbol { start: sym.addr, size, name, is_mark: is_mark(&sym.name) })
+}
+
+/// `$x`, `$d`, `$a`, `$t`, perhaps with more behind a dot; RISC-V has an architecture behind `$x`
+/// (aaelf64 5.5.4, riscv-elf "Mapping Symbol").
+fn is_mark(name: &str) -> bool {
+    let rest = name.strip_prefix('$').and_then(|name| name.strip_prefix(['x', 'd', 'a', 't']));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with("rv"))
 }
 
 /// Whether `symbol` is the name `short` with the path it lacks.
@@ -156,6 +259,7 @@ pub(super) fn tame(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::process::{
+        elf::Header,
         id::Pid,
         maps::{Address, ProcessMap},
     };
@@ -176,15 +280,35 @@ mod tests {
     #[test]
     fn a_panic_is_an_answer_and_the_next_question_is_fine() {
         let mut names = Names::new();
-        let here = a_panic_is_an_answer_and_the_next_question_is_fine as fn() as usize as u64;
+        let source = Source::Elf(Elf::new("/proc/self/exe"));
+        let here = ImageAddress(own_address());
+        let broken = names.ask(&source, here, |_, _| -> Option<()> { panic!("on purpose") });
+        assert_eq!(broken, Err(Broken));
+        let fine = names.ask(&source, here, found).unwrap();
+        assert!(
+            fine.is_some_and(|found| found.frames.last().unwrap().name.contains("own_address"))
+        );
+    }
+
+    /// Where this function is in the file of this program.
+    fn own_address() -> u64 {
+        let here = own_address as fn() -> u64 as usize as u64;
         let map = ProcessMap::read(Pid(std::process::id())).unwrap();
         let offset = map.lookup(Address(here)).unwrap().file_offset(Address(here)).unwrap();
-        let (source, input) =
-            (Source::Elf(Elf::new("/proc/self/exe")), Input::FileOffset(offset.0));
-        let broken = names.ask(&source, input, |_, _| panic!("on purpose"));
-        assert_eq!(broken, Answer::Broken);
-        let fine = names.ask(&source, input, user_frames);
-        assert!(matches!(fine, Answer::Frames(_)), "{fine:?}");
+        let file = std::fs::File::open("/proc/self/exe").unwrap();
+        let segments = Header::read(&file).unwrap().segments(&file).unwrap();
+        let code = segments.iter().find(|segment| segment.code().is_some()).unwrap();
+        offset.0 - code.offset + code.address
+    }
+
+    #[test]
+    fn marks_are_no_names() {
+        for mark in ["$x", "$d", "$x.12", "$d.realdata", "$xrv64i2p1"] {
+            assert!(is_mark(mark), "{mark}");
+        }
+        for name in ["$", "x", "d", "$y", "$xor", "$data", "a$x"] {
+            assert!(!is_mark(name), "{name}");
+        }
     }
 
     #[test]
