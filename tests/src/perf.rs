@@ -14,8 +14,8 @@ use crate::{
     unwind::Symbols,
 };
 
-/// Samples a second.
-const HZ: &str = "499";
+/// Samples a second: not as many as hotspan takes, or each might see the other's interrupt only.
+const HZ: &str = "487";
 
 /// Whether perf is there and works; prints when not.
 pub fn is_installed() -> bool {

@@ -2,12 +2,15 @@
 //! leading them from one stage to the next.
 
 use std::{
+    fs::File,
     io::{BufRead as _, BufReader, Write as _},
+    ops::Range,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use hotspan::process::elf::{Header, Section};
 
 use crate::host;
 
@@ -140,11 +143,14 @@ impl Symbols {
         let output = Command::new("nm").args(["-n", "-S", "--defined-only"]).arg(program).output();
         let output = output.context("nm is needed")?;
         ensure!(output.status.success(), "nm {}", program.display());
-        Ok(Self::parse(&String::from_utf8_lossy(&output.stdout)))
+        let file = File::open(program)?;
+        let sections = Header::read(&file)?.sections(&file)?.all;
+        let code: Vec<_> = sections.iter().filter_map(Section::code).collect();
+        Ok(Self::parse(&String::from_utf8_lossy(&output.stdout), &code))
     }
 
-    /// Lines of `ADDRESS [SIZE] TYPE NAME`, in order.
-    fn parse(text: &str) -> Self {
+    /// Lines of `ADDRESS [SIZE] TYPE NAME`, in order, of a program with these sections of code.
+    fn parse(text: &str, code: &[Range<u64>]) -> Self {
         let hex = |word: &str| u64::from_str_radix(word, 16).ok();
         let mut symbols: Vec<Symbol> = Vec::new();
         let mut main = None;
@@ -164,12 +170,15 @@ impl Symbols {
                 symbols.push(Symbol { start, end: start + size, name });
             }
         }
-        // A function of unknown size ends where the next begins.
+        // A function of unknown size ends where the next begins, and with its section: `_init` is not
+        // the stubs behind it.
         for index in 0..symbols.len() {
             let next = symbols[index..].iter().map(|s| s.start).find(|s| *s > symbols[index].start);
             let symbol = &mut symbols[index];
             if symbol.end == symbol.start {
-                symbol.end = next.unwrap_or(symbol.start + 64);
+                let section = code.iter().find(|section| section.contains(&symbol.start));
+                let end = section.map_or(symbol.start, |section| section.end);
+                symbol.end = next.unwrap_or(end).min(end);
             }
         }
         symbols.retain(|symbol| !symbol.name.is_empty());
@@ -205,14 +214,19 @@ mod tests {
     #[test]
     fn functions_are_found_where_the_program_was_loaded() -> Result<()> {
         let text = "0000000000001000 T _start\n0000000000001020 0000000000000010 T main\n\
-                    0000000000001040 0000000000000008 t deep.part.0\n0000000000004000 D data\n";
-        let mut symbols = Symbols::parse(text);
+                    0000000000001040 0000000000000008 t deep.part.0\n0000000000001050 T _init\n\
+                    0000000000002000 0000000000000010 T more\n0000000000004000 D data\n";
+        let mut symbols = Symbols::parse(text, &[0x1000..0x1060, 0x1080..0x2020]);
         symbols.move_main_to(0x5020)?;
         assert_eq!(symbols.name(0x5000), Some("_start"));
         assert_eq!(symbols.name(0x501f), Some("_start"));
         assert_eq!(symbols.name(0x502f), Some("main"));
         assert_eq!(symbols.name(0x5030), None);
         assert_eq!(symbols.name(0x5047), Some("deep"));
+        assert_eq!(symbols.name(0x505f), Some("_init"));
+        assert_eq!(symbols.name(0x5060), None);
+        assert_eq!(symbols.name(0x5090), None);
+        assert_eq!(symbols.name(0x600f), Some("more"));
         assert!(!symbols.has("data"));
         Ok(())
     }

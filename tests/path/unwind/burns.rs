@@ -1,8 +1,12 @@
 //! Stacks of samples are compared with the call graph of the program, and with those perf finds.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use hotspan_tests::{
     chains::{CallGraph, Chains, chain, likeness},
     host, perf, unwind,
@@ -18,6 +22,8 @@ use super::{
 const SAMPLES: u64 = 1000;
 /// Of perf, which drops some on a loaded host.
 const SAMPLES_OF_PERF: u64 = 200;
+/// Of each, when shares are compared: of 500, a half may differ by a tenth by chance.
+const SAMPLES_COMPARED: u64 = 2000;
 /// Of those, one in a hundred may be at an instruction that nobody's tables describe.
 pub const NEARLY_ALL: f64 = 0.99;
 /// While libgcc's unwinder installs a landing pad, it writes that pad's registers over its own saved
@@ -29,8 +35,12 @@ const HZ: u64 = 499;
 const RARE: f64 = 0.02;
 /// How much of the samples must agree with perf.
 const ALIKE: f64 = 0.9;
-/// How long perf looks: it copies 64 KiB per sample.
+/// How long perf looks at a time: it copies 64 KiB per sample.
 const PERF_SECONDS: u32 = 2;
+/// How often at most: on a loaded host the program hardly runs, and perf drops some.
+const PERF_LOOKS: usize = 24;
+/// For as many looks, and what goes on beside them.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Calls of `burn`.
 pub const BURN: CallGraph = CallGraph {
@@ -103,7 +113,7 @@ pub fn perf_thinks_so(variant: &str, scenario: &str, graph: &CallGraph, good: f6
     }
     let Some(program) = unwind::program(variant) else { return Ok(()) };
     let fixture = Fixture::start(&program, &[scenario])?;
-    let chains = perf::chains(fixture.pid, PERF_SECONDS, &fixture.symbols)?;
+    let chains = chains_of_perf(&fixture, SAMPLES_OF_PERF)?;
     let mut verdict = Verdict::default();
     for (chain, count) in chains {
         verdict.add(count, graph.problem(&chain), || chain.join(" "));
@@ -119,14 +129,24 @@ pub fn as_perf_says(variant: &str, scenario: &str) -> Result<()> {
     }
     let Some(program) = unwind::program(variant) else { return Ok(()) };
     let fixture = Fixture::start(&program, &[scenario])?;
-    let theirs = perf::chains(fixture.pid, PERF_SECONDS, &fixture.symbols)?;
     let mut watch = Watch::start(fixture.pid, HZ)?;
-    watch.until("samples", |seen| running(seen).map(|seen| seen.count).sum::<u64>() >= SAMPLES)?;
+    let count = |seen: &[Seen]| running(seen).map(|seen| seen.count).sum::<u64>();
+    // At the same time: which of two instructions is the one that is interrupted depends on what else
+    // the processor has to do.
+    let theirs = thread::scope(|scope| {
+        let perf = scope.spawn(|| chains_of_perf(&fixture, SAMPLES_COMPARED));
+        let deadline = Instant::now() + PATIENCE;
+        while !perf.is_finished() || count(&watch.seen()) < SAMPLES_COMPARED {
+            ensure!(Instant::now() < deadline, "not enough samples within {PATIENCE:?}");
+            watch.round(None)?;
+        }
+        perf.join().map_err(|_| anyhow!("the thread of perf panicked"))?
+    })?;
     let ours = chains(&watch.finish()?, &fixture.symbols);
     let alike = likeness(&ours, &theirs, RARE);
     let name = &fixture.name;
     println!("{name}: {:.1} % alike; perf has {} samples", alike * 100.0, total(&theirs));
-    ensure!(total(&theirs) >= SAMPLES_OF_PERF, "{name}: perf took {} samples", total(&theirs));
+    ensure!(total(&theirs) >= SAMPLES_COMPARED, "{name}: perf took {} samples", total(&theirs));
     ensure!(
         alike >= ALIKE,
         "{name}: {alike:.3} alike\nhotspan {}\nperf {}",
@@ -134,6 +154,20 @@ pub fn as_perf_says(variant: &str, scenario: &str) -> Result<()> {
         most(&theirs)
     );
     fixture.end()
+}
+
+/// What perf sees in as many samples, or in as many as it takes.
+fn chains_of_perf(fixture: &Fixture, samples: u64) -> Result<Chains> {
+    let mut all = Chains::new();
+    for _ in 0..PERF_LOOKS {
+        for (chain, count) in perf::chains(fixture.pid, PERF_SECONDS, &fixture.symbols)? {
+            *all.entry(chain).or_default() += count;
+        }
+        if total(&all) >= samples {
+            break;
+        }
+    }
+    Ok(all)
 }
 
 fn running(seen: &[Seen]) -> impl Iterator<Item = &Seen> {
