@@ -137,3 +137,27 @@ fn stubs_of_static_programs_are_called_after_resolvers() {
     let is_it = |name: &&str| ["strlen@plt", "strlen_ifunc@plt"].contains(name);
     assert!(names.iter().flatten().any(|name| is_it(&name.as_str())), "{names:?}");
 }
+
+/// What the compiler thinks is rarely run it puts elsewhere, as a symbol of its own. Debug information
+/// knows that it is the same function.
+#[test]
+fn the_cold_part_of_a_function_has_its_name() {
+    const SPLIT: &str = r#"
+        __attribute__((cold, noinline)) void rarely(int n) { __asm__ volatile("" :: "r"(n)); }
+        __attribute__((noinline)) int split(int n) {
+            if (__builtin_expect(n > 5, 0)) { rarely(n); rarely(n + 1); rarely(n + 2); }
+            __asm__ volatile("" ::: "memory");
+            return n + 1;
+        }
+    "#;
+    for (option, expected) in [("-g0", "split.cold"), ("-g", "split")] {
+        let directory = Directory::new(&format!("cold{option}"));
+        let options = [option, "-O2", "-freorder-blocks-and-partition"];
+        let program = directory.compile("cold", SPLIT, &options);
+        let symbols = symbols_of(&program);
+        let mut asker = Asker::new();
+        let cold = symbols["split.cold"];
+        assert_eq!(asker.name(&program, cold).as_deref(), Some(expected), "{option}");
+        assert_eq!(asker.name(&program, symbols["split"]).as_deref(), Some("split"), "{option}");
+    }
+}

@@ -200,7 +200,11 @@ fn found(sym: &Sym<'_>, texts: &mut Texts) -> Option<Found> {
     let inlined = inlined.map(|function| (&function.name, function.code_info.as_ref(), "inlined"));
     let frames = inlined.chain([(&sym.name, sym.code_info.as_deref(), "native")]);
     let frames = frames.map(|(name, code, kind)| frame(texts, name, code, kind)).collect();
-    Some(Found { frames, label: sym.size.is_none().then_some(sym.addr) })
+    // A function of debug information with several ranges (its cold part lies elsewhere) comes without
+    // begin and size (blazesym `RangeAttributes::bounds`): the address was found to be in one of them.
+    let is_scattered = sym.size.is_none() && sym.addr == 0;
+    let label = (sym.size.is_none() && !is_scattered).then_some(sym.addr);
+    Some(Found { frames, label })
 }
 
 fn symbol(sym: &Sym<'_>, texts: &mut Texts) -> Option<Symbol> {
