@@ -12,7 +12,7 @@ use std::{
     io::{self, Read as _},
     os::unix::ffi::OsStrExt as _,
     path::Path,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use thiserror::Error;
@@ -97,6 +97,8 @@ pub struct ProcessMap {
     pid: Pid,
     read_at: u64,
     mappings: Box<[Mapping]>,
+    /// The same with moved text given back to its file, where there is any.
+    restored: OnceLock<Option<Box<[Mapping]>>>,
     skipped: usize,
     truncated: bool,
 }
@@ -111,13 +113,6 @@ enum Unread {
 // === impl ProcessMap ===
 
 impl ProcessMap {
-    /// Reads the map of a living process, and asks which file code on anonymous memory comes from.
-    pub fn read_code(pid: Pid) -> Result<Self, MapsError> {
-        let mut map = Self::read(pid)?;
-        moved::restore(pid, &mut map.mappings);
-        Ok(map)
-    }
-
     /// Reads the map of a living process.
     pub fn read(pid: Pid) -> Result<Self, MapsError> {
         let read_at = ktime::now();
@@ -165,7 +160,14 @@ impl ProcessMap {
             apart
         });
         skipped += parsed - mappings.len();
-        Self { pid, read_at: 0, mappings: mappings.into(), skipped, truncated }
+        let (mappings, restored) = (mappings.into(), OnceLock::new());
+        Self { pid, read_at: 0, mappings, restored, skipped, truncated }
+    }
+
+    /// Asks, once, which file code on anonymous memory comes from. It may wait for the process's files:
+    /// for threads that may, before they look anything up.
+    pub fn restore(&self) {
+        self.restored.get_or_init(|| moved::restored(self.pid, &self.mappings));
     }
 
     /// When it was read, ktime: what was mapped later is not in it.
@@ -180,14 +182,15 @@ impl ProcessMap {
 
     /// The mapping an address lies in.
     pub fn lookup(&self, address: Address) -> Option<&Mapping> {
-        let after = self.mappings.partition_point(|mapping| mapping.start <= address);
-        let mapping = self.mappings.get(after.checked_sub(1)?)?;
+        let mappings = self.mappings();
+        let after = mappings.partition_point(|mapping| mapping.start <= address);
+        let mapping = mappings.get(after.checked_sub(1)?)?;
         (address < mapping.end).then_some(mapping)
     }
 
     /// Every mapping, by address.
     pub fn mappings(&self) -> &[Mapping] {
-        &self.mappings
+        self.restored.get().and_then(Option::as_deref).unwrap_or(&self.mappings)
     }
 
     /// Those that code can run in.

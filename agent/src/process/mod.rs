@@ -191,7 +191,7 @@ impl Processes {
         };
         if stale {
             process.rereads += 1;
-            if let Ok(map) = ProcessMap::read_code(pid)
+            if let Ok(map) = ProcessMap::read(pid)
                 && !map.mappings().is_empty()
             {
                 if map.is_truncated() || map.skipped() > 0 {

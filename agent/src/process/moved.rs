@@ -7,13 +7,13 @@
 //! - the file's program headers must put code at just this place;
 //! - and bytes all over the place must be those of the file.
 
-use std::{fs::File, ops::Range, os::unix::fs::FileExt as _};
+use std::{collections::HashMap, fs::File, ops::Range, os::unix::fs::FileExt as _};
 
 use super::{
     elf::{Header, PT_LOAD, Segment},
     file,
     id::Pid,
-    maps::{Backing, FileOffset, Mapping},
+    maps::{Address, Backing, FileOffset, Mapping},
     procfs,
 };
 
@@ -21,6 +21,8 @@ use super::{
 const MAX_ASKED: usize = 32;
 /// Mappings looked past for the next one of a file: text may be moved in pieces.
 const MAX_PASSED: usize = 16;
+/// Places in one file that are compared with a piece; program headers can name any number.
+const MAX_PLACES: usize = 4;
 /// Places of a piece that are compared, and how many bytes there.
 const PROBES: u64 = 16;
 const PROBE: usize = 64;
@@ -28,20 +30,31 @@ const PROBE: usize = 64;
 const MIN_PROBES: usize = 4;
 const PAGE: u64 = 4096;
 
-/// Gives moved text its file back. What is written into it since, such as a patched instruction, does
-/// not make it other text: one place in four may differ.
-pub(super) fn restore(pid: Pid, mappings: &mut [Mapping]) {
+/// Whether a mapping may be moved text.
+fn is_piece(mapping: &Mapping) -> bool {
+    mapping.executable && mapping.end.0 >> 47 == 0 && mapping.backing == Backing::Anonymous
+}
+
+/// The mappings with their file given back to moved text; none where nothing was moved. What is written
+/// into it since, such as a patched instruction, does not make it other text: one place in four may
+/// differ. Reads the process's memory and files: it may wait for them.
+pub(super) fn restored(pid: Pid, mappings: &[Mapping]) -> Option<Box<[Mapping]>> {
+    if !mappings.iter().any(is_piece) {
+        return None;
+    }
+    let mut all = mappings.to_vec();
+    restore(pid, &mut all).then(|| all.into())
+}
+
+fn restore(pid: Pid, mappings: &mut [Mapping]) -> bool {
     let mut memory = None;
-    let mut asked = 0;
+    let mut images: HashMap<Address, Option<Image>> = HashMap::new();
+    let (mut asked, mut is_changed) = (0, false);
     for index in 0..mappings.len() {
-        let Some(piece) = mappings.get(index) else { return };
-        let is_code = piece.executable && piece.end.0 >> 47 == 0;
-        if !is_code || piece.backing != Backing::Anonymous {
-            continue;
-        }
+        let Some(piece) = mappings.get(index).filter(|mapping| is_piece(mapping)) else { continue };
         asked += 1;
         if asked > MAX_ASKED {
-            return;
+            break;
         }
         let piece = piece.start.0..piece.end.0;
         let (below, above) = mappings.split_at(index);
@@ -51,21 +64,24 @@ pub(super) fn restore(pid: Pid, mappings: &mut [Mapping]) {
             above.iter().skip(1).take(MAX_PASSED).find(is_file),
         ];
         let found = neighbours.into_iter().flatten().find_map(|neighbour| {
-            let image = Image::open(pid, neighbour)?;
+            let open = || Image::open(pid, neighbour);
+            let image = images.entry(neighbour.start).or_insert_with(open).as_ref()?;
             if memory.is_none() {
                 memory = procfs::ask(pid, |folder| File::open(folder.join("mem"))).ok();
             }
             let memory = memory.as_ref()?;
-            let place =
-                image.places(neighbour, &piece).find(|place| place.holds(&image, memory))?;
+            let mut places = image.places(neighbour, &piece).take(MAX_PLACES);
+            let place = places.find(|place| place.holds(image, memory))?;
             Some((place.offset, neighbour.backing.clone(), neighbour.map_file()))
         });
         if let (Some((offset, backing, beside)), Some(mapping)) = (found, mappings.get_mut(index)) {
             mapping.offset = offset;
             mapping.backing = backing;
             mapping.beside = Some(beside);
+            is_changed = true;
         }
     }
+    is_changed
 }
 
 /// A file that is mapped next to a piece.

@@ -63,7 +63,8 @@ impl Loaded {
 
     /// What the map says of the middle of the text.
     fn found(&self) -> (Mapping, Option<FileOffset>) {
-        let map = ProcessMap::read_code(Pid(std::process::id())).unwrap();
+        let map = ProcessMap::read(Pid(std::process::id())).unwrap();
+        map.restore();
         let address = Address(self.start + self.text.address + self.text.bytes / 2);
         let mapping = map.lookup(address).unwrap().clone();
         let offset = mapping.file_offset(address);

@@ -250,6 +250,9 @@ impl Request {
         counters: &Counters,
         deadline: Instant,
     ) -> Vec<FrameDocument> {
+        if let Some(map) = &self.map {
+            map.restore();
+        }
         let mut frames = Vec::with_capacity(self.frames.len());
         for &frame in &self.frames {
             let is_late = Instant::now() >= deadline;

@@ -91,6 +91,7 @@ impl Worker {
             let result = match job {
                 Job::Wanted { map, frames, copy } => {
                     waiting.fetch_sub(1, Relaxed);
+                    map.restore();
                     let result = self.adopt(&map);
                     match copy {
                         Some((copy, late)) => {
