@@ -5,7 +5,7 @@ use std::{
     fs,
 };
 
-use super::id::Pid;
+use super::{id::Pid, procfs::Stat};
 
 /// A process to record, and whom with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,62 +19,6 @@ pub struct Root {
 impl From<Pid> for Root {
     fn from(pid: Pid) -> Self {
         Self { pid, alone: false }
-    }
-}
-
-/// What `/proc/PID/stat` says, as far as it is needed (proc_pid_stat(5)).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stat {
-    /// Name of the main thread.
-    pub comm: String,
-    state: char,
-    parent: Pid,
-    flags: u64,
-    /// When it started, in ticks since boot: with the number it is the process.
-    started: u64,
-}
-
-/// include/linux/sched.h
-const PF_KTHREAD: u64 = 0x0020_0000;
-
-// === impl Stat ===
-
-impl Stat {
-    /// Of a process; none if there is no such process.
-    pub fn read(pid: Pid) -> Option<Self> {
-        // A name need not be text.
-        let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;
-        Self::parse(&String::from_utf8_lossy(&bytes))
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        // The name may hold anything, parentheses too.
-        let (head, rest) = text.rsplit_once(')')?;
-        let (_, comm) = head.split_once('(')?;
-        let fields: Vec<&str> = rest.split_whitespace().collect();
-        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
-        Some(Self {
-            comm: comm.to_owned(),
-            state: fields.first()?.chars().next()?,
-            parent: Pid(u32::try_from(number(1)?).ok()?),
-            flags: number(6)?,
-            started: number(19)?,
-        })
-    }
-
-    /// Whether both are of one process, whose number cannot tell.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.started == other.started
-    }
-
-    /// Whether its main thread has ended.
-    pub fn is_zombie(&self) -> bool {
-        matches!(self.state, 'Z' | 'X')
-    }
-
-    /// Whether it is a thread of the kernel.
-    pub fn is_kernel(&self) -> bool {
-        self.flags & PF_KTHREAD != 0
     }
 }
 

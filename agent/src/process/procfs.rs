@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{family::Stat, id::Pid};
+use super::id::Pid;
 
 /// Threads asked in place of a main thread; any that is not just ending answers.
 const MAX_ASKED: usize = 16;
@@ -39,6 +39,79 @@ pub fn is_alive(pid: Pid) -> bool {
 pub fn threads(pid: Pid) -> impl Iterator<Item = u32> {
     let entries = fs::read_dir(folder(pid.0).join("task")).ok().into_iter().flatten();
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// What `stat` says of a process or thread, as far as it is needed (proc_pid_stat(5)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Its name.
+    pub comm: String,
+    pub(super) state: char,
+    pub(super) parent: Pid,
+    pub(super) flags: u64,
+    /// When it started, in ticks since boot: with the number it is the process.
+    pub started: u64,
+}
+
+/// include/linux/sched.h
+const PF_KTHREAD: u64 = 0x0020_0000;
+
+// === impl Stat ===
+
+impl Stat {
+    /// Of a process; none if there is no such process.
+    pub fn read(pid: Pid) -> Option<Self> {
+        Self::read_in(&folder(pid.0))
+    }
+
+    /// Of a thread of it.
+    pub fn of_thread(pid: Pid, tid: u32) -> Option<Self> {
+        Self::read_in(&folder(pid.0).join(format!("task/{tid}")))
+    }
+
+    fn read_in(folder: &Path) -> Option<Self> {
+        // A name need not be text.
+        let bytes = fs::read(folder.join("stat")).ok()?;
+        Self::parse(&String::from_utf8_lossy(&bytes))
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        // The name may hold anything, parentheses too.
+        let (head, rest) = text.rsplit_once(')')?;
+        let (_, comm) = head.split_once('(')?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+        Some(Self {
+            comm: comm.to_owned(),
+            state: fields.first()?.chars().next()?,
+            parent: Pid(u32::try_from(number(1)?).ok()?),
+            flags: number(6)?,
+            started: number(19)?,
+        })
+    }
+
+    /// Whether both are of one process, whose number cannot tell.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.started == other.started
+    }
+
+    /// Whether its main thread has ended.
+    pub fn is_zombie(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+
+    /// Whether it is a thread of the kernel.
+    pub fn is_kernel(&self) -> bool {
+        self.flags & PF_KTHREAD != 0
+    }
+}
+
+/// The number of a thread in its own, innermost pid namespace.
+pub fn inner_id(pid: Pid, tid: u32) -> Option<u32> {
+    let status = folder(pid.0).join(format!("task/{tid}/status"));
+    let status = fs::read_to_string(status).ok()?;
+    let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
+    line.split_whitespace().last()?.parse().ok()
 }
 
 fn folder(id: u32) -> PathBuf {

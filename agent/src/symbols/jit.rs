@@ -20,7 +20,7 @@ use crate::{
         file,
         id::Pid,
         maps::{Address, Backing, FileId, Mapping, ProcessMap},
-        procfs,
+        procfs::{self, Stat},
     },
     profile::document::FrameDocument,
 };
@@ -120,7 +120,7 @@ impl Jits {
             }
             process.checked_in = batch;
         }
-        let started = started(pid);
+        let started = Stat::read(pid).map(|stat| stat.started);
         if let Some(started) = started
             && self.processes.get(&pid).is_none_or(|process| process.owner.started != started)
         {
@@ -246,13 +246,6 @@ impl Owner {
         let is_fresh = meta.modified().is_ok_and(|modified| modified + SLACK >= self.since);
         meta.is_file() && is_fresh && (meta.uid() == self.user || meta.uid() == 0)
     }
-}
-
-/// When a living process began, in ticks since boot.
-fn started(pid: Pid) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // After the name, which may hold anything, the fields from the third on: this is the 22nd.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Whether a mapped file is named like a jitdump: `jit-PID.dump`.

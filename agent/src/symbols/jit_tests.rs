@@ -136,7 +136,7 @@ fn opened(test: &str, make: impl Fn(&Path, &Path), change: impl Fn(&mut Owner)) 
     fs::create_dir_all(root.join("tmp")).unwrap();
     make(&root.join("tmp/perf-7.map"), &directory.path(""));
     let us = Pid(std::process::id());
-    let mut owner = Owner::of(us, started(us).unwrap()).unwrap();
+    let mut owner = Owner::of(us, Stat::read(us).unwrap().started).unwrap();
     owner.inner = 7;
     change(&mut owner);
     let mut process = Process::new(owner, 0, 0);

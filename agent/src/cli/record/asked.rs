@@ -4,9 +4,9 @@ use std::fs;
 
 use crate::{
     process::{
-        family::{Root, Stat},
+        family::Root,
         id::Pid,
-        procfs::is_alive,
+        procfs::{Stat, is_alive},
     },
     profile::document::RecordedDocument,
 };
