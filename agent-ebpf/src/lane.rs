@@ -413,7 +413,9 @@ unsafe extern "C" fn copy_batch(_index: u32, context: *mut c_void) -> i64 {
     tail.count = filled;
     count_by(Counter::TailMarkersCaptured, filled);
     if !emit::record(tail, Urgency::Now, Counter::LifecycleRingFull) {
-        copying.lost += filled;
+        // What followed would show the daemon a gap, which it counts itself.
+        copying.lost += filled + (copying.end - copying.next);
+        return 1;
     }
     0
 }

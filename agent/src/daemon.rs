@@ -38,6 +38,8 @@ const TOTALS_EVERY: Duration = Duration::from_millis(500);
 const CPUS_EVERY: Duration = Duration::from_secs(1);
 /// How often processes without a segment are looked at again.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// The same where it could not be finished.
+const SWEEP_AGAIN: Duration = Duration::from_secs(1);
 /// The same where new lanes do not announce themselves.
 const SWEEP_EVERY_BLIND: Duration = Duration::from_millis(200);
 
@@ -63,7 +65,7 @@ pub struct Daemon {
     /// The join, with all it has found.
     pub linker: Linker,
     totals_at: Instant,
-    swept_at: Instant,
+    sweep_at: Instant,
     parked: Parked,
     /// Times the threads' totals could not be read.
     totals_unread: u64,
@@ -97,7 +99,7 @@ impl Daemon {
             kernel,
             linker,
             totals_at: now,
-            swept_at: now,
+            sweep_at: now,
             cpus_at: now,
             new_fds: false,
             parked: Parked::default(),
@@ -140,9 +142,14 @@ impl Daemon {
     }
 
     fn sweep(&mut self) -> Result<(), KernelError> {
-        self.swept_at = Instant::now();
+        let every = if self.kernel.has_breadcrumb() { SWEEP_EVERY } else { SWEEP_EVERY_BLIND };
+        self.sweep_at = Instant::now() + every;
         let owners = self.linker.sweep();
-        let Some(snapshots) = self.totals() else { return Ok(()) };
+        let Some(snapshots) = self.totals() else {
+            // The lanes it found are nobody's until then.
+            self.sweep_at = Instant::now() + SWEEP_AGAIN;
+            return Ok(());
+        };
         let (lanes, pids) = self.linker.adopt(&owners, &snapshots);
         self.kernel.add_lanes(&lanes)?;
         self.tell_attached(pids);
@@ -173,8 +180,7 @@ impl Daemon {
 
     /// One round.
     pub fn round(&mut self) -> Result<(), KernelError> {
-        let every = if self.kernel.has_breadcrumb() { SWEEP_EVERY } else { SWEEP_EVERY_BLIND };
-        if self.swept_at.elapsed() >= every {
+        if Instant::now() >= self.sweep_at {
             self.sweep()?;
         }
         // A switch-in is stamped a little before its record is sent: interrupts run in between.

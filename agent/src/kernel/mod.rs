@@ -228,7 +228,8 @@ impl KernelSide {
         let mut map: BpfHashMap<_, u64, T> = map.try_into().map_err(failed)?;
         let parked: Vec<_> = map.iter().filter_map(Result::ok).collect();
         for (serial, _) in &parked {
-            map.remove(serial).map_err(failed)?;
+            // One that is replaced while the map is walked can be seen twice.
+            let _ = map.remove(serial);
         }
         Ok(parked.into_iter().map(|(_, value)| value).collect())
     }

@@ -30,8 +30,8 @@ const MAX_VIRTUAL: usize = MAX_SEGMENTS * abi::LANE_CAP;
 /// Rounds between two tries, at most: some ten seconds.
 const MAX_PAUSE: u64 = 512;
 
-/// The try at which a refusal counts.
-const COUNTED_AT: u32 = 3;
+/// The try at which a refusal counts: half a second after the first.
+const COUNTED_AT: u32 = 6;
 
 /// When a process is asked again for what could not be attached.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ pub(super) struct Retry {
     round: u64,
     /// Rounds from there to the next.
     pause: u64,
-    /// Every marker of it counts, from the first.
+    /// Every marker of it counts, from the first: it was not there before us.
     from_birth: bool,
     /// The last try left something out.
     is_lacking: bool,
@@ -49,19 +49,28 @@ pub(super) struct Retry {
     refused: HashMap<(Address, &'static str), u32>,
 }
 
+// === impl Retry ===
+
+impl Retry {
+    fn of(from_birth: bool) -> Self {
+        Self { from_birth, ..Self::default() }
+    }
+}
+
 // === impl Lanes ===
 
 impl Lanes {
     /// Attaches every segment of `pid` that is not attached yet. `from_birth`: the process was seen
     /// making it, so that every marker counts from the first. Returns whether there is any.
     pub(super) fn attach(&mut self, pid: Pid, from_birth: bool) -> bool {
+        self.asked += 1;
         let Ok(map) = ProcessMap::read(pid) else { return false };
         if let Some(retry) = self.retries.get_mut(&pid) {
             retry.is_lacking = false;
         }
-        for mapping in segments(&map) {
+        for (n, mapping) in segments(&map).enumerate() {
             let known = self.images.get(&pid).map_or(&[][..], |image| &image.segments);
-            if known.len() >= MAX_SEGMENTS {
+            if n >= MAX_SEGMENTS {
                 self.refuse(pid, mapping.start, "segment_too_many", from_birth);
                 break;
             }
@@ -120,8 +129,14 @@ impl Lanes {
                 continue;
             }
             let control = segment.control(number);
-            let tail =
-                if from_birth { 0 } else { control.head.saturating_sub(control.slots() - 1) };
+            // What former owners published before anybody looked is not ours to deliver.
+            let tail = match (from_birth, control.generation.is_multiple_of(2)) {
+                (true, _) => 0,
+                (false, true) => control.head,
+                (false, false) => {
+                    control.first_index.max(control.head.saturating_sub(control.slots() - 1))
+                }
+            };
             self.numbers += 1;
             let id = LaneId(self.numbers);
             let place = Some((index, number));
@@ -141,9 +156,11 @@ impl Lanes {
 
     /// Counts what is wrong with a segment, and asks the process again later.
     fn refuse(&mut self, pid: Pid, address: Address, reason: &'static str, from_birth: bool) {
-        let retry = self.retries.entry(pid).or_default();
+        let retry = self.retries.entry(pid).or_insert_with(|| Retry::of(from_birth));
         retry.is_lacking = true;
-        retry.from_birth |= from_birth;
+        if retry.refused.len() >= 2 * MAX_SEGMENTS {
+            return;
+        }
         let times = retry.refused.entry((address, reason)).or_default();
         *times += 1;
         if *times == COUNTED_AT {
@@ -185,16 +202,15 @@ impl Lanes {
             self.extend_all(pid);
         }
         // Asked already, and to be asked again: not for each lane.
-        let waits = |retry: &Retry| retry.round > self.round;
-        if self.find(pid, address).is_none() && !self.retries.get(&pid).is_some_and(waits) {
-            self.attach(pid, true);
+        let asked = self.retries.get(&pid);
+        let waits = asked.is_some_and(|retry| retry.round > self.round);
+        if self.find(pid, address).is_none() && !waits {
+            self.attach(pid, asked.is_none_or(|retry| retry.from_birth));
         }
         self.find(pid, address).or_else(|| {
-            let id = self.virtual_lane(pid, address, first_index)?;
-            let round = self.round + 1;
-            let retry = Retry { round, from_birth: true, ..Retry::default() };
-            self.retries.entry(pid).or_insert(retry);
-            Some(id)
+            let retry = self.retries.entry(pid).or_insert_with(|| Retry::of(true));
+            retry.round = retry.round.max(self.round + 1);
+            self.virtual_lane(pid, address, first_index)
         })
     }
 

@@ -19,7 +19,10 @@ use std::{
 use agent_ebpf::wire::{self, thread::lane_line};
 use hotspan_lanes::abi::{self, Event};
 
-use crate::process::{id::Pid, maps::Address};
+use crate::{
+    kernel::ktime,
+    process::{id::Pid, maps::Address},
+};
 use attach::Retry;
 use segment::{Control, Segment};
 
@@ -48,8 +51,9 @@ const _: () = assert!(
 
 /// Events kept of a lane that nobody consumes.
 const MAX_QUEUED: usize = 1 << 16;
-/// Rounds a dead image's segment stays mapped: its last markers are drained and named by then.
-const DYING_ROUNDS: u64 = 64;
+/// How long a dead image's segment stays mapped, ns: its last markers are drained, linked (which may wait
+/// a second for what is late) and named by then.
+const DYING_NS: u64 = 1_500_000_000;
 /// A lane that jumps further ahead than this at once does not tell the truth.
 const MAX_JUMP: u64 = 1 << 32;
 
@@ -109,12 +113,14 @@ pub struct Lanes {
     names: HashMap<(usize, u32), String>,
     /// Names the kernel side saved along with markers.
     saved_names: HashMap<(LaneId, u32), String>,
-    /// Segments of images that are gone, and the round after which they are unmapped.
+    /// Segments of images that are gone, and when they are unmapped, ktime.
     dying: VecDeque<(u64, usize)>,
     /// Lanes without a segment of such images, likewise.
     dying_virtual: VecDeque<(u64, LaneId)>,
     /// Processes with lanes that lie in no segment we have: when they are asked again.
     retries: HashMap<Pid, Retry>,
+    /// Times a process was asked what it has mapped.
+    asked: u64,
     round: u64,
     /// Markers seen at the source since attach.
     pub captured: u64,
@@ -155,12 +161,16 @@ impl Lanes {
                 continue;
             }
             let gap = event.index - lane.tail;
+            let Some(tail) = event.index.checked_add(1).filter(|_| gap <= MAX_JUMP) else {
+                *self.refused.entry((pid, "lane_head_jumped_ahead")).or_default() += 1;
+                break;
+            };
             if gap > 0 {
                 *self.lost.entry((pid, "markers_unread")).or_default() += gap;
             }
             self.captured += gap + 1;
             self.in_flight += 1;
-            lane.tail = event.index + 1;
+            lane.tail = tail;
             lane.events.push_back(Queued { event, is_claimed: false });
         }
         self.trim(id);
@@ -168,7 +178,7 @@ impl Lanes {
 
     /// Keeps a name that saved markers refer to.
     pub fn add_name(&mut self, name: &wire::Name) {
-        // The markers it is for follow: a lane that is not known yet begins with them.
+        // The markers it is for came before it; without them it is nobody's.
         if let Some(id) = self.find(Pid(name.tgid), Address(name.va)) {
             let text = || segment::entry_text(&name.entry);
             self.saved_names.entry((id, name.id)).or_insert_with(text);
@@ -269,8 +279,9 @@ impl Lanes {
     /// Ends a round: what was forgotten long enough ago is unmapped.
     pub fn end_round(&mut self) {
         self.round += 1;
+        let now = ktime::now();
         let mut gone = HashSet::new();
-        while self.dying.front().is_some_and(|&(round, _)| round < self.round) {
+        while self.dying.front().is_some_and(|&(end, _)| end < now) {
             if let Some((_, index)) = self.dying.pop_front()
                 && let Some(attached) = self.segments.remove(&index)
             {
@@ -278,7 +289,7 @@ impl Lanes {
                 gone.insert(index);
             }
         }
-        while self.dying_virtual.front().is_some_and(|&(round, _)| round < self.round) {
+        while self.dying_virtual.front().is_some_and(|&(end, _)| end < now) {
             if let Some((_, id)) = self.dying_virtual.pop_front() {
                 if let Some(lane) = self.lanes.remove(&id) {
                     self.forget_events(lane.pid, lane.events.iter());
@@ -354,7 +365,7 @@ impl Lanes {
         }
         self.drain_process(pid);
         let Some(image) = self.images.get_mut(&pid) else { return };
-        let (lanes, end) = (&self.lanes, self.round + DYING_ROUNDS);
+        let (lanes, end) = (&self.lanes, ktime::now() + DYING_NS);
         image.lanes.retain(|_, id| {
             let lane = lanes.get(id);
             let stays = lane.is_some_and(|lane| lane.made_at >= before);
@@ -418,3 +429,6 @@ fn refusals(segment: &Segment) -> impl Iterator<Item = (&'static str, u64)> {
     ];
     counts.into_iter().filter(|(_, n)| *n > 0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ use crate::process::{
     descriptors,
     id::Pid,
     maps::{Address, Mapping},
-    procfs,
+    procfs::{self, Stat},
 };
 
 /// `TMPFS_MAGIC` (include/uapi/linux/magic.h).
@@ -363,28 +363,18 @@ fn check_memory(file: &File) -> Result<(), Refused> {
 /// sees them (pid and time namespaces). One that has no `/proc` does not know when it began (SPEC 1):
 /// its number must do. Nobody inherits a segment; another's must have been passed on purpose.
 fn is_creator(pid: Pid, creator_pid: u32, creator_start: u64) -> bool {
-    let innermost = fs::read_to_string(format!("/proc/{pid}/status")).ok().and_then(|status| {
-        let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
-        line.split_whitespace().last()?.parse::<u32>().ok()
-    });
+    let innermost = procfs::inner_id(pid, pid.0);
     if innermost != Some(creator_pid) {
         return false;
     }
     if creator_start == 0 {
         return true;
     }
-    let Some(start) = start_ticks(pid, pid.0) else {
+    let Some(stat) = Stat::read(pid) else {
         return false;
     };
-    i128::from(start) + i128::from(namespace_offset(pid, "boottime") / 10_000_000)
+    i128::from(stat.started) + i128::from(namespace_offset(pid, "boottime") / 10_000_000)
         == i128::from(creator_start)
-}
-
-/// Start of a thread in clock ticks since boot (`/proc/PID/task/TID/stat` field 22).
-pub fn start_ticks(pid: Pid, tid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
-    // The name in parentheses may hold anything; fields count from the last one.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// What a time namespace adds to a clock of `pid`, ns (`/proc/PID/timens_offsets`).

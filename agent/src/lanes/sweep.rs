@@ -4,8 +4,14 @@ use std::{collections::HashMap, fs};
 
 use agent_ebpf::wire::LaneRef;
 
-use super::{LaneId, Lanes, segment::start_ticks};
-use crate::{kernel::ktime, process::id::Pid};
+use super::{LaneId, Lanes};
+use crate::{
+    kernel::ktime,
+    process::{
+        id::Pid,
+        procfs::{self, Stat},
+    },
+};
 
 /// A living thread that owns a lane older than the agent.
 #[derive(Clone, Copy, Debug)]
@@ -51,13 +57,13 @@ impl Lanes {
             }
             // Its owner may just have died: then somebody else takes the lane, and says so.
             let Some(&tid) = inner.get(&control.owner_tid) else { continue };
-            let Some(start_ticks) = start_ticks(pid, tid) else { continue };
+            let Some(stat) = Stat::of_thread(pid, tid) else { continue };
             owners.push(Owner {
                 tid,
                 lane: id,
                 reference: LaneRef {
                     va: address.0,
-                    start_ticks,
+                    start_ticks: stat.started,
                     generation: control.generation,
                     owner_tid: control.owner_tid,
                 },
@@ -69,23 +75,6 @@ impl Lanes {
 
 /// Threads of `pid`: id in the innermost pid namespace -> id in the initial one.
 fn inner_tids(pid: Pid) -> HashMap<u32, u32> {
-    let mut tids = HashMap::new();
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return tids;
-    };
-    for entry in entries.flatten() {
-        let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")) else {
-            continue;
-        };
-        let inner = status
-            .lines()
-            .find(|line| line.starts_with("NSpid:"))
-            .and_then(|line| line.split_whitespace().last())
-            .and_then(|word| word.parse().ok());
-        tids.insert(inner.unwrap_or(tid), tid);
-    }
-    tids
+    let inner = |tid| procfs::inner_id(pid, tid).map(|inner| (inner, tid));
+    procfs::threads(pid).filter_map(inner).collect()
 }

@@ -191,10 +191,8 @@ fn reasons(agents: &[Agent], store: &StoreHealth, live: &CollectorState) -> Vec<
             let seconds = agent.lag_ns / 1_000_000_000;
             reasons.push(format!("agent on {host} was last heard of {seconds} s ago"));
         }
-        let unseen = |reason: &str| reason.starts_with("segment_") || reason == "lanes_refused";
-        for (reason, n) in agent.loss.iter().filter(|(reason, _)| unseen(reason)) {
-            reasons
-                .push(format!("agent on {host} cannot read what {n} programs publish: {reason}"));
+        for (reason, n) in agent.loss.iter().filter(|(reason, _)| reason.starts_with("segment_")) {
+            reasons.push(format!("agent on {host} cannot read {n} segments of spans: {reason}"));
         }
         for (kind, books) in &agent.conservation {
             // How a walk ended is marked in its stack: nothing that was captured is missing.

@@ -111,7 +111,7 @@ fn meaning(reason: &str) -> &'static str {
         "time_overlapping_ns" => "time two records claimed, counted once",
         "spans_table_full" => "more spans than are kept in memory: record for a shorter time",
         "stacks_table_full" => "more different stacks than are kept in memory",
-        "timers_stopped" => "a CPU came (back) online: no stacks of running time there at first",
+        "timers_stopped" => "seconds in which a CPU had no timer: no stacks of running time there",
         "records_undecoded" => "records of another build: rebuild hotspan",
         "segment_descriptors" => "programs not looked at: raise hotspan's limit of open files",
         "segment_too_many" => "programs with more than 16,384 threads that publish at once",
@@ -126,6 +126,7 @@ fn meaning(reason: &str) -> &'static str {
         "symbol_files_refused" => "programs too large or not ELF",
         "symbol_files_evicted" => "symbol tables dropped and read again, costs time only",
         "symbol_jits_cut" => "processes with more just-in-time code than names are kept",
+        "markers_unclaimed" => "spans of threads whose lane was not known in time",
         reason if reason.starts_with("markers_") => "spans cut short: unknown.markers_lost",
         _ => "see `hotspan doctor` and the README",
     }

@@ -1,0 +1,115 @@
+//! The account of markers: `captured = delivered + in_flight + lost` after every step, and each of them
+//! is what it should be.
+
+use agent_ebpf::wire::{RecordKind, Tail, record::TAIL_EVENTS};
+
+use super::*;
+
+/// Nobody: nothing of it can be attached.
+const PID: Pid = Pid(u32::MAX - 1);
+const LANE: Address = Address(0x7000_0000);
+
+/// Markers `from..to` as the kernel side saves them, at most a record of them.
+fn tail(range: Range<u64>) -> Tail {
+    let mut events = [[0; abi::EVENT_LEN]; TAIL_EVENTS];
+    for (event, index) in events.iter_mut().zip(range.clone()) {
+        event[..8].copy_from_slice(&index.wrapping_add(1).to_le_bytes());
+        event[abi::event::OP] = abi::op::CLEAR;
+    }
+    Tail {
+        kind: RecordKind::Tail as u32,
+        tid: 1,
+        tgid: PID.0,
+        generation: 1,
+        serial: 1,
+        va: LANE.0,
+        first: range.start,
+        count: range.end.wrapping_sub(range.start),
+        at: 1,
+        events,
+    }
+}
+
+fn account(lanes: &Lanes) -> [u64; 4] {
+    let lost = lanes.lost.values().sum();
+    assert_eq!(lanes.captured, lanes.delivered + lanes.in_flight + lost, "{lanes:?}");
+    [lanes.captured, lanes.delivered, lanes.in_flight, lost]
+}
+
+#[test]
+fn each_marker_is_counted_once_and_where_it_is() {
+    let mut lanes = Lanes::default();
+    let lane = lanes.lane_or_virtual(PID, LANE, 0).unwrap();
+    assert_eq!(account(&lanes), [0, 0, 0, 0]);
+    lanes.add_tail(&tail(0..4));
+    assert_eq!(account(&lanes), [4, 0, 4, 0], "saved, nobody's yet");
+    lanes.claim(lane, 1..3);
+    lanes.claim(lane, 1..3);
+    assert_eq!(account(&lanes), [4, 2, 2, 0]);
+    lanes.consume(lane, 2);
+    assert_eq!(account(&lanes), [4, 2, 1, 1], "the first was never claimed");
+    lanes.add_tail(&tail(2..6));
+    assert_eq!(account(&lanes), [6, 2, 3, 1], "two of them are known");
+    lanes.add_tail(&tail(10..12));
+    assert_eq!(account(&lanes), [12, 2, 5, 5], "four were not saved");
+    lanes.unread(lane, 20);
+    lanes.unread(lane, 20);
+    assert_eq!(account(&lanes), [20, 2, 5, 13], "eight more were seen by their number only");
+    lanes.add_tail(&tail(12..14));
+    assert_eq!(account(&lanes), [20, 2, 5, 13], "too late");
+    lanes.give_up();
+    assert_eq!(account(&lanes), [20, 2, 0, 18]);
+}
+
+#[test]
+fn the_first_marker_that_counts_is_the_owners_first() {
+    let mut lanes = Lanes::default();
+    let lane = lanes.lane_or_virtual(PID, LANE, 1000).unwrap();
+    lanes.unread(lane, 1002);
+    assert_eq!(account(&lanes), [2, 0, 0, 2]);
+    // Of a lane nobody was told of what the kernel side could not save is counted there.
+    let mut lanes = Lanes::default();
+    lanes.add_tail(&tail(500..504));
+    assert_eq!(account(&lanes), [4, 0, 4, 0]);
+}
+
+#[test]
+fn numbers_that_cannot_be_are_not_counted() {
+    let mut lanes = Lanes::default();
+    let lane = lanes.lane_or_virtual(PID, LANE, 0).unwrap();
+    lanes.add_tail(&tail(u64::MAX - 2..u64::MAX));
+    lanes.unread(lane, u64::MAX);
+    assert_eq!(account(&lanes), [0, 0, 0, 0]);
+    assert_eq!(lanes.refused.get(&(PID, "lane_head_jumped_ahead")), Some(&1));
+    let mut lanes = Lanes::default();
+    lanes.lane_or_virtual(PID, LANE, u64::MAX - 1).unwrap();
+    lanes.add_tail(&tail(u64::MAX - 1..u64::MAX));
+    assert_eq!(account(&lanes), [1, 0, 1, 0]);
+    // The last number there is has no successor.
+    let mut last = tail(u64::MAX - 1..u64::MAX);
+    last.first = u64::MAX;
+    last.events[0][..8].fill(0);
+    lanes.add_tail(&last);
+    assert_eq!(account(&lanes), [1, 0, 1, 0]);
+}
+
+#[test]
+fn a_process_that_shows_nothing_is_not_asked_for_each_lane() {
+    let mut lanes = Lanes::default();
+    for number in 0..10 {
+        lanes.lane_or_virtual(PID, Address(LANE.0 + number), 0).unwrap();
+    }
+    assert_eq!(lanes.asked, 1);
+    lanes.end_round();
+    lanes.drain();
+    assert_eq!(lanes.asked, 2, "the next round asks again");
+    for _ in 0..100 {
+        lanes.end_round();
+        lanes.drain();
+    }
+    assert!((7..=9).contains(&lanes.asked), "ever less often: {}", lanes.asked);
+    lanes.forget_image(PID, u64::MAX);
+    lanes.end_round();
+    lanes.drain();
+    assert!(lanes.retries.is_empty(), "and never when it is gone");
+}
