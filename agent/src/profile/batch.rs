@@ -281,7 +281,7 @@ impl Counts {
         .into_iter()
     }
 
-    /// What was added since `before`; counts that can shrink (unclaimed markers) never go below.
+    /// What was added since `before`.
     pub fn since(&self, before: &Self) -> Self {
         Self {
             samples: self.samples.saturating_sub(before.samples),
