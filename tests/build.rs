@@ -31,12 +31,12 @@ fn main() {
     println!("cargo::rerun-if-env-changed=CC");
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let truth = compile(&out, "truth_c", "workloads/truth_c", &SOURCES, &[]);
-    println!("cargo::rustc-env=HOTSPAN_TRUTH_C={}", truth.display());
+    println!("cargo::rustc-env=WORKLOAD_TRUTH_C={}", truth.display());
     let folder = "workloads/publishers";
     let publishers = compile(&out, "publishers", folder, &["publishers.c"], &["-static"]);
-    println!("cargo::rustc-env=HOTSPAN_PUBLISHERS={}", publishers.display());
+    println!("cargo::rustc-env=WORKLOAD_PUBLISHERS={}", publishers.display());
     let table = compile(&out, "wait_table", "workloads/wait_table", &WAITS, &["-lrt"]);
-    println!("cargo::rustc-env=HOTSPAN_WAIT_TABLE={}", table.display());
+    println!("cargo::rustc-env=WORKLOAD_WAIT_TABLE={}", table.display());
     unwind::build(&out);
 }
 

@@ -49,7 +49,7 @@ fn every_wait_has_its_state() -> Result<()> {
     let rows = recorder.file("rows");
     let folder = recorder.file("folders");
     fs::create_dir(&folder)?;
-    let program = PathBuf::from(env!("HOTSPAN_WAIT_TABLE"));
+    let program = PathBuf::from(env!("WORKLOAD_WAIT_TABLE"));
     let words: Vec<OsString> = vec![program.into(), rows.clone().into(), folder.into()];
     let recording = recorder.record(words)?;
     let report = recording.report()?;

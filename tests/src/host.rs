@@ -47,12 +47,12 @@ pub fn program(name: &str) -> Result<PathBuf> {
 
 /// The C twin of `truth`.
 pub fn truth_c() -> PathBuf {
-    PathBuf::from(env!("HOTSPAN_TRUTH_C"))
+    PathBuf::from(env!("WORKLOAD_TRUTH_C"))
 }
 
 /// Publishers that are easily overlooked: `tests/workloads/publishers`.
 pub fn publishers() -> PathBuf {
-    PathBuf::from(env!("HOTSPAN_PUBLISHERS"))
+    PathBuf::from(env!("WORKLOAD_PUBLISHERS"))
 }
 
 /// The hotspan under test: `HOTSPAN_BIN`, else the one beside this test, built when absent.

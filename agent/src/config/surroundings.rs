@@ -16,7 +16,7 @@ const PREFIX: &str = "HOTSPAN_";
 /// Names the configuration file.
 pub(super) const CONFIG_VARIABLE: &str = "HOTSPAN_CONFIG";
 /// Variables with that beginning that are no settings: of clients, of publishers, of tests.
-const OTHERS: [&str; 12] = [
+const OTHERS: [&str; 11] = [
     CONFIG_VARIABLE,
     "HOTSPAN_API",
     "HOTSPAN_BIN",
@@ -27,7 +27,6 @@ const OTHERS: [&str; 12] = [
     "HOTSPAN_RING_LOG2",
     "HOTSPAN_SEED",
     "HOTSPAN_TOKEN",
-    "HOTSPAN_TRUTH_C",
     "HOTSPAN_TS",
 ];
 /// Beginning of more of them.
