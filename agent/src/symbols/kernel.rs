@@ -58,13 +58,18 @@ impl KernelNames {
         Some(vec![FrameDocument { name, file: "".into(), line: 0, kind: "kernel" }])
     }
 
+    /// Reads the list, if that was not done yet: while our own programs are loaded, which are on top of
+    /// many stacks. A recording names its stacks when they are gone.
+    pub(super) fn prepare(&mut self) -> Instant {
+        *self.read.get_or_insert_with(|| {
+            self.list = list().unwrap_or_default();
+            Instant::now()
+        })
+    }
+
     /// Reads the list, again if `address` may be younger than it.
     fn refresh(&mut self, address: Address) {
-        let Some(read) = self.read else {
-            self.list = list().unwrap_or_default();
-            self.read = Some(Instant::now());
-            return self.refresh(address);
-        };
+        let read = self.prepare();
         if self.list.image().contains(&address.0) || self.before.contains(&address) {
             return;
         }

@@ -189,6 +189,7 @@ impl Modules {
     /// Opens the files of every code mapping while their process lives.
     pub(super) fn open_all(&mut self, map: &ProcessMap) {
         map.restore();
+        self.kernel.prepare();
         for mapping in map.mappings().iter().filter(|mapping| mapping.executable) {
             if let Backing::File { id, path, .. } = &mapping.backing {
                 self.open(map.pid(), mapping, *id, path);
