@@ -32,6 +32,8 @@ const ROUND: Duration = Duration::from_millis(20);
 const ROUND_WITHOUT_LANES: Duration = Duration::from_millis(200);
 /// A record is in its ring this long after the time it bears.
 const SENT_WITHIN_NS: u64 = 2_000_000;
+/// How long the end waits for the last switch of threads that are gone.
+const LAST_SWITCH: Duration = Duration::from_millis(200);
 /// How often open waits are looked at, so that a thread that does not come back is still shown.
 const TOTALS_EVERY: Duration = Duration::from_millis(500);
 /// How often CPUs are looked at: some may be new, or back.
@@ -251,6 +253,13 @@ impl Daemon {
     }
 
     fn close(&mut self) -> Result<BTreeMap<Counter, u64>, KernelError> {
+        // A process is over when its last thread says so, which is before that thread's last switch.
+        let deadline = Instant::now() + LAST_SWITCH;
+        while self.linker.awaits_exits() && Instant::now() < deadline {
+            self.kernel.begin_round()?;
+            self.drain()?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.kernel.detach()?;
         self.drain()?;
         // Before the accounts are read: what is published later is after the end.
@@ -258,7 +267,7 @@ impl Daemon {
         if let Some(snapshots) = self.totals() {
             self.linker.take_totals(&snapshots, true);
         }
-        self.linker.end();
+        self.linker.end(ktime::now());
         self.kernel.counters()
     }
 

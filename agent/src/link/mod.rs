@@ -19,7 +19,7 @@ use crate::{
         ktime::{self, TscClock},
     },
     lanes::{LaneId, Lanes, Owner, Tally},
-    process::{Processes, comm_text, id::Pid, maps::Address},
+    process::{Processes, comm_text, id::Pid, maps::Address, procfs},
     profile::state::{State, StateTimes},
     unwind::Unwinder,
 };
@@ -388,32 +388,42 @@ impl Linker {
     }
 
     /// The last round: links everything; markers that no thread claimed are lost.
-    pub fn end(&mut self) {
+    pub fn end(&mut self, at: u64) {
         self.link(u64::MAX);
+        self.each_timeline(|timeline, context| timeline.close_unseen(at, context));
+        self.name_causes();
         self.lanes.give_up();
     }
 
-    fn link(&mut self, watermark: u64) {
-        self.clock.calibrate();
+    /// Whether the last switch of a thread that is gone is still to be told: its process was seen to be
+    /// over a moment before it.
+    pub fn awaits_exits(&self) -> bool {
+        self.timelines.values().any(|it| !it.has_ended() && !procfs::is_alive(it.pid))
+    }
+
+    fn each_timeline(&mut self, mut each: impl FnMut(&mut Timeline, &mut Context<'_>)) {
         let counts = &mut self.counts;
         for timeline in self.timelines.values_mut() {
             let pid = timeline.pid;
             let mut count = |name: &'static str, n: u64| {
                 *counts.entry((pid, name)).or_default() += n;
             };
-            timeline.link(
-                watermark,
-                &mut Context {
-                    lanes: &mut self.lanes,
-                    spans: &mut self.spans,
-                    clock: &self.clock,
-                    unnamed: &mut self.unnamed,
-                    sample_ns: self.sample_ns,
-                    recorded: self.processes.in_tree(pid),
-                    count: &mut count,
-                },
-            );
+            let mut context = Context {
+                lanes: &mut self.lanes,
+                spans: &mut self.spans,
+                clock: &self.clock,
+                unnamed: &mut self.unnamed,
+                sample_ns: self.sample_ns,
+                recorded: self.processes.in_tree(pid),
+                count: &mut count,
+            };
+            each(timeline, &mut context);
         }
+    }
+
+    fn link(&mut self, watermark: u64) {
+        self.clock.calibrate();
+        self.each_timeline(|timeline, context| timeline.link(watermark, context));
         let mut needed: HashMap<LaneId, u64> = HashMap::new();
         for (lane, index) in self.timelines.values().flat_map(Timeline::needs) {
             let least = needed.entry(lane).or_insert(index);

@@ -506,6 +506,22 @@ impl Timeline {
         self.finished = true;
     }
 
+    /// Whether its end is known.
+    pub fn has_ended(&self) -> bool {
+        self.finished || self.queue.iter().any(|item| matches!(item, Item::Exit(_)))
+    }
+
+    /// The end of all, and neither an exit nor an account of it was seen: it died as the programs were
+    /// taken out. What it published still counts; which state its last time was of nobody knows.
+    pub fn close_unseen(&mut self, at: u64, context: &mut Context<'_>) {
+        if self.finished || self.position.is_none() {
+            return;
+        }
+        self.slice(at, None, &[0; STATES], 0, false, context);
+        self.deactivate(at, context);
+        self.finished = true;
+    }
+
     fn exit(&mut self, exit: &Exit, context: &mut Context<'_>) {
         let Some(position) = self.position else {
             return;

@@ -266,9 +266,13 @@ impl World {
     }
 
     fn link(&mut self, watermark: u64) {
+        self.with(|timeline, context| timeline.link(watermark, context));
+    }
+
+    fn with(&mut self, act: impl FnOnce(&mut Timeline, &mut Context<'_>)) {
         let counts = &mut self.counts;
-        self.timeline.link(
-            watermark,
+        act(
+            &mut self.timeline,
             &mut Context {
                 lanes: &mut self.lanes,
                 spans: &mut self.spans,
@@ -319,6 +323,13 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 fn play(world: &mut World, acts: &[(Act, bool)], lose_intervals: bool, lose_markers: bool) {
+    begin(world, acts, lose_intervals, lose_markers);
+    world.run(10);
+    world.exit();
+    world.link(u64::MAX);
+}
+
+fn begin(world: &mut World, acts: &[(Act, bool)], lose_intervals: bool, lose_markers: bool) {
     for &(act, lose) in acts {
         match act {
             Act::Run(ns) => world.run(ns),
@@ -331,9 +342,6 @@ fn play(world: &mut World, acts: &[(Act, bool)], lose_intervals: bool, lose_mark
             Act::Round => world.link(world.now),
         }
     }
-    world.run(10);
-    world.exit();
-    world.link(u64::MAX);
 }
 
 fn identities(world: &World) -> Result<(), TestCaseError> {
@@ -347,6 +355,25 @@ fn identities(world: &World) -> Result<(), TestCaseError> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// A thread that dies as the programs are taken out: neither its exit nor an account is seen.
+    #[test]
+    fn an_unseen_end_breaks_no_identity(
+        acts in prop::collection::vec((act(), prop::bool::weighted(0.2)), 1..120),
+        lose in any::<bool>(),
+    ) {
+        let mut world = World::new(true);
+        begin(&mut world, &acts, lose, false);
+        world.run(10);
+        world.link(u64::MAX);
+        let at = world.now + 5;
+        world.with(|timeline, context| timeline.close_unseen(at, context));
+        prop_assert!(world.timeline.finished && world.timeline.active.is_none());
+        identities(&world)?;
+        let truth: u64 = world.truth.values().sum();
+        let got: u64 = world.spans.iter().map(|(_, span)| span.active_ns).sum();
+        prop_assert!(got >= truth && got <= truth + 5, "{got} of {truth}");
+    }
 
     /// Nothing lost: every nanosecond of every span is in the right state of the right span.
     #[test]
