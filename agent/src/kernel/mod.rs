@@ -323,7 +323,20 @@ impl KernelSide {
                 Err(error) => return Err(KernelError::Program("detach", error)),
             }
         }
+        quiesce();
         Ok(())
+    }
+}
+
+/// Waits until no program that was taken out still runs on any CPU: what it captured must be in the rings
+/// before they are read for the last time. Programs run in RCU read-side sections, and this command is
+/// `synchronize_rcu` (kernel/sched/membarrier.c). Refused where CPUs run without ticks: then a record of that
+/// moment may be missing.
+fn quiesce() {
+    // SAFETY: no memory is passed.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if done != 0 {
+        tracing::debug!(error = %io::Error::last_os_error(), "membarrier");
     }
 }
 
