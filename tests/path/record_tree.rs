@@ -117,22 +117,20 @@ fn forks_during_the_attach_are_not_missed() -> Result<()> {
         return Ok(());
     }
     let recorder = Recorder::new()?;
-    let (go, done, up) = (recorder.file("go"), recorder.file("done"), recorder.file("up"));
+    let (go, done) = (recorder.file("go"), recorder.file("done"));
     let pids = recorder.file("pids");
     let server = Server::start(&format!(
         "while [ ! -e {go} ]; do
              sh -c 'echo $$ >> {pids}; exec sleep 1000' &
-             : > {up}
              sleep 0.01
          done
          : > {done}
          sleep 1000; true",
         go = go.display(),
         pids = pids.display(),
-        up = up.display(),
         done = done.display(),
     ))?;
-    ensure!(wait_until(SOON, || up.exists()), "the server does not come up");
+    ensure!(wait_until(SOON, || pids.exists()), "the server does not come up");
     let before = fs::read_to_string(&pids)?.lines().count();
     let recording = recorder.pid(server.pid()).record(until(&go, &done))?;
     let report = recording.report()?;
