@@ -87,7 +87,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         ),
         None => Box::new(io::stdout()),
     };
-    let (files, _) = descriptors::raise();
+    let files = descriptors::raise();
     let symbols = Symbols::spawn().context("cannot start the symbol thread")?;
     super::command::catch_signals();
     let config = Config { hz: arguments.hz, ring_bytes: arguments.ring_bytes, ..Config::default() };

@@ -241,14 +241,12 @@ impl Lanes {
     fn trim(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         let over = lane.events.len().saturating_sub(MAX_QUEUED);
-        let gone: Vec<Queued> = lane.events.drain(..over).collect();
-        let pid = lane.pid;
-        self.forget_events(pid, gone.iter());
+        let (pid, lost) = (lane.pid, unclaimed(lane.events.drain(..over)));
+        self.lose_unclaimed(pid, lost);
     }
 
-    /// Events leave their queue: who was not claimed by then is lost.
-    fn forget_events<'a>(&mut self, pid: Pid, gone: impl Iterator<Item = &'a Queued>) {
-        let unclaimed = gone.filter(|queued| !queued.is_claimed).count() as u64;
+    /// Events left their queue, so many of them unclaimed: these are lost.
+    fn lose_unclaimed(&mut self, pid: Pid, unclaimed: u64) {
         if unclaimed > 0 {
             self.in_flight -= unclaimed;
             *self.lost.entry((pid, "markers_unclaimed")).or_default() += unclaimed;
@@ -269,10 +267,9 @@ impl Lanes {
 
     /// The end: nobody will claim what is still in the queues.
     pub fn give_up(&mut self) {
-        let left = self.lanes.values_mut().map(|lane| (lane.pid, std::mem::take(&mut lane.events)));
-        let left: Vec<_> = left.filter(|(_, events)| !events.is_empty()).collect();
-        for (pid, events) in left {
-            self.forget_events(pid, events.iter());
+        let left = self.lanes.values_mut().map(|lane| (lane.pid, unclaimed(lane.events.drain(..))));
+        for (pid, lost) in left.collect::<Vec<_>>() {
+            self.lose_unclaimed(pid, lost);
         }
     }
 
@@ -292,7 +289,7 @@ impl Lanes {
         while self.dying_virtual.front().is_some_and(|&(end, _)| end < now) {
             if let Some((_, id)) = self.dying_virtual.pop_front() {
                 if let Some(lane) = self.lanes.remove(&id) {
-                    self.forget_events(lane.pid, lane.events.iter());
+                    self.lose_unclaimed(lane.pid, unclaimed(lane.events));
                 }
                 self.saved_names.retain(|(lane, _), _| *lane != id);
             }
@@ -305,7 +302,7 @@ impl Lanes {
             |_: &LaneId, lane: &mut Lane| lane.place.is_some_and(|(at, _)| gone.contains(&at));
         let removed: Vec<Lane> = self.lanes.extract_if(of_gone).map(|(_, lane)| lane).collect();
         for lane in removed {
-            self.forget_events(lane.pid, lane.events.iter());
+            self.lose_unclaimed(lane.pid, unclaimed(lane.events));
         }
         let lanes = &self.lanes;
         self.live.retain(|id| lanes.contains_key(id));
@@ -339,9 +336,8 @@ impl Lanes {
     pub fn consume(&mut self, id: LaneId, index: u64) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         let over = lane.events.partition_point(|queued| queued.event.index < index);
-        let gone: Vec<Queued> = lane.events.drain(..over).collect();
-        let pid = lane.pid;
-        self.forget_events(pid, gone.iter());
+        let (pid, lost) = (lane.pid, unclaimed(lane.events.drain(..over)));
+        self.lose_unclaimed(pid, lost);
     }
 
     /// The name behind an id in the lane's process.
@@ -419,6 +415,11 @@ impl Lanes {
     pub fn first_index(&self, id: LaneId) -> u64 {
         self.control(id).map_or(0, |control| control.first_index)
     }
+}
+
+/// How many of the events nobody claimed.
+fn unclaimed(events: impl IntoIterator<Item = Queued>) -> u64 {
+    events.into_iter().filter(|queued| !queued.is_claimed).count() as u64
 }
 
 /// A publisher's own counts of what it could not publish; they stand in the first segment of a process.

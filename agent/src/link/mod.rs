@@ -9,7 +9,7 @@ pub mod stacks;
 pub mod timeline;
 pub mod window;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use agent_ebpf::wire::{Exit, Phase, Snapshot, State as K};
 
@@ -398,7 +398,10 @@ impl Linker {
     /// Whether the last switch of a thread that is gone is still to be told: its process was seen to be
     /// over a moment before it.
     pub fn awaits_exits(&self) -> bool {
-        self.timelines.values().any(|it| !it.has_ended() && !procfs::is_alive(it.pid))
+        let open = self.timelines.values().filter(|timeline| !timeline.has_ended());
+        // Each process is asked once, however many threads it has.
+        let pids: HashSet<Pid> = open.map(|timeline| timeline.pid).collect();
+        pids.into_iter().any(|pid| !procfs::is_alive(pid))
     }
 
     fn each_timeline(&mut self, mut each: impl FnMut(&mut Timeline, &mut Context<'_>)) {

@@ -15,13 +15,13 @@ const RESERVED_PART: u64 = 4;
 const MOST_RESERVED: u64 = 512;
 
 /// Raises the limit of open files to what this process can get. Returns what it was, for programs
-/// that are started on somebody's behalf, and what it is.
-pub fn raise() -> (libc::rlimit, libc::rlimit) {
+/// that are started on somebody's behalf.
+pub fn raise() -> libc::rlimit {
     let before = limit();
     let raised = libc::rlimit { rlim_cur: before.rlim_max, ..before };
-    // SAFETY: the pointer is to a live rlimit.
-    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0;
-    (before, if done { raised } else { before })
+    // SAFETY: the pointer is to a live rlimit. If it is refused the limit stays, which is no error.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) };
+    before
 }
 
 /// The limit as it is.
