@@ -3,13 +3,8 @@
 //!
 //! Exists only where `cfg(fuzzing)` is set, as cargo-fuzz does.
 
-use std::{
-    fs::File,
-    io::{self, Write as _},
-};
-
 use crate::{
-    process::{elf::Header, file::in_memory},
+    process::{elf::Header, file::in_memory_with},
     symbols, unwind,
 };
 
@@ -20,7 +15,7 @@ pub fn cfi(data: &[u8]) {
 
 /// ELF headers, and the unwind table of a whole file.
 pub fn elf(data: &[u8]) {
-    let Ok(file) = file(data) else { return };
+    let Ok(file) = in_memory_with(data) else { return };
     if let Ok(header) = Header::read(&file) {
         let segments = header.segments(&file).unwrap_or_default();
         let sections = header.sections(&file).unwrap_or_default();
@@ -53,11 +48,4 @@ pub fn gopclntab(data: &[u8]) {
 /// What is done to the copy of a program before blazesym sees it.
 pub fn debug(data: &[u8]) {
     symbols::fuzz::debug(data);
-}
-
-/// A nameless file with this content.
-pub(crate) fn file(content: &[u8]) -> io::Result<File> {
-    let mut file = in_memory()?;
-    file.write_all(content)?;
-    Ok(file)
 }

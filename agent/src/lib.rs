@@ -1,21 +1,26 @@
-//! hotspan: where each span's time went on a Linux host, and who made it wait. The modules in the
-//! order of the data: kernel, process, lanes, unwind, symbols, link, profile, stream, collector, store, web.
+//! hotspan: where each span's time went on a Linux host, and who made it wait. The modules are the
+//! floors of a house, the upper ones first: each may use those below it, none those above
+//! (`cargo xtask layers` checks it).
 
+pub mod app;
 pub mod cli;
 pub mod collector;
 mod config;
-pub mod daemon;
-#[cfg(fuzzing)]
-pub mod fuzz;
-mod heap;
+mod contexts;
+pub mod document;
 pub mod kernel;
-mod lanes;
 mod link;
+pub mod model;
+pub mod naming;
 pub mod process;
-pub mod profile;
-mod profiler;
 pub mod store;
 pub mod stream;
 mod symbols;
 pub mod unwind;
 mod web;
+pub mod wire;
+
+mod heap;
+
+#[cfg(fuzzing)]
+pub mod fuzz;

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use hotspan::{
-    profile::batch::{Counts, KindAccount},
+    model::batch::{Counts, KindAccount},
     stream::{
         client::{self, ClientError, ClientSettings, Farewell, Timing},
         queue::Queue,

@@ -4,9 +4,9 @@
 
 use std::{collections::HashMap, hash::Hash};
 
-use hotspan::profile::{
-    batch::{Batch, SampleRow, Stack},
-    document::FrameDocument,
+use hotspan::model::{
+    batch::{Batch, SampleRow},
+    frame::{Frame, Stack},
     state::State,
 };
 use prost::Message;
@@ -178,7 +178,7 @@ type Index<K> = HashMap<K, i32>;
 struct Tables {
     told: Dictionary,
     strings: Index<String>,
-    locations: Index<FrameDocument>,
+    locations: Index<Frame>,
     functions: Index<(i32, i32)>,
     stacks: Index<Stack>,
     links: Index<([u8; 16], [u8; 8])>,
@@ -328,12 +328,12 @@ impl Tables {
         })
     }
 
-    fn location(&mut self, frame: &FrameDocument) -> i32 {
+    fn location(&mut self, frame: &Frame) -> i32 {
         if let Some(&known) = self.locations.get(frame) {
             return known;
         }
         let (name, file) = (self.string(&frame.name), self.string(&frame.file));
-        let kind = self.attribute("profile.frame.type", frame.kind.into());
+        let kind = self.attribute("profile.frame.type", frame.kind.key().into());
         let functions = &mut self.told.functions;
         let function_index = index(&mut self.functions, (name, file), || {
             functions.push(Function { name_strindex: name, filename_strindex: file });

@@ -4,9 +4,9 @@
 
 use std::collections::HashMap;
 
-use hotspan::profile::{
-    batch::{Batch, Stack},
-    document::FrameDocument,
+use hotspan::model::{
+    batch::Batch,
+    frame::{Frame, Stack},
     state::State,
 };
 use prost::Message;
@@ -105,7 +105,7 @@ struct Function {
 struct Tables {
     profile: Profile,
     strings: HashMap<String, i64>,
-    locations: HashMap<FrameDocument, u64>,
+    locations: HashMap<Frame, u64>,
     functions: HashMap<(i64, i64), u64>,
 }
 
@@ -179,7 +179,7 @@ impl Tables {
         index
     }
 
-    fn location(&mut self, frame: &FrameDocument) -> u64 {
+    fn location(&mut self, frame: &Frame) -> u64 {
         if let Some(&known) = self.locations.get(frame) {
             return known;
         }

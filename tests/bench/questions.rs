@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use hotspan::{
-    profile::state::State,
-    store::{Reader, Sort, SpanFilter},
+    model::state::State,
+    store::{Sort, SpanFilter, sqlite::Reader},
 };
 use hotspan_tests::service::Place;
 

@@ -11,11 +11,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use hotspan::{
-    collector::{
-        self, Limits, Settings,
-        entry::{Body, Entry, Sink, SinkError},
-    },
-    profile::batch::Batch,
+    collector::{self, Limits, Settings},
+    model::batch::Batch,
+    store::{Body, Entry, Sink, SinkError},
 };
 use hotspan_tests::{
     host::{self, wait_until},

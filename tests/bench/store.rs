@@ -8,9 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use hotspan::{
-    profile::account::ProcessKey,
-    store::{Body, Entry, Settings, Store},
+use hotspan::store::{
+    Body, Entry,
+    account::ProcessKey,
+    sqlite::{Settings, Store},
 };
 use hotspan_tests::service::Place;
 use rusqlite::{Connection, OpenFlags};

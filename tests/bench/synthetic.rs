@@ -4,12 +4,12 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use hotspan::profile::{
+use hotspan::model::{
     batch::{
-        Batch, Cause, CauseKind, Counts, ProcessIdentity, Run, SampleRow, SpanName, SpanPart,
-        Stack, TotalRow, WaitRow,
+        Batch, Counts, ProcessIdentity, Run, SampleRow, SpanName, SpanPart, TotalRow, WaitRow,
     },
-    document::FrameDocument,
+    cause::{Cause, CauseKind},
+    frame::{Frame, FrameKind, Stack},
     state::{State, StateTimes},
 };
 
@@ -262,7 +262,7 @@ impl Host {
         // New inner frames on known outer ones.
         let new = 1 + self.random.below(8) as usize;
         let known = stack.len().saturating_sub(new);
-        let mut frames: Vec<FrameDocument> =
+        let mut frames: Vec<Frame> =
             (0..new).map(|_| function(service.into(), self.random.below(FUNCTIONS))).collect();
         frames.extend_from_slice(&stack[stack.len() - known..]);
         frames.into()
@@ -282,7 +282,7 @@ impl Host {
                 });
                 let is_rival = of.is_none() && self.random.below(2) == 0;
                 let cause = Cause {
-                    kind: if is_rival { CauseKind::Rival } else { CauseKind::Waker },
+                    kind: if is_rival { CauseKind::Preemptor } else { CauseKind::Waker },
                     name: format!("worker-{}", thread % 50).into(),
                     pid: batch.processes[(thread % PROCESSES) as usize].pid,
                     tid: tid(thread),
@@ -295,14 +295,14 @@ impl Host {
     }
 }
 
-fn function(service: u64, number: u64) -> FrameDocument {
+fn function(service: u64, number: u64) -> Frame {
     let (name, file, line) = names::function(service * FUNCTIONS + number);
-    FrameDocument { name: name.into(), file: file.into(), line, kind: "native" }
+    Frame { name: name.into(), file: file.into(), line, kind: FrameKind::Native }
 }
 
 /// Stacks of one service: each shares the outer frames of an earlier one, as those of programs do.
 fn stacks(random: &mut Random, service: u64, count: usize) -> Vec<Stack> {
-    let mut stacks: Vec<Vec<FrameDocument>> = Vec::with_capacity(count);
+    let mut stacks: Vec<Vec<Frame>> = Vec::with_capacity(count);
     for _ in 0..count {
         // Outermost first until all are made.
         let mut frames = match stacks.len() as u64 {
@@ -317,7 +317,7 @@ fn stacks(random: &mut Random, service: u64, count: usize) -> Vec<Stack> {
         while frames.len() < depth {
             let mut frame = function(service, random.zipf(FUNCTIONS));
             if frames.len() + 3 >= depth && random.below(2) == 0 {
-                frame.kind = "kernel";
+                frame.kind = FrameKind::Kernel;
             }
             frames.push(frame);
         }

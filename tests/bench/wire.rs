@@ -5,10 +5,7 @@ use std::{io::Write as _, time::Duration};
 
 use anyhow::Result;
 use flate2::{Compression, write::GzEncoder};
-use hotspan::{
-    profile::batch::Batch,
-    stream::{encode::Encoder, queue::Queue},
-};
+use hotspan::{model::batch::Batch, stream::queue::Queue, wire::encode::Encoder};
 use hotspan_ingest::v1::{self, agent_frame::Frame};
 use prost::Message as _;
 

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use hotspan::{
-    daemon::{Daemon, Reported},
+    app::daemon::{Daemon, Reported},
     kernel::{Config, btf::Btf},
-    process::id::Pid,
+    model::id::Pid,
 };
 use hotspan_tests::host::{self, Verified};
 

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::render::plain;
-use crate::profile::document::SpanDocument;
+use crate::document::span::SpanDocument;
 
 /// An answer may be as large as a list of the longest kind.
 const LARGEST: u64 = 1 << 30;
@@ -140,6 +140,10 @@ impl Endpoint {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "api_tests.rs"]
+mod api_tests;
 
 #[cfg(test)]
 mod tests {

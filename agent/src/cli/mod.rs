@@ -19,7 +19,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
-use crate::{config, heap, profile::state::State};
+use crate::{config, heap, model::state::State};
 
 /// Says where each span's time went on this host, and who made it wait.
 #[derive(Debug, Parser)]

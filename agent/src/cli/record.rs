@@ -16,12 +16,16 @@ use std::{
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 
-use super::{command::Running, doctor, render};
+use super::{command::Running, render};
 use crate::{
-    daemon::{self, Daemon, Reported, Root},
+    app::{
+        self,
+        daemon::{self, Daemon, Reported, Root},
+    },
+    document::{report::Reporter, span::Report},
     kernel::{Config, ktime},
-    process::{descriptors, id::Pid},
-    profile::{document::Report, report::Reporter},
+    model::id::Pid,
+    process::descriptors,
     symbols::Symbols,
 };
 use asked::Asked;
@@ -72,7 +76,7 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
 
 /// Runs the command under the agent. The exit code is the command's.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    if let Some(reason) = doctor::refuse_reason() {
+    if let Some(reason) = app::doctor::refuse_reason() {
         bail!(reason);
     }
     let asked: Result<Vec<Asked>, _> = arguments.pids.iter().copied().map(Asked::find).collect();

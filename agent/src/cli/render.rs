@@ -17,7 +17,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
 };
 
-use crate::profile::document::{RecordedDocument, Report, SpanDocument};
+use crate::document::span::{RecordedDocument, Report, SpanDocument};
 use table::Row;
 use text::{Line, Paint};
 

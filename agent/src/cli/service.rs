@@ -1,38 +1,16 @@
-//! `hotspan run`, `hotspan agent` and `hotspan collector`: the life of a service.
-//!
-//! ```text
-//! settings ─► log ─► listen, open the store ─► attach ─► ready ... signal ─► drain ─► end
-//!                    (run, collector)          (run, agent)
-//! ```
-//! The main thread drains and joins; a small runtime streams, stores and answers. In `run` the two
-//! halves talk over loopback, the same way as two hosts.
-
-mod agent;
-mod bridge;
-mod serving;
-mod stop;
-mod token;
+//! `hotspan run`, `hotspan agent` and `hotspan collector` on the command line.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
-    sync::Arc,
-    time::Duration,
 };
 
-use anyhow::{Context as _, bail};
-
-use super::{doctor, log};
+use super::log;
 use crate::{
-    config::{self, CommandKind, Flags, Kind, Settings, Surroundings},
+    app,
+    config::{self, Flags, Kind, Surroundings},
     process::descriptors,
 };
-use agent::Agent;
-use serving::Serving;
-use stop::Stop;
-
-/// Everything that is not yet stored when a service is told to end must be by then.
-const DRAIN: Duration = Duration::from_secs(2);
 
 /// Runs until a signal, the end of `--duration`, or an error that only a human can mend.
 pub fn run<K: Kind>(flags: &Flags<K>) -> anyhow::Result<ExitCode> {
@@ -46,79 +24,6 @@ pub fn run<K: Kind>(flags: &Flags<K>) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     descriptors::raise();
-    serve(&settings)?;
+    app::service::serve(&settings)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn serve(settings: &Settings) -> anyhow::Result<()> {
-    let records = settings.command != CommandKind::Collector;
-    if records && let Some(reason) = doctor::refuse_reason() {
-        bail!(reason);
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("hotspan-io")
-        .enable_all()
-        .build()
-        .context("cannot start threads")?;
-    let stop = Arc::new(Stop::new(runtime.handle(), settings.duration.value)?);
-    let serving = match settings.command {
-        CommandKind::Agent => None,
-        CommandKind::Run | CommandKind::Collector => Some(Serving::start(settings, &runtime)?),
-    };
-    let outcome = if records {
-        Agent::prepare(settings, serving.as_ref()).and_then(|agent| {
-            agent.run(&runtime, &stop, || ready(settings, serving.as_ref(), &stop, &runtime))
-        })
-    } else {
-        ready(settings, serving.as_ref(), &stop, &runtime);
-        while !stop.is_set() {
-            stop.alive();
-            std::thread::park_timeout(Duration::from_millis(200));
-        }
-        Ok(())
-    };
-    // A failure to say so changes nothing.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    if let Some(serving) = serving
-        && !runtime.block_on(serving.stop(DRAIN))
-    {
-        tracing::warn!("not everything was stored in time; agents keep what was not");
-    }
-    runtime.shutdown_timeout(Duration::from_millis(100));
-    outcome
-}
-
-/// Tells whoever waits that the service is up.
-fn ready(
-    settings: &Settings,
-    serving: Option<&Serving>,
-    stop: &Arc<Stop>,
-    runtime: &tokio::runtime::Runtime,
-) {
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::debug!(%error, "the service manager was not told");
-    }
-    stop.watch_over(runtime.handle());
-    if !io::stderr().is_terminal() {
-        return;
-    }
-    match serving {
-        None => eprintln!("hotspan: streams this host to {}", settings.collector.value),
-        Some(serving) if settings.command == CommandKind::Run => {
-            eprintln!("hotspan: profiles this host; Ctrl-C ends it");
-            if let Some(web) = serving.web() {
-                eprintln!(
-                    "hotspan: answers at http://{web}; in another terminal: hotspan spans --sort \
-                     slowest"
-                );
-            }
-        }
-        Some(serving) => {
-            eprintln!("hotspan: takes agents at {}; Ctrl-C ends it", serving.ingest);
-            if let Some(web) = serving.web() {
-                eprintln!("hotspan: answers at http://{web}");
-            }
-        }
-    }
 }

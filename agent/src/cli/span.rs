@@ -16,7 +16,10 @@ use super::{
     render::{self, span as view},
     states, written,
 };
-use crate::profile::{assemble::Scope, document::SpanDocument, state::State};
+use crate::{
+    document::{assemble::Scope, span::SpanDocument},
+    model::state::State,
+};
 
 /// What help ends with.
 pub const EXAMPLES: &str = "\

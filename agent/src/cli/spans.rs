@@ -15,7 +15,7 @@ use super::{
     render::{self, list},
     states, written,
 };
-use crate::profile::{document::SpanDocument, state::State};
+use crate::{document::span::SpanDocument, model::state::State};
 
 /// What help ends with.
 pub const EXAMPLES: &str = "\

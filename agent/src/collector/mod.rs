@@ -9,16 +9,11 @@
 //! order; whatever comes in, memory is bounded: by credit per stream, by a budget over all of them,
 //! by limits in the decoder. Everything that comes in is hostile, a token or not.
 
-mod books;
 mod connections;
-mod decode;
-mod dictionary;
-pub mod entry;
 mod ingest;
 mod refusal;
 mod session;
 pub mod sessions;
-mod violation;
 pub mod writer;
 
 use std::{
@@ -38,8 +33,8 @@ use tokio::{
 };
 use tonic::{codec::CompressionEncoding, transport::Server};
 
+use crate::store::Sink;
 use connections::Connections;
-use entry::Sink;
 use ingest::IngestService;
 pub use session::AGENT_FORGOT;
 use session::Shared;

@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use hotspan_ingest::MAX_FRAME;
 use tonic::{Code, Status};
 
-use super::violation::Violation;
+use crate::wire::violation::Violation;
 
 /// The end of a stream by the collector.
 #[derive(Debug, thiserror::Error)]

@@ -21,20 +21,22 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::{Status, Streaming};
 
 use super::{
-    books::decode_gap,
     connections::Peer,
-    decode::Decoder,
-    entry::{Body, Entry},
     refusal::Refusal,
     sessions::{Claim, Sessions},
-    violation::Violation,
     writer::{Acked, Submission, Writer},
 };
 use crate::{
-    profile::batch::{Counts, Gap, Run},
-    stream::{
+    model::{
+        batch::{Counts, Gap, Run},
+        clock::unix_now_ns,
+    },
+    store::{Body, Entry},
+    wire::{
+        decode::Decoder,
+        decode_account::decode_gap,
         size::{self, GAP_BYTES},
-        status::unix_now_ns,
+        violation::Violation,
     },
 };
 
@@ -270,7 +272,7 @@ impl Welcomed<'_> {
         Ok((from == self.expected).then_some(body))
     }
 
-    fn decode(&mut self, batch: &v1::Batch) -> Result<crate::profile::batch::Batch, Violation> {
+    fn decode(&mut self, batch: &v1::Batch) -> Result<crate::model::batch::Batch, Violation> {
         let decoded = self.decoder.batch(batch)?;
         self.progress.cut_strings.fetch_add(self.decoder.take_cut_strings(), Relaxed);
         Ok(decoded)

@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::refusal::Refusal;
-use crate::{profile::batch::Run, stream::status::unix_now_ns};
+use crate::model::{batch::Run, clock::unix_now_ns};
 
 /// The live sessions and what was refused.
 #[derive(Debug, Default)]

@@ -19,7 +19,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
-use super::entry::{Entry, Sink, SinkError};
+use crate::store::{Entry, Sink, SinkError};
 
 /// What one append takes at most, by estimate.
 const GROUP_BYTES: usize = 8 << 20;

@@ -4,8 +4,9 @@ use tokio::{runtime::Runtime, time::timeout};
 
 use super::*;
 use crate::{
-    collector::{entry::Body, tests::MemorySink},
-    stream::fixture::{numbered, run},
+    collector::tests::MemorySink,
+    store::Body,
+    wire::fixture::{numbered, run},
 };
 
 fn submit(writer: &Writer, sequence: u64, acks: &Arc<watch::Sender<Acked>>) {

@@ -17,11 +17,12 @@ use super::{
     totals,
 };
 use crate::{
-    process::{comm_text, id::Pid},
-    profile::{
+    model::{
         batch::{Counts, ProcessIdentity},
+        id::Pid,
         state::StateTimes,
     },
+    process::comm_text,
 };
 
 /// A process whose threads only wait is told this often.
@@ -135,7 +136,7 @@ impl Memory {
         let mut told = Vec::new();
         self.processes.retain(|_, process| {
             let running = agent_ebpf::wire::State::Running;
-            let ran = process.states.get(crate::profile::state::State::Kernel(running)) > 0;
+            let ran = process.states.get(crate::model::state::State::Kernel(running)) > 0;
             if !all && !ran && now < process.from.saturating_add(QUIET_NS) {
                 return true;
             }
@@ -233,7 +234,7 @@ impl Linker {
     }
 }
 
-fn fold(tally: &mut crate::lanes::Tally) {
+fn fold(tally: &mut crate::contexts::lanes::Tally) {
     let mut folded: BTreeMap<(Pid, &'static str), u64> = BTreeMap::new();
     for ((_, reason), n) in std::mem::take(tally) {
         *folded.entry((Pid(0), reason)).or_default() += n;

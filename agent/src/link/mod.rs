@@ -14,13 +14,16 @@ use std::collections::{HashMap, HashSet};
 use agent_ebpf::wire::{Exit, Phase, Snapshot, State as K};
 
 use crate::{
+    contexts::lanes::{LaneId, Lanes, Owner, Tally},
     kernel::{
         Record,
         ktime::{self, TscClock},
     },
-    lanes::{LaneId, Lanes, Owner, Tally},
-    process::{Processes, comm_text, id::Pid, maps::Address, procfs},
-    profile::state::{State, StateTimes},
+    model::{
+        id::Pid,
+        state::{State, StateTimes},
+    },
+    process::{Processes, comm_text, maps::Address, procfs},
     unwind::Unwinder,
 };
 use flush::Memory;

@@ -8,7 +8,7 @@ use agent_ebpf::wire::{
 };
 
 use super::window::Composition;
-use crate::profile::state::State;
+use crate::model::state::State;
 
 /// The state behind an index of a record; unresolved for one this build does not know.
 pub fn kernel_state(index: u8) -> State {

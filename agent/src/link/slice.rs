@@ -8,7 +8,10 @@ use super::{
     timeline::{Active, Context, HISTORY, Timeline, Turn},
     window::{Composition, place},
 };
-use crate::{kernel::ktime::TscClock, process::id::Pid, profile::state::State};
+use crate::{
+    kernel::ktime::TscClock,
+    model::{id::Pid, state::State},
+};
 
 impl Timeline {
     /// Links the slice from the present position to `end`: its markers cut it, its composition is

@@ -5,9 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use crate::{
-    process::id::Pid,
-    profile::state::{State, StateTimes},
+use crate::model::{
+    id::Pid,
+    state::{State, StateTimes},
 };
 
 /// A span's identity.
@@ -51,7 +51,7 @@ pub enum CauseKind {
     /// The thread that ended the wait.
     Waker,
     /// The thread that had the CPU.
-    Rival,
+    Preemptor,
     /// An interrupt ended the wait: nobody to name.
     Interrupt,
     /// Only the system call is known.

@@ -11,10 +11,8 @@ use agent_ebpf::{
 use super::Linker;
 use crate::{
     kernel::{StackCopy, StackDefinition},
-    process::{
-        id::Pid,
-        maps::{Address, ProcessMap},
-    },
+    model::id::Pid,
+    process::maps::{Address, ProcessMap},
     unwind::Late,
 };
 

@@ -22,10 +22,9 @@ use super::{
     window::{Checkpoint, Composition},
 };
 use crate::{
+    contexts::lanes::{LaneId, Lanes},
     kernel::ktime::TscClock,
-    lanes::{LaneId, Lanes},
-    process::id::Pid,
-    profile::state::State,
+    model::{id::Pid, state::State},
 };
 
 /// Which span was current after each of the last markers: for causes named by other threads.
@@ -422,7 +421,7 @@ impl Timeline {
             let ready =
                 matches!(state, State::Kernel(K::ReadyWakeup | K::ReadyPreempted | K::Throttled));
             let (kind, tid, pid, head_plus_one) = if ready {
-                (CauseKind::Rival, interval.rival_tid, interval.rival_tgid, 0)
+                (CauseKind::Preemptor, interval.rival_tid, interval.rival_tgid, 0)
             } else if interval.flags & WAKER_IRQ != 0 {
                 (CauseKind::Interrupt, 0, 0, 0)
             } else if interval.waker_tid != 0 {

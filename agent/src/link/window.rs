@@ -9,7 +9,7 @@
 //! A marker's index says in which window, and between which checkpoints, it was published; its
 //! timestamp only says where inside. So clocks can shift a cut, never move it to another window.
 
-use crate::profile::state::State;
+use crate::model::state::State;
 
 /// Nanoseconds by state of a window; the sum is its length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,8 @@ use std::{
     fs,
 };
 
-use super::{id::Pid, procfs::Stat};
+use super::procfs::Stat;
+use crate::model::id::Pid;
 
 /// A process to record, and whom with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

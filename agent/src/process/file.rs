@@ -29,10 +29,10 @@ use thiserror::Error;
 
 use super::{
     descriptors,
-    id::Pid,
     maps::{Address, FileId, Mapping},
     procfs,
 };
+use crate::model::id::Pid;
 
 /// Larger files are not read: their addresses stay `module+0xoffset`.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -279,6 +279,14 @@ pub fn in_memory() -> io::Result<File> {
     // SAFETY:
     // - the kernel just returned this descriptor to us, nobody else owns it.
     Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// The same with this content.
+#[cfg(fuzzing)]
+pub(crate) fn in_memory_with(content: &[u8]) -> io::Result<File> {
+    let mut file = in_memory()?;
+    std::io::Write::write_all(&mut file, content)?;
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::*;
-use crate::{
-    process::maps::{Address, Backing},
-    symbols::fixture::{Directory, NOBODY, map_of},
+use crate::process::{
+    fixture::{Directory, NOBODY, map_of},
+    maps::{Address, Backing},
 };
 
 /// Opens what `map_of(path)` says is mapped.

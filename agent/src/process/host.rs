@@ -4,21 +4,20 @@ use std::{fs, io::Read as _};
 
 use anyhow::Context as _;
 
-use crate::profile::batch::Run;
+use crate::model::{batch::Run, clock::unix_now_ns};
 
 /// A run of an agent that begins now.
 pub fn new_run() -> anyhow::Result<Run> {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .context("cannot read the boot id: is /proc mounted?")?;
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     Ok(Run {
         id: random().context("cannot read /dev/urandom")?,
         boot_id: boot_id.trim().to_owned(),
         host: host.trim().to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
-        started_unix_ns: now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)),
+        started_unix_ns: unix_now_ns(),
     })
 }
 

@@ -17,8 +17,8 @@ use std::{
 
 use thiserror::Error;
 
-use super::{id::Pid, moved, procfs};
-use crate::kernel::ktime;
+use super::{moved, procfs};
+use crate::{kernel::ktime, model::id::Pid};
 
 /// Bytes read of one process's maps.
 const MAX_BYTES: u64 = 16 << 20;

@@ -6,9 +6,10 @@ pub mod descriptors;
 pub mod elf;
 pub mod family;
 pub mod file;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod gopclntab;
 pub mod host;
-pub mod id;
 pub mod maps;
 mod moved;
 pub mod packed;
@@ -21,10 +22,8 @@ use std::{
     sync::Arc,
 };
 
-use id::Pid;
+use crate::model::{batch::ProcessIdentity, id::Pid};
 use maps::{Address, ProcessMap};
-
-use crate::profile::batch::ProcessIdentity;
 
 /// One process.
 #[derive(Clone, Debug, Default)]

@@ -12,10 +12,10 @@ use std::{collections::HashMap, fs::File, ops::Range, os::unix::fs::FileExt as _
 use super::{
     elf::{Header, PT_LOAD, Segment},
     file,
-    id::Pid,
     maps::{Address, Backing, FileOffset, Mapping},
     procfs,
 };
+use crate::model::id::Pid;
 
 /// Pieces that are asked about when a map is read: compilers at run time make thousands that are no text.
 const MAX_ASKED: usize = 32;

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::id::Pid;
+use crate::model::id::Pid;
 
 /// Threads asked in place of a main thread; any that is not just ending answers.
 const MAX_ASKED: usize = 16;

@@ -5,9 +5,9 @@ use std::{fs::File, io, os::unix::fs::FileExt as _};
 
 use super::{
     file,
-    id::Pid,
     maps::{Backing, ProcessMap},
 };
+use crate::model::id::Pid;
 
 /// No vDSO is larger.
 const MAX_BYTES: u64 = 1 << 20;

@@ -30,9 +30,9 @@ use tonic::{
 use super::{
     connection::{Conversation, Ended},
     queue::Queue,
-    status::{ClientStatus, unix_now_ns},
+    status::ClientStatus,
 };
-use crate::profile::batch::Run;
+use crate::model::{batch::Run, clock::unix_now_ns};
 
 /// Key of the gap that stands for a batch the collector will never take.
 pub const COLLECTOR_REFUSED: &str = "collector_refused";

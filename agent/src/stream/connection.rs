@@ -17,13 +17,12 @@ use tokio::{
 };
 use tonic::{Code, Status, Streaming};
 
-use super::{
-    client::ClientSettings,
-    encode::Encoder,
-    queue::Queue,
-    status::{ClientStatus, unix_now_ns},
+use super::{client::ClientSettings, queue::Queue, status::ClientStatus};
+use crate::{
+    kernel::ktime,
+    model::{batch::Run, clock::unix_now_ns},
+    wire::encode::Encoder,
 };
-use crate::{kernel::ktime, profile::batch::Run};
 
 /// Key of the gap that stands for a batch that fits no frame.
 pub const FRAME_TOO_LARGE: &str = "frame_too_large";

@@ -12,14 +12,6 @@
 //! was sent and not acknowledged is kept, for the collector may have it.
 
 pub mod client;
-pub mod codes;
 mod connection;
-mod dictionary;
-pub mod encode;
 pub mod queue;
-pub mod size;
-mod split;
 pub mod status;
-
-#[cfg(test)]
-pub(crate) mod fixture;

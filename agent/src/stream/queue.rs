@@ -14,11 +14,18 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{
-    size::{self, GAP_BYTES},
-    split,
+use crate::wire::item::Content;
+use crate::wire::item::Item;
+use crate::{
+    model::{
+        batch::{Batch, Counts, Gap},
+        frame::Stack,
+    },
+    wire::{
+        size::{self, GAP_BYTES},
+        split,
+    },
 };
-use crate::profile::batch::{Batch, Counts, Gap, Stack};
 
 /// Given up because the queue had no room.
 pub const QUEUE_FULL: &str = "queue_full";
@@ -64,26 +71,6 @@ pub struct Dropped {
     pub batches: u64,
     /// What they held.
     pub counts: Counts,
-}
-
-/// A sequence, or those of a gap, to be sent.
-#[derive(Clone, Debug)]
-pub struct Item {
-    /// Sequences, both included.
-    pub from_sequence: u64,
-    /// See `from_sequence`.
-    pub to_sequence: u64,
-    /// What has them.
-    pub content: Content,
-}
-
-/// What has a sequence.
-#[derive(Clone, Debug)]
-pub enum Content {
-    /// A flush, or a piece of one.
-    Batch(Arc<Batch>),
-    /// Flushes that were given up.
-    Gap(Gap),
 }
 
 #[derive(Debug)]

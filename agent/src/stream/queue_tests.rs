@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::stream::fixture::{Load, Random, numbered, resolved, stack, wild};
+use crate::wire::fixture::{Load, Random, numbered, resolved, stack, wild};
+use crate::wire::item::Content;
 
 fn minus(counts: &Counts, other: &Counts) -> Counts {
     Counts {
@@ -180,7 +181,7 @@ fn large_batches_are_cut_and_lose_nothing() {
     assert_eq!(spans, whole.spans.iter().collect::<Vec<_>>());
     // Each row with what it refers to, in any order.
     let samples = |batch: &Batch| -> Vec<String> {
-        let line = |row: &crate::profile::batch::SampleRow| {
+        let line = |row: &crate::model::batch::SampleRow| {
             let span = row.span.map(|span| batch.spans[span as usize].span_id);
             let stack = row.stack.map(|stack| batch.stacks[stack as usize].as_ptr());
             format!("{} {} {:?} {span:?} {stack:?}", row.at, row.tid, row.state)

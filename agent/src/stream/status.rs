@@ -1,9 +1,7 @@
 //! What health says about the client: one writer, any number of readers.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use crate::wire::item::Repaired;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Shared by the client and who asks for health.
 #[derive(Debug, Default)]
@@ -38,17 +36,6 @@ pub struct ClientHealth {
     pub repaired: Repaired,
 }
 
-/// What the encoder left out or cut: not in the batch's own counts, so it is told here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Repaired {
-    /// Strings cut to `codes::MAX_STRING`.
-    pub strings: u64,
-    /// Stacks cut to `codes::MAX_DEPTH`.
-    pub stacks: u64,
-    /// Rows that referred to nothing in their own batch: left out.
-    pub rows: u64,
-}
-
 // === impl ClientStatus ===
 
 impl ClientStatus {
@@ -64,20 +51,4 @@ impl ClientStatus {
     fn lock(&self) -> MutexGuard<'_, ClientHealth> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-// === impl Repaired ===
-
-impl Repaired {
-    pub(super) fn add(&mut self, other: Self) {
-        self.strings += other.strings;
-        self.stacks += other.stacks;
-        self.rows += other.rows;
-    }
-}
-
-/// Unix time now, ns.
-pub fn unix_now_ns() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

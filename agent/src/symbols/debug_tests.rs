@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::*;
+use crate::process::fixture::Directory;
 use crate::{
     process::{
         debug_file::{DEBUG_DIRECTORY, DebugLink, by_link, checksum},

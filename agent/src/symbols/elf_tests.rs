@@ -5,7 +5,7 @@ use std::{fs, io::Write as _};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{process::file, symbols::fixture::Directory};
+use crate::process::{file, fixture::Directory};
 
 #[test]
 fn a_debug_link_is_a_plain_name_and_a_checksum() {

@@ -8,13 +8,11 @@ use super::{
     jitdump::JitDump,
     perf_map::PerfMap,
 };
-use crate::{
-    fuzz::file,
-    process::{
-        elf::{Header, Section, Sections},
-        gopclntab::GoTable,
-        maps::FileOffset,
-    },
+use crate::process::{
+    elf::{Header, Section, Sections},
+    file::in_memory_with,
+    gopclntab::GoTable,
+    maps::FileOffset,
 };
 
 /// Bytes that compressed sections may unpack to.
@@ -24,7 +22,7 @@ const ROOM: u64 = 4 << 20;
 fn twice(data: &[u8], update: impl FnOnce(&File, &mut dyn FnMut())) {
     let Some((&first, content)) = data.split_first() else { return };
     let (first, rest) = content.split_at(content.len() * usize::from(first) / 255);
-    let Ok(written) = file(first) else { return };
+    let Ok(written) = in_memory_with(first) else { return };
     let Ok(read) = written.try_clone() else { return };
     let mut written = written;
     update(&read, &mut || {
@@ -69,7 +67,7 @@ pub(crate) fn jitdump(data: &[u8]) {
 /// A table, and the questions of the first bytes. Behind the table come the sections that complete it.
 pub(crate) fn gopclntab(data: &[u8]) {
     let Some((&[low, high, cut], content)) = data.split_first_chunk() else { return };
-    let Ok(copy) = file(content) else { return };
+    let Ok(copy) = in_memory_with(content) else { return };
     let bytes = content.len() as u64;
     let cut = bytes * u64::from(cut) / 255;
     let section = |name: &[u8], offset: u64, bytes: u64| Section {
@@ -96,7 +94,9 @@ pub(crate) fn gopclntab(data: &[u8]) {
 
 /// A whole program.
 pub(crate) fn debug(data: &[u8]) {
-    let Some(copy) = file(data).ok().and_then(|file| Elf::copy(&file).ok()) else { return };
+    let Some(copy) = in_memory_with(data).ok().and_then(|file| Elf::copy(&file).ok()) else {
+        return;
+    };
     assert_eq!(copy.metadata().map_or(0, |meta| meta.len()), data.len() as u64);
     let Ok(elf) = Elf::disarm(&copy, ROOM) else { return };
     let bytes = copy.metadata().map_or(0, |meta| meta.len());

@@ -3,7 +3,10 @@
 use std::fs::File;
 
 use super::{elf::ImageAddress, names::tame};
-use crate::{process::gopclntab::GoTable, profile::document::FrameDocument};
+use crate::{
+    model::frame::{Frame, FrameKind},
+    process::gopclntab::GoTable,
+};
 
 /// Of a function: before the table of its places, which begins with these.
 const FUNCTION_118: u64 = 40;
@@ -13,7 +16,7 @@ const INLINED: u64 = 2;
 
 impl GoTable {
     /// The function at `address`.
-    pub(super) fn frame(&self, copy: &File, address: ImageAddress) -> Option<FrameDocument> {
+    pub(super) fn frame(&self, copy: &File, address: ImageAddress) -> Option<Frame> {
         let place = address.0.checked_sub(self.text)?;
         // The last function that begins there or before; the one behind the last is the end.
         let begin = |index: u64| self.u32(copy, self.table, index.checked_mul(8)?).map(u64::from);
@@ -57,7 +60,7 @@ impl GoTable {
             Some((self.text_at(copy, self.files, file.into())?, line))
         };
         let (file, line) = source().filter(|_| !is_inlined).unwrap_or_default();
-        Some(FrameDocument { name: name.into(), file: tame(&file).into(), line, kind: "native" })
+        Some(Frame { name: name.into(), file: tame(&file).into(), line, kind: FrameKind::Native })
     }
 }
 

@@ -11,12 +11,13 @@ use std::{
 };
 
 use super::*;
+use crate::process::fixture::Directory;
 use crate::{
+    model::id::Pid,
     process::{
         elf::{Header, read},
         file,
         gopclntab::HEADER,
-        id::Pid,
         maps::ProcessMap,
     },
     symbols::{FrameAddress, Symbols, elf::Elf, fixture::*},

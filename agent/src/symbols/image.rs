@@ -12,16 +12,15 @@ use std::{
 use super::{
     debug::DebugFile,
     elf::{Elf, ImageAddress},
-    module::unnamed,
     names::{Broken, Names},
     plt::Callee,
 };
 use crate::{
+    model::frame::{Frame, FrameKind},
     process::{
         file::{self, MAX_FILE_BYTES},
         maps::FileOffset,
     },
-    profile::document::FrameDocument,
 };
 
 /// Sections of debug information are unpacked up to this size, whole.
@@ -40,7 +39,7 @@ pub(super) struct Image {
     debug: Option<DebugFile>,
     /// Of all copies.
     pub(super) bytes: u64,
-    pub(super) names: HashMap<FileOffset, Arc<[FrameDocument]>>,
+    pub(super) names: HashMap<FileOffset, Arc<[Frame]>>,
     /// When blazesym was last asked; none while it holds nothing of the file.
     pub(super) asked: Option<Instant>,
     /// How often it was made to forget it.
@@ -78,7 +77,7 @@ impl Image {
         &mut self,
         names: &mut Names,
         offset: FileOffset,
-    ) -> Result<Option<Arc<[FrameDocument]>>, Broken> {
+    ) -> Result<Option<Arc<[Frame]>>, Broken> {
         if let Some(frames) = self.names.get(&offset) {
             return Ok((!frames.is_empty()).then(|| Arc::clone(frames)));
         }
@@ -86,7 +85,7 @@ impl Image {
         let stub = self.stub(names, address)?;
         let known = if stub.is_some() { stub } else { self.known(names, address)? };
         let go = || self.elf.go.as_ref()?.frame(&self.copy, address);
-        let frames: Arc<[FrameDocument]> = match known {
+        let frames: Arc<[Frame]> = match known {
             Some(mut frames) => {
                 // With symbols but without debug information Go still knows the line.
                 if let [frame] = &mut *frames
@@ -109,7 +108,7 @@ impl Image {
         &mut self,
         names: &mut Names,
         address: ImageAddress,
-    ) -> Result<Option<Vec<FrameDocument>>, Broken> {
+    ) -> Result<Option<Vec<Frame>>, Broken> {
         self.asked = Some(Instant::now());
         let debug = self.debug.as_ref().map(|debug| &debug.path);
         for path in debug.into_iter().chain([&self.path]) {
@@ -126,7 +125,7 @@ impl Image {
         &mut self,
         names: &mut Names,
         address: ImageAddress,
-    ) -> Result<Option<Vec<FrameDocument>>, Broken> {
+    ) -> Result<Option<Vec<Frame>>, Broken> {
         let callee = self.elf.plt.as_ref().and_then(|plt| plt.callee(&self.copy, address));
         let function = match callee {
             Some(Callee::Named(name)) => Some(names.readable(&String::from_utf8_lossy(&name))?),
@@ -136,7 +135,8 @@ impl Image {
             }
             None => None,
         };
-        Ok(function.map(|function| vec![unnamed(format!("{function}@plt"), "native")]))
+        Ok(function
+            .map(|function| vec![Frame::named(format!("{function}@plt"), FrameKind::Native)]))
     }
 
     /// Has blazesym forget the file when it was not asked for long enough: the names found stay, and

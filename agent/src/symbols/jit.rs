@@ -16,13 +16,15 @@ use std::{
 
 use super::{Counters, code_map::CodeMap, jitdump::JitDump, perf_map::PerfMap};
 use crate::{
+    model::{
+        frame::{Frame, FrameKind},
+        id::Pid,
+    },
     process::{
         file,
-        id::Pid,
         maps::{Address, Backing, FileId, Mapping, ProcessMap},
         procfs::{self, Stat},
     },
-    profile::document::FrameDocument,
 };
 
 /// Processes remembered, with or without such code.
@@ -96,15 +98,15 @@ impl Jits {
     }
 
     /// The code at `address`.
-    pub(super) fn at(&mut self, map: &ProcessMap, address: Address) -> Option<FrameDocument> {
+    pub(super) fn at(&mut self, map: &ProcessMap, address: Address) -> Option<Frame> {
         self.update(map);
         let process = self.processes.get(&map.pid())?;
         let (name, line) = process.dumped.at(address.0).or_else(|| process.mapped.at(address.0))?;
-        Some(FrameDocument {
+        Some(Frame {
             name: Arc::clone(name),
             file: line.map(|line| Arc::clone(&line.file)).unwrap_or_default(),
             line: line.map_or(0, |line| line.line),
-            kind: "native",
+            kind: FrameKind::Native,
         })
     }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::*;
+use crate::process::fixture::Directory;
 use crate::symbols::{FrameAddress, Symbols, fixture::*};
 
 /// Code at a fixed place, before `main`, told of in a perf map.
@@ -50,7 +51,7 @@ fn perf_map(pid: Pid) -> Removed {
 
 fn names(symbols: &Symbols, map: &Arc<ProcessMap>, frames: &[FrameAddress]) -> Vec<String> {
     let found = symbols.resolve(vec![request(map, frames)]);
-    found[0].iter().map(|frame| format!("{} {}", frame.name, frame.kind)).collect()
+    found[0].iter().map(|frame| format!("{} {}", frame.name, frame.kind.key())).collect()
 }
 
 #[test]

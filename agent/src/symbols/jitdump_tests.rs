@@ -5,7 +5,7 @@ use std::{fs, io::Write as _, path::PathBuf};
 use proptest::prelude::*;
 
 use super::*;
-use crate::symbols::fixture::Directory;
+use crate::process::fixture::Directory;
 
 fn words(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()

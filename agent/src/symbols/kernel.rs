@@ -16,7 +16,11 @@ use super::{
     readable::readable,
     texts::Texts,
 };
-use crate::{kernel::programs, process::maps::Address, profile::document::FrameDocument};
+use crate::{
+    kernel::programs,
+    model::frame::{Frame, FrameKind},
+    process::maps::Address,
+};
 
 /// Kernel code is in the upper half; what kallsyms lists below are per-CPU offsets.
 const KERNEL_START: u64 = 1 << 63;
@@ -48,14 +52,14 @@ impl KernelNames {
     }
 
     /// The function at `address`.
-    pub(super) fn at(&mut self, address: Address) -> Option<Vec<FrameDocument>> {
+    pub(super) fn at(&mut self, address: Address) -> Option<Vec<Frame>> {
         if address.0 < KERNEL_START {
             return None;
         }
         self.refresh(address);
         let name = self.list.at(address.0)?;
         let name = self.texts.tame(&readable(name));
-        Some(vec![FrameDocument { name, file: "".into(), line: 0, kind: "kernel" }])
+        Some(vec![Frame { name, file: "".into(), line: 0, kind: FrameKind::Kernel }])
     }
 
     /// Reads the list, if that was not done yet: while our own programs are loaded, which are on top of

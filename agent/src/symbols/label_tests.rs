@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, fs, path::Path, process::Command, sync::Arc};
 
-use super::{Counters, FrameDocument, fixture::*, module::*};
+use super::{Counters, Frame, module::*};
+use crate::process::fixture::Directory;
+use crate::process::fixture::NOBODY;
+use crate::process::fixture::map_of;
 use crate::process::{
     elf::Header,
     maps::{Address, Backing, FileOffset},
@@ -45,7 +48,7 @@ impl Asker {
         let Backing::File { id, path, .. } = &mapping.backing else { panic!("{mapping:?}") };
         self.0.begin_batch();
         let frames = self.0.user(NOBODY, mapping, (*id, path), FileOffset(at))?;
-        frames.last().map(|frame: &FrameDocument| frame.name.to_string())
+        frames.last().map(|frame: &Frame| frame.name.to_string())
     }
 }
 

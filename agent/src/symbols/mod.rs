@@ -18,13 +18,13 @@ use std::{
 };
 
 use crate::{
-    process::{
+    model::{
+        frame::{Frame, FrameKind},
         id::Pid,
-        maps::{Address, Backing, FileId, ProcessMap},
     },
-    profile::document::FrameDocument,
+    process::maps::{Address, Backing, FileId, ProcessMap},
 };
-use module::{Bounds, Modules, fallback, unnamed};
+use module::{Bounds, Modules, fallback};
 
 mod code_map;
 mod debug;
@@ -102,7 +102,7 @@ pub struct Counters {
 
 enum Job {
     Open(Arc<ProcessMap>),
-    Resolve { requests: Arc<[Request]>, answer: SyncSender<Vec<Vec<FrameDocument>>> },
+    Resolve { requests: Arc<[Request]>, answer: SyncSender<Vec<Vec<Frame>>> },
 }
 
 /// The symbol thread, as its users see it. It ends when this is dropped.
@@ -188,7 +188,7 @@ impl Symbols {
 
     /// Names every address, in order: one list of frames per request. One address may give several
     /// frames, those of kind `inlined` before the function they are inlined into. Blocks.
-    pub fn resolve(&self, requests: Vec<Request>) -> Vec<Vec<FrameDocument>> {
+    pub fn resolve(&self, requests: Vec<Request>) -> Vec<Vec<Frame>> {
         let requests: Arc<[Request]> = requests.into();
         let (answer, answered) = sync_channel(1);
         let job = Job::Resolve { requests: Arc::clone(&requests), answer };
@@ -244,12 +244,7 @@ fn serve(queue: &Receiver<Job>, mut modules: Modules, counters: &Counters) {
 // === impl Request ===
 
 impl Request {
-    fn resolve(
-        &self,
-        modules: &mut Modules,
-        counters: &Counters,
-        deadline: Instant,
-    ) -> Vec<FrameDocument> {
+    fn resolve(&self, modules: &mut Modules, counters: &Counters, deadline: Instant) -> Vec<Frame> {
         if let Some(map) = &self.map {
             map.restore();
         }
@@ -279,12 +274,7 @@ impl Request {
     }
 
     /// Adds the frames at this address; false if there is no name for it.
-    fn name(
-        &self,
-        frame: FrameAddress,
-        modules: &mut Modules,
-        frames: &mut Vec<FrameDocument>,
-    ) -> bool {
+    fn name(&self, frame: FrameAddress, modules: &mut Modules, frames: &mut Vec<Frame>) -> bool {
         let address = frame.for_lookup();
         if self.space == Space::Kernel {
             return modules.kernel(address).map(|found| frames.extend(found)).is_some();
@@ -318,15 +308,15 @@ impl Request {
     }
 
     /// The frame of an address that has no name.
-    fn placeholder(&self, frame: FrameAddress, id: Option<&str>) -> FrameDocument {
+    fn placeholder(&self, frame: FrameAddress, id: Option<&str>) -> Frame {
         let address = frame.for_lookup();
         if self.space == Space::Kernel {
-            return unnamed(format!("[kernel {:#x}]", address.0), "kernel");
+            return Frame::named(format!("[kernel {:#x}]", address.0), FrameKind::Kernel);
         }
         let mapping = self.map.as_ref().and_then(|map| map.lookup(address));
         match mapping.map(|mapping| (&mapping.backing, mapping.file_offset(address))) {
             Some((Backing::File { path, .. }, Some(offset))) => fallback(path, offset, id),
-            _ => unnamed(format!("[unresolved {:#x}]", address.0), "native"),
+            _ => Frame::named(format!("[unresolved {:#x}]", address.0), FrameKind::Native),
         }
     }
 }

@@ -25,15 +25,17 @@ use super::{
     names::{Broken, Names, tame},
 };
 use crate::{
+    model::{
+        frame::{Frame, FrameKind},
+        id::{Pid, hex},
+    },
     process::{
         descriptors,
         elf::{Header, build_id},
         file::{self, Version},
-        id::Pid,
         maps::{Address, Backing, FileId, FileOffset, Mapping, ProcessMap},
         vdso,
     },
-    profile::{assemble::hex, document::FrameDocument},
 };
 
 /// Upper bounds of what is kept, and of how long it may take.
@@ -153,17 +155,17 @@ impl Modules {
     }
 
     /// The kernel function at `address`.
-    pub(super) fn kernel(&mut self, address: Address) -> Option<Vec<FrameDocument>> {
+    pub(super) fn kernel(&mut self, address: Address) -> Option<Vec<Frame>> {
         self.kernel.at(address)
     }
 
     /// The code that a process of its own made at `address`.
-    pub(super) fn jit(&mut self, map: &ProcessMap, address: Address) -> Option<FrameDocument> {
+    pub(super) fn jit(&mut self, map: &ProcessMap, address: Address) -> Option<Frame> {
         self.jits.at(map, address)
     }
 
     /// The function of the vDSO, mapped as `mapping`, at `address`.
-    pub(super) fn vdso(&mut self, mapping: &Mapping, address: Address) -> FrameDocument {
+    pub(super) fn vdso(&mut self, mapping: &Mapping, address: Address) -> Frame {
         let offset = FileOffset(address.0.saturating_sub(mapping.start.0));
         let bytes = mapping.end.0 - mapping.start.0;
         // That of a 32-bit process is another.
@@ -175,8 +177,10 @@ impl Modules {
         match found.ok().flatten().as_deref() {
             // On x86-64 each function has a second name without this, and blazesym picks either.
             Some([.., function]) if function.name.starts_with("__") => function.clone(),
-            Some([.., function]) => unnamed(format!("__vdso_{}", function.name), "native"),
-            _ => unnamed(format!("[vdso]+{:#x}", offset.0), "native"),
+            Some([.., function]) => {
+                Frame::named(format!("__vdso_{}", function.name), FrameKind::Native)
+            }
+            _ => Frame::named(format!("[vdso]+{:#x}", offset.0), FrameKind::Native),
         }
     }
 
@@ -205,7 +209,7 @@ impl Modules {
         mapping: &Mapping,
         (id, path): (FileId, &Path),
         offset: FileOffset,
-    ) -> Option<Arc<[FrameDocument]>> {
+    ) -> Option<Arc<[Frame]>> {
         if !self.open(pid, mapping, id, path) {
             return None;
         }
@@ -354,15 +358,10 @@ fn shown_id(file: &File) -> Option<String> {
 }
 
 /// The frame of an address without a name: the file, the position in it, and which build it is.
-pub(super) fn fallback(path: &Path, offset: FileOffset, id: Option<&str>) -> FrameDocument {
+pub(super) fn fallback(path: &Path, offset: FileOffset, id: Option<&str>) -> Frame {
     let module = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let id = id.map(|id| format!(" [{id}]")).unwrap_or_default();
-    unnamed(format!("{}+{:#x}{id}", tame(&module), offset.0), "native")
-}
-
-/// A frame that has nothing but a name.
-pub(super) fn unnamed(name: String, kind: &'static str) -> FrameDocument {
-    FrameDocument { name: name.into(), file: "".into(), line: 0, kind }
+    Frame::named(format!("{}+{:#x}{id}", tame(&module), offset.0), FrameKind::Native)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use blazesym::symbolize::{
 };
 
 use super::{elf::ImageAddress, readable::readable, texts::Texts};
-use crate::profile::document::FrameDocument;
+use crate::model::frame::{Frame, FrameKind};
 
 /// Characters kept of a name or path. C++ templates run to many thousands.
 pub(super) const MAX_TEXT: usize = 1024;
@@ -35,7 +35,7 @@ pub(super) struct Names {
 #[derive(Debug)]
 struct Found {
     /// The functions, innermost first.
-    frames: Vec<FrameDocument>,
+    frames: Vec<Frame>,
     /// The symbol has no size and begins here.
     label: Option<u64>,
 }
@@ -61,7 +61,7 @@ impl Names {
         path: &Path,
         address: ImageAddress,
         code: &[Range<u64>],
-    ) -> Result<Option<Vec<FrameDocument>>, Broken> {
+    ) -> Result<Option<Vec<Frame>>, Broken> {
         let debug = Elf::new(path);
         let plain = Source::Elf(Elf { debug_syms: false, ..debug.clone() });
         let found = self.functions(&Source::Elf(debug), &plain, address, code)?;
@@ -88,7 +88,7 @@ impl Names {
         plain: &Source<'_>,
         address: ImageAddress,
         code: &[Range<u64>],
-    ) -> Result<Option<Vec<FrameDocument>>, Broken> {
+    ) -> Result<Option<Vec<Frame>>, Broken> {
         let found = self.ask(source, address, found)?;
         let Some(Found { mut frames, label }) = found else { return Ok(None) };
         if let Some(start) = label {
@@ -197,8 +197,9 @@ fn found(sym: &Sym<'_>, texts: &mut Texts) -> Option<Found> {
         return None;
     }
     let inlined = sym.inlined.iter().rev();
-    let inlined = inlined.map(|function| (&function.name, function.code_info.as_ref(), "inlined"));
-    let frames = inlined.chain([(&sym.name, sym.code_info.as_deref(), "native")]);
+    let inlined =
+        inlined.map(|function| (&function.name, function.code_info.as_ref(), FrameKind::Inlined));
+    let frames = inlined.chain([(&sym.name, sym.code_info.as_deref(), FrameKind::Native)]);
     let frames = frames.map(|(name, code, kind)| frame(texts, name, code, kind)).collect();
     // A function of debug information with several ranges (its cold part lies elsewhere) comes without
     // begin and size (blazesym `RangeAttributes::bounds`): the address was found to be in one of them.
@@ -234,13 +235,8 @@ fn is_longer_form(symbol: &str, short: &str) -> bool {
         })
 }
 
-fn frame(
-    texts: &mut Texts,
-    name: &str,
-    code: Option<&CodeInfo<'_>>,
-    kind: &'static str,
-) -> FrameDocument {
-    FrameDocument {
+fn frame(texts: &mut Texts, name: &str, code: Option<&CodeInfo<'_>>, kind: FrameKind) -> Frame {
+    Frame {
         name: texts.tame(&readable(name)),
         file: code.map(|code| texts.tame(&code.to_path().to_string_lossy())).unwrap_or_default(),
         line: code.and_then(|code| code.line).unwrap_or(0),
@@ -262,10 +258,12 @@ pub(super) fn tame(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::{
-        elf::Header,
-        id::Pid,
-        maps::{Address, ProcessMap},
+    use crate::{
+        model::id::Pid,
+        process::{
+            elf::Header,
+            maps::{Address, ProcessMap},
+        },
     };
 
     #[test]

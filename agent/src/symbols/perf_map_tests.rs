@@ -5,7 +5,7 @@ use std::{fs, io::Write as _};
 use proptest::prelude::*;
 
 use super::*;
-use crate::symbols::fixture::Directory;
+use crate::process::fixture::Directory;
 
 struct Fixture {
     path: std::path::PathBuf,

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use super::*;
 use crate::{
-    process::elf::Header,
-    symbols::{elf::Elf, fixture::Directory},
+    process::{elf::Header, fixture::Directory},
+    symbols::elf::Elf,
 };
 
 /// Calls in every form a linker makes: `strtol` only, `labs` whose address is taken as well, and what is

@@ -4,6 +4,8 @@ use std::{fs, process};
 
 use super::{fixture::*, *};
 use crate::process::elf::Header;
+use crate::process::fixture::Directory;
+use crate::process::fixture::map_of;
 
 fn own_map() -> Arc<ProcessMap> {
     Arc::new(ProcessMap::read(Pid(process::id())).unwrap())
@@ -14,11 +16,11 @@ fn symbols() -> Symbols {
 }
 
 /// Name, kind, and file name with line of every frame.
-fn lines(frames: &[FrameDocument]) -> Vec<String> {
-    let file = |frame: &FrameDocument| frame.file.rsplit('/').next().unwrap_or_default().to_owned();
+fn lines(frames: &[Frame]) -> Vec<String> {
+    let file = |frame: &Frame| frame.file.rsplit('/').next().unwrap_or_default().to_owned();
     frames
         .iter()
-        .map(|frame| format!("{} {} {}:{}", frame.name, frame.kind, file(frame), frame.line))
+        .map(|frame| format!("{} {} {}:{}", frame.name, frame.kind.key(), file(frame), frame.line))
         .collect()
 }
 
@@ -38,7 +40,7 @@ fn our_own_function_has_name_file_and_line() {
     assert!(frame.name.ends_with("symbols::tests::landmark"), "{frame:?}");
     assert!(frame.file.ends_with("symbols/tests.rs"), "{frame:?}");
     assert!((line - 1..=line).contains(&frame.line), "{frame:?}");
-    assert_eq!(frame.kind, "native");
+    assert_eq!(frame.kind, FrameKind::Native);
 }
 
 #[test]

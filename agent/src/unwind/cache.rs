@@ -158,7 +158,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Table> {
 #[cfg(test)]
 mod tests {
     use super::{super::table::Builder, *};
-    use crate::symbols::fixture::Directory;
+    use crate::process::fixture::Directory;
 
     fn table(rows: u64) -> Table {
         let mut builder = Builder::default();

@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, fs, os::unix::fs::FileExt as _, path::PathBuf, 
 
 use super::*;
 use crate::{
-    process::{elf::Header, file},
-    symbols::fixture::Directory,
+    process::{elf::Header, file, fixture::Directory},
     unwind::cfi::{self, Kind},
 };
 

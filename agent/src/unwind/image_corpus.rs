@@ -8,13 +8,13 @@ use std::{
 
 use agent_ebpf::unwind::Machine;
 
-use crate::{
-    process::elf::{PF_X, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, SHT_NOBITS, Section, Segment},
-    symbols::fixture::Directory,
-    unwind::cfi::{
-        Kind,
-        build::{SECTION, Writer},
-    },
+use super::cfi::{
+    Kind,
+    build::{SECTION, Writer},
+};
+use crate::process::{
+    elf::{PF_X, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, SHT_NOBITS, Section, Segment},
+    fixture::Directory,
 };
 
 /// What must come of a file.

@@ -14,7 +14,7 @@ use std::{
 use agent_ebpf::unwind::table::CHUNK_WORDS;
 
 use super::*;
-use crate::symbols::fixture::Directory;
+use crate::process::fixture::Directory;
 use corpus::{ALL, Outcome};
 
 #[path = "image_corpus.rs"]

@@ -38,7 +38,8 @@ use agent_ebpf::unwind::Stop;
 
 use crate::{
     kernel::{StackCopy, tables::Tables as Maps},
-    process::{id::Pid, maps::ProcessMap},
+    model::id::Pid,
+    process::maps::ProcessMap,
 };
 pub use late::Late;
 

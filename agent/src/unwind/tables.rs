@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     kernel::tables::{Tables as Maps, TablesError},
-    process::id::Pid,
+    model::id::Pid,
 };
 
 /// One mapping of a process, as a slab has it.

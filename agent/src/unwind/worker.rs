@@ -25,9 +25,9 @@ use super::{
 };
 use crate::{
     kernel::tables::{Tables as Maps, TablesError},
+    model::id::Pid,
     process::{
         file::{self, Version},
-        id::Pid,
         maps::{Address, Backing, FileId, Mapping, ProcessMap},
         vdso,
     },

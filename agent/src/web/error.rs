@@ -7,8 +7,8 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{json, source::SourceError};
-use crate::profile::document::SpanSummary;
+use super::json;
+use crate::{document::span::SpanSummary, store::SourceError};
 
 /// An answer that is not the one asked for.
 #[derive(Debug)]

@@ -20,15 +20,14 @@ use axum::{
 use serde::Serialize;
 
 use super::{
-    App,
-    error::ApiError,
-    json,
-    parameters::Parameters,
-    source::{CollectorState, RunRecord, StoreHealth},
-    spans::written,
+    App, error::ApiError, json, live::CollectorState, parameters::Parameters, spans::written,
     unix_now,
 };
-use crate::{collector::AGENT_FORGOT, profile::assemble::hex};
+use crate::{
+    collector::AGENT_FORGOT,
+    model::id::hex,
+    store::{RunRecord, StoreHealth},
+};
 
 /// An open run that has not been heard of for this long is worth a look.
 const UNHEARD_NS: u64 = 10_000_000_000;
@@ -297,7 +296,7 @@ fn owned(numbers: &BTreeMap<Arc<str>, u64>) -> BTreeMap<String, u64> {
 
 impl Store {
     fn of(store: StoreHealth) -> Self {
-        let told = |part: super::source::SetAside| SetAside {
+        let told = |part: crate::store::SetAside| SetAside {
             file: part.file,
             reason: part.reason,
             unix_ns: part.unix_ns,
@@ -317,7 +316,7 @@ impl Store {
 
 impl Collector {
     fn of(live: CollectorState) -> Self {
-        let told = |session: super::source::Session| Session {
+        let told = |session: super::live::Session| Session {
             run_id: hex(&session.run_id),
             peer: session.peer,
             connected_unix_ns: session.connected_unix_ns,

@@ -20,9 +20,9 @@ use super::{
     error::ApiError,
     health::{Agent, Health},
     parameters::Parameters,
-    source::StoreHealth,
     unix_now,
 };
+use crate::store::StoreHealth;
 
 /// `/metrics`
 pub(super) async fn answer(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ApiError> {

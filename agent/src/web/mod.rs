@@ -27,20 +27,19 @@ use tokio::{
     time::timeout,
 };
 
+use crate::{model::clock::unix_now_ns as unix_now, store::Source};
 use connection::{CONNECTIONS, Limited, SILENCE};
 use error::ApiError;
+use live::Live;
 use parameters::Parameters;
-use source::{Live, Source};
-
-use crate::stream::status::unix_now_ns as unix_now;
 
 mod connection;
 mod error;
 mod guard;
 mod health;
+pub mod live;
 mod metrics;
 mod parameters;
-pub mod source;
 mod spans;
 
 /// Requests that ask the store at once.
@@ -212,4 +211,4 @@ impl Server {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,18 +12,14 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{
-    App,
-    error::ApiError,
-    json,
-    parameters::Parameters,
-    source::{Sort, Source, SourceError, SpanFilter},
-};
-use crate::profile::{
-    account::SpanAccount,
-    assemble::{Family, Scope, hex},
-    document::{SpanDocument, SpanSummary},
-    state::State as SpanState,
+use super::{App, error::ApiError, json, parameters::Parameters};
+use crate::{
+    document::{
+        assemble::{Family, Scope},
+        span::{SpanDocument, SpanSummary},
+    },
+    model::{id::hex, state::State as SpanState},
+    store::{Sort, Source, SourceError, SpanFilter, account::SpanAccount},
 };
 
 const LIMIT: usize = 100;

@@ -14,17 +14,16 @@ use memory::{Memory, Sessions};
 
 mod admission;
 mod books;
-mod client;
 mod limits;
-mod memory;
+pub(crate) mod memory;
 mod routes;
-mod shop;
+pub(crate) mod shop;
 
 /// A served API.
-struct Api {
+pub(crate) struct Api {
     runtime: tokio::runtime::Runtime,
     server: Option<Server>,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 /// One answer.
@@ -38,11 +37,11 @@ struct Answer {
 // === impl Api ===
 
 impl Api {
-    fn new(memory: Memory) -> Self {
+    pub(crate) fn new(memory: Memory) -> Self {
         Self::with(memory, Settings { version: "1.2.3".to_owned(), ..Settings::default() })
     }
 
-    fn with(memory: Memory, settings: Settings) -> Self {
+    pub(crate) fn with(memory: Memory, settings: Settings) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use hotspan::{
-    daemon::{Daemon, Outcome, Reported, SeenStack, raise_priority},
+    app::daemon::{Daemon, Outcome, Reported, SeenStack, raise_priority},
     kernel::Config,
     unwind::Counters,
 };

@@ -11,9 +11,9 @@ use std::{
 use agent_ebpf::unwind::Stop;
 use anyhow::{Context as _, Result, ensure};
 use hotspan::{
-    daemon::{Daemon, Outcome, Reported, SeenStack},
+    app::daemon::{Daemon, Outcome, Reported, SeenStack},
     kernel::{Config, StackDefinition},
-    process::id::Pid,
+    model::id::Pid,
 };
 use hotspan_tests::{
     check::conservation_problems,

@@ -3,12 +3,12 @@
 use std::fs;
 
 use crate::{
+    document::span::RecordedDocument,
+    model::id::Pid,
     process::{
         family::Root,
-        id::Pid,
         procfs::{Stat, is_alive},
     },
-    profile::document::RecordedDocument,
 };
 
 /// Why a process cannot be recorded.

@@ -2,7 +2,7 @@
 
 use agent_ebpf::wire::State as Kernel;
 
-use crate::profile::state::{State, StateTimes};
+use crate::model::state::{State, StateTimes};
 
 /// Cells per state, in the order of the states.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ use super::{
     Style, TIME, name,
     text::{self, Line, Paint},
 };
-use crate::profile::{
-    document::{CauseDocument, MethodDocument, SpanDocument},
-    state::State,
+use crate::{
+    document::span::{CauseDocument, MethodDocument, SpanDocument},
+    model::state::State,
 };
 
 /// States of a span, causes of a state and methods of a span that are listed.
@@ -107,7 +107,7 @@ pub(super) fn cause_words<'a>(
     cause: &'a CauseDocument,
     span: &SpanDocument,
 ) -> (String, Option<&'a str>) {
-    let verb = match (cause.kind, cause.state.key()) {
+    let verb = match (cause.kind.key(), cause.state.key()) {
         ("waker", "lock") => "released by",
         ("waker", "notify") => "notified by",
         ("waker", _) => "woken by",

@@ -8,7 +8,7 @@ use super::{
     text::{self, Paint},
     whose,
 };
-use crate::profile::document::SpanDocument;
+use crate::document::span::SpanDocument;
 
 /// What a list is of.
 #[derive(Clone, Debug)]

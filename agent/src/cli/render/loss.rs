@@ -6,7 +6,7 @@ use super::{
     Style,
     text::{self, Paint},
 };
-use crate::profile::document::{Conservation, Report};
+use crate::document::span::{Conservation, Report};
 
 /// Says that nothing is missing, or what is.
 pub(super) fn write(report: &Report, out: &mut impl io::Write, style: &Style) -> io::Result<()> {

@@ -10,10 +10,12 @@ use super::{
     text::{self, Paint},
     tree, whose,
 };
-use crate::profile::{
-    document::{MethodDocument, SpanDocument, StackDocument},
-    methods::methods,
-    state::State,
+use crate::{
+    document::{
+        methods::methods,
+        span::{MethodDocument, SpanDocument, StackDocument},
+    },
+    model::state::State,
 };
 
 /// From here on there is room for times to the nanosecond.

@@ -12,18 +12,21 @@ use super::{
     tests::{PLAIN, cause, span, times, uncoloured},
     *,
 };
-use crate::profile::{
-    document::{FrameDocument, StackDocument},
-    methods::methods,
-    state::{State, StateTimes},
+use crate::{
+    document::{methods::methods, span::StackDocument},
+    model::{
+        cause::CauseKind,
+        frame::{Frame, FrameKind},
+        state::{State, StateTimes},
+    },
 };
 
 fn stack(state: Kernel, ns: u64, names: &[&str]) -> StackDocument {
-    let frames = names.iter().map(|name| FrameDocument {
+    let frames = names.iter().map(|name| Frame {
         name: (*name).into(),
         file: if name.starts_with("k_") { "".into() } else { format!("/src/{name}.rs").into() },
         line: 7,
-        kind: if name.starts_with("k_") { "kernel" } else { "native" },
+        kind: if name.starts_with("k_") { FrameKind::Kernel } else { FrameKind::Native },
     });
     StackDocument { frames: frames.collect(), state: State::Kernel(state), ns, count: 1 }
 }
@@ -39,9 +42,9 @@ fn checkout() -> SpanDocument {
     );
     span.off_thread_ns = 3_000_000;
     span.wall_ns += 3_000_000;
-    let mut held = cause(Kernel::Lock, "waker", "worker-3", 812, "3f00aa0000000001");
+    let mut held = cause(Kernel::Lock, CauseKind::Waker, "worker-3", 812, "3f00aa0000000001");
     held.span_name = "POST /restock".to_owned();
-    span.causes = vec![held, cause(Kernel::Socket, "interrupt", "", 0, "")];
+    span.causes = vec![held, cause(Kernel::Socket, CauseKind::Interrupt, "", 0, "")];
     span.stacks = vec![
         stack(Kernel::Lock, 25_000_000, &["k_futex", "lock", "reserve", "serve", "main"]),
         stack(Kernel::Running, 7_000_000, &["sum", "total", "serve", "main"]),

@@ -7,7 +7,7 @@ use super::{
     bar::Bar,
     text::{self, Paint},
 };
-use crate::profile::state::{State, StateTimes};
+use crate::model::state::{State, StateTimes};
 
 /// Columns of a span id.
 const ID: usize = 16;

@@ -6,11 +6,14 @@ use agent_ebpf::wire::State as Kernel;
 use proptest::prelude::*;
 
 use super::*;
-use crate::profile::{
-    document::{
+use crate::{
+    document::span::{
         CauseDocument, Conservation, Exact, MethodDocument, ProcessDocument, ThreadDocument,
     },
-    state::{State, StateTimes},
+    model::{
+        cause::CauseKind,
+        state::{State, StateTimes},
+    },
 };
 
 pub(super) const PLAIN: Style = Style { width: 80, colour: false, unicode: true, top: 10 };
@@ -47,7 +50,7 @@ pub(super) fn span(name: &str, states: StateTimes) -> SpanDocument {
 
 pub(super) fn cause(
     state: Kernel,
-    kind: &'static str,
+    kind: CauseKind,
     name: &str,
     pid: u32,
     span_id: &str,
@@ -77,9 +80,9 @@ fn sample() -> Report {
         ]),
     );
     checkout.causes = vec![
-        cause(Kernel::Lock, "waker", "worker-3", 812, "3f00aa0000000001"),
-        cause(Kernel::ReadyWakeup, "rival", "cc1", 77, ""),
-        cause(Kernel::Socket, "interrupt", "", 0, ""),
+        cause(Kernel::Lock, CauseKind::Waker, "worker-3", 812, "3f00aa0000000001"),
+        cause(Kernel::ReadyWakeup, CauseKind::Preemptor, "cc1", 77, ""),
+        cause(Kernel::Socket, CauseKind::Interrupt, "", 0, ""),
     ];
     checkout.methods = vec![MethodDocument {
         name: "shop::cart::total".into(),
@@ -217,7 +220,7 @@ proptest! {
             span.service = comm.clone();
             span.off_thread_ns = 7;
             span.exact.states = false;
-            span.causes = vec![cause(Kernel::Lock, "waker", &comm, u32::MAX, "3f00aa0000000001")];
+            span.causes = vec![cause(Kernel::Lock, CauseKind::Waker, &comm, u32::MAX, "3f00aa0000000001")];
             span.methods = vec![MethodDocument {
                 name: name.as_str().into(),
                 file: comm.as_str().into(),

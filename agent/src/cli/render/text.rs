@@ -3,7 +3,7 @@
 use std::io;
 
 use super::bar::{Bar, colour_of, glyph_of};
-use crate::profile::state::State;
+use crate::model::state::State;
 
 /// How a piece of a line looks where colour is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

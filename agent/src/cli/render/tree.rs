@@ -17,9 +17,12 @@ use super::{
     details::{place, put_function},
     text::{self, Paint},
 };
-use crate::profile::{
-    document::{FrameDocument, StackDocument},
-    state::{State, StateTimes},
+use crate::{
+    document::span::StackDocument,
+    model::{
+        frame::{Frame, FrameKind},
+        state::{State, StateTimes},
+    },
 };
 
 /// Of the whole, in percent: less is not shown.
@@ -28,7 +31,7 @@ const SHOWN: u64 = 1;
 /// A function below a way to it.
 #[derive(Default)]
 struct Node<'a> {
-    frame: Option<&'a FrameDocument>,
+    frame: Option<&'a Frame>,
     /// All stacks that go this way.
     states: StateTimes,
     /// Those that end here.
@@ -210,7 +213,7 @@ fn put_prefix(line: &mut text::Line, prefix: &str, mark: &str, style: &Style) {
 fn function(line: &mut text::Line, node: &Node<'_>, style: &Style) {
     let Some(frame) = node.frame else { return };
     let place = match place(&frame.file, frame.line) {
-        place if place.is_empty() && frame.kind == "kernel" => "  kernel".to_owned(),
+        place if place.is_empty() && frame.kind == FrameKind::Kernel => "  kernel".to_owned(),
         place => place,
     };
     put_function(line, &frame.name, &place, style);
@@ -234,11 +237,11 @@ mod tests {
                 .map(|(names, ns)| StackDocument {
                     frames: names
                         .into_iter()
-                        .map(|name| FrameDocument {
+                        .map(|name| Frame {
                             name: name.to_string().into(),
                             file: "".into(),
                             line: 0,
-                            kind: "native",
+                            kind: FrameKind::Native,
                         })
                         .collect(),
                     state: State::Kernel(Kernel::Running),

@@ -5,10 +5,7 @@ use std::time::Instant;
 use hotspan_ingest::v1::Batch as WireBatch;
 use prost::Message as _;
 
-use crate::{
-    collector::decode::Decoder,
-    stream::{encode::Encoder, fixture::Load},
-};
+use crate::wire::{decode::Decoder, encode::Encoder, fixture::Load};
 
 /// Design 6 wants 20. The rows of samples alone take 12 of these bytes and the ids of spans 6: random
 /// numbers, mostly. What is left is accounts of spans, waits and processes, which are exact.

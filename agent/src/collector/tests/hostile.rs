@@ -6,7 +6,7 @@ use tonic::Code;
 use super::*;
 use crate::{
     collector::session::CREDIT,
-    stream::fixture::{Random, numbered, run},
+    wire::fixture::{Random, numbered, run},
 };
 
 /// A good agent beside the bad ones.

@@ -30,13 +30,10 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
-use super::{
-    Collector, Limits, Settings,
-    entry::{Body, Entry, Sink, SinkError},
-    serve,
-};
+use super::{Collector, Limits, Settings, serve};
 use crate::{
-    profile::batch::{Counts, Run},
+    model::batch::{Counts, Run},
+    store::{Body, Entry, Sink, SinkError},
     stream::{
         client::{self, ClientError, ClientSettings, Farewell, Timing},
         queue::Queue,

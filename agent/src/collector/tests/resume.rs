@@ -4,8 +4,8 @@
 use super::*;
 use crate::{
     collector::session::CREDIT,
-    profile::batch::Batch,
-    stream::fixture::{Load, Random, numbered, resolved, run, wild},
+    model::batch::Batch,
+    wire::fixture::{Load, Random, numbered, resolved, run, wild},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

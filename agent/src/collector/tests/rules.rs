@@ -5,11 +5,11 @@ use tonic::Code;
 
 use super::*;
 use crate::{
-    profile::batch::{ProcessIdentity, SampleRow},
-    stream::{
+    model::batch::{ProcessIdentity, SampleRow},
+    wire::{
         encode::Encoder,
         fixture::{Random, numbered, run, wild},
-        queue::{Content, Item},
+        item::{Content, Item},
     },
 };
 

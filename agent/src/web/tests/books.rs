@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::{Api, memory::Memory, shop::run};
 use crate::{
-    profile::batch::{Counts, KindAccount},
-    web::{source::SetAside, unix_now},
+    model::batch::{Counts, KindAccount},
+    store::SetAside,
+    web::unix_now,
 };
 
 fn health(memory: Memory) -> Value {

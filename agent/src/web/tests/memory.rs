@@ -6,31 +6,32 @@ use std::{
 };
 
 use crate::{
-    profile::account::{Details, ProcessKey, ProcessSlice, SpanAccount},
-    web::source::{
-        CollectorState, Found, Live, RunRecord, Sort, Source, SourceError, SpanFilter, StoreHealth,
+    store::{
+        Found, RunRecord, Sort, Source, SourceError, SpanFilter, StoreHealth,
+        account::{Details, ProcessKey, ProcessSlice, SpanAccount},
     },
+    web::live::{CollectorState, Live},
 };
 
 /// What a store holds.
 #[derive(Default)]
-pub(super) struct Memory {
-    pub(super) spans: Vec<SpanAccount>,
-    pub(super) details: HashMap<[u8; 8], Details>,
-    pub(super) slice: ProcessSlice,
-    pub(super) runs: Vec<RunRecord>,
-    pub(super) health: StoreHealth,
-    pub(super) live: CollectorState,
+pub(crate) struct Memory {
+    pub(crate) spans: Vec<SpanAccount>,
+    pub(crate) details: HashMap<[u8; 8], Details>,
+    pub(crate) slice: ProcessSlice,
+    pub(crate) runs: Vec<RunRecord>,
+    pub(crate) health: StoreHealth,
+    pub(crate) live: CollectorState,
     /// Every call fails so.
-    pub(super) failure: Option<SourceError>,
+    pub(crate) failure: Option<SourceError>,
     /// Searches wait here while it is closed: how many do, and whether it is open.
-    pub(super) gate: std::sync::Arc<(Mutex<(usize, bool)>, Condvar)>,
+    pub(crate) gate: std::sync::Arc<(Mutex<(usize, bool)>, Condvar)>,
     /// Searches asked for.
-    pub(super) asked: std::sync::Arc<Mutex<Vec<SpanFilter>>>,
+    pub(crate) asked: std::sync::Arc<Mutex<Vec<SpanFilter>>>,
 }
 
 /// A collector that does not change.
-pub(super) struct Sessions(pub(super) CollectorState);
+pub(crate) struct Sessions(pub(crate) CollectorState);
 
 impl Live for Sessions {
     fn state(&self) -> CollectorState {

@@ -10,12 +10,12 @@ use super::{
     shop::{CART, CHECKOUT, TRACE},
 };
 use crate::{
-    profile::{
-        account::SpanAccount,
-        assemble::{Family, Scope, hex},
-        document::SpanDocument,
+    document::{
+        assemble::{Family, Scope},
+        span::SpanDocument,
     },
-    web::source::{Sort, Source as _, SourceError, SpanFilter},
+    model::id::hex,
+    store::{Sort, Source as _, SourceError, SpanFilter, account::SpanAccount},
 };
 
 fn path(id: u64) -> String {
@@ -80,7 +80,7 @@ fn parameters_reach_the_store() {
             service: Some("a".to_owned()),
             name: Some("b".to_owned()),
             min_ns: 1,
-            state: crate::profile::state::State::from_key("disk"),
+            state: crate::model::state::State::from_key("disk"),
             from_unix_ns: Some(2),
             to_unix_ns: Some(3),
             pid: Some(4),

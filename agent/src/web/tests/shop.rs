@@ -6,19 +6,17 @@ use agent_ebpf::wire::State as Kernel;
 
 use super::memory::Memory;
 use crate::{
-    profile::{
-        account::{Details, ProcessKey, ProcessSlice, Sample, SpanAccount, Wait},
-        batch::{
-            Account, AgentCost, Cause, CauseKind, Counts, KindAccount, ProcessIdentity, Run,
-            SpanName,
-        },
-        document::FrameDocument,
+    model::{
+        batch::{Account, AgentCost, Counts, KindAccount, ProcessIdentity, Run, SpanName},
+        cause::{Cause, CauseKind},
+        frame::{Frame, FrameKind},
         state::{State, StateTimes},
     },
-    web::{
-        source::{RunRecord, Session, StoreHealth},
-        unix_now,
+    store::{
+        RunRecord, StoreHealth,
+        account::{Details, ProcessKey, ProcessSlice, Sample, SpanAccount, Wait},
     },
+    web::{live::Session, unix_now},
 };
 
 const US: u64 = 1_000;
@@ -26,9 +24,9 @@ const MS: u64 = 1_000_000;
 /// Monotonic time of the first span.
 const START: u64 = 5_000_000_000_000;
 
-pub(super) const TRACE: [u8; 16] = [0x4b; 16];
+pub(crate) const TRACE: [u8; 16] = [0x4b; 16];
 
-pub(super) fn times(states: &[(Kernel, u64)]) -> StateTimes {
+pub(crate) fn times(states: &[(Kernel, u64)]) -> StateTimes {
     let mut times = StateTimes::default();
     for &(state, ns) in states {
         times.add(State::Kernel(state), ns);
@@ -37,7 +35,7 @@ pub(super) fn times(states: &[(Kernel, u64)]) -> StateTimes {
 }
 
 /// A span that took `states`, all on one thread, and then waited for `queued` on none.
-pub(super) fn span(
+pub(crate) fn span(
     id: u64,
     parent: u64,
     name: &str,
@@ -76,15 +74,15 @@ pub(super) fn span(
     }
 }
 
-pub(super) const CHECKOUT: u64 = 0x00f0_67aa_0ba9_02b7;
-pub(super) const CART: u64 = 0x3f00_aa00_0000_0001;
-pub(super) const QUERY: u64 = 0x3f00_aa00_0000_0002;
+pub(crate) const CHECKOUT: u64 = 0x00f0_67aa_0ba9_02b7;
+pub(crate) const CART: u64 = 0x3f00_aa00_0000_0001;
+pub(crate) const QUERY: u64 = 0x3f00_aa00_0000_0002;
 
 const SHOP: (u32, &str) = (812, "shop");
 
 impl Memory {
     /// The sample.
-    pub(super) fn shop() -> Self {
+    pub(crate) fn shop() -> Self {
         use Kernel as K;
         let checkout = span(
             CHECKOUT,
@@ -181,7 +179,7 @@ impl Memory {
 }
 
 /// An agent that lost nothing and has 3 samples in flight.
-pub(super) fn run(id: [u8; 16], host: &str) -> RunRecord {
+pub(crate) fn run(id: [u8; 16], host: &str) -> RunRecord {
     let kind = |captured| KindAccount { captured, linked: captured, lost: BTreeMap::new() };
     RunRecord {
         run: Run {
@@ -212,11 +210,11 @@ fn sample(state: Kernel, ns: u64, frames: &[&str]) -> Sample {
     let frames = frames.iter().map(|text| {
         let mut parts = text.split('|');
         let name = parts.next().unwrap_or_default();
-        FrameDocument {
+        Frame {
             name: name.trim_start_matches("k:").into(),
             file: parts.next().map(|file| format!("/src/shop/{file}").into()).unwrap_or_default(),
             line: parts.next().map_or(0, |line| line.parse().unwrap()),
-            kind: if name.starts_with("k:") { "kernel" } else { "native" },
+            kind: if name.starts_with("k:") { FrameKind::Kernel } else { FrameKind::Native },
         }
     });
     Sample { at: START, tid: 813, stack: Some(frames.collect()), state: State::Kernel(state), ns }
@@ -286,6 +284,6 @@ fn waits() -> Vec<Wait> {
             2,
             span(QUERY, "SELECT orders"),
         ),
-        wait(Kernel::ReadyWakeup, CauseKind::Rival, "cc1", 77, 1_203_004, 14, None),
+        wait(Kernel::ReadyWakeup, CauseKind::Preemptor, "cc1", 77, 1_203_004, 14, None),
     ]
 }

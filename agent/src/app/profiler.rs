@@ -1,0 +1,247 @@
+//! Profiles this host: rounds of the daemon, a flush every second, batches out. Runs until told to
+//! stop, then hands out what is left.
+//!
+//! Two threads: the caller's drains and joins and must never wait; the other names what a flush
+//! holds. While that one is busy the join keeps adding to the next flush.
+
+use std::{
+    os::fd::RawFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow};
+
+use super::daemon::{self, Daemon, Outcome, Reported};
+use crate::{
+    kernel::{Config, ktime},
+    link::flush::Flush,
+    model::batch::{Account, AgentCost, Batch, KindAccount},
+    naming::batcher::Batcher,
+    symbols::Symbols,
+};
+
+/// How often what came is sent on.
+const FLUSH: Duration = Duration::from_secs(1);
+/// The same while no program has published spans since: nobody waits for a document then, and a commit of the
+/// store costs more than all else on an idle host.
+const FLUSH_WITHOUT_LANES: Duration = Duration::from_secs(5);
+
+/// What a profiler tells its surroundings.
+pub trait Surroundings: Send + 'static {
+    /// A batch is done. Must not wait.
+    fn take(&mut self, batch: Batch);
+    /// Bytes of batches that wait, for the account.
+    fn queue_bytes(&self) -> u64;
+}
+
+struct Work {
+    flush: Flush,
+    outcome: Outcome,
+    closed: bool,
+}
+
+/// Profiles until `stop` is set. Calls `ready` once programs are attached and `alive` in every
+/// round.
+pub fn run(
+    config: &Config,
+    surroundings: impl Surroundings,
+    stop: &AtomicBool,
+    ready: impl FnOnce(),
+    alive: impl Fn(),
+) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let symbols = Arc::new(Symbols::spawn().context("cannot start the symbol thread")?);
+    let mut daemon = Daemon::start(config, &Reported::Host).map_err(|error| {
+        tracing::debug!(?error, "start failed");
+        anyhow!("{error}. `hotspan doctor` tells what this host allows")
+    })?;
+    let resend = Arc::new(AtomicBool::new(false));
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let batcher = Batcher::new(Arc::clone(&symbols), Arc::clone(&resend));
+    let (sender, work) = sync_channel(2);
+    let namer = thread::Builder::new().name("hotspan-names".into()).spawn({
+        let waiting = Arc::clone(&waiting);
+        move || name(&work, batcher, surroundings, &waiting, started)
+    });
+    let namer = namer.context("cannot start the naming thread")?;
+    // Rings and lanes must be drained before they lap, above all when the host is overloaded.
+    daemon::raise_priority();
+    ready();
+    let watched = watch(&mut daemon, &symbols, stop, alive, &resend, &waiting, &sender);
+    // Also after an error: what came before it is told, without claiming to be all.
+    if watched.is_ok() {
+        let (flush, outcome) = daemon.last_flush().context("reading what is left")?;
+        send(&sender, &waiting, Work { flush, outcome, closed: true });
+    }
+    drop(sender);
+    namer.join().map_err(|_| anyhow!("the naming thread failed"))?;
+    watched
+}
+
+fn watch(
+    daemon: &mut Daemon,
+    symbols: &Symbols,
+    stop: &AtomicBool,
+    alive: impl Fn(),
+    resend: &AtomicBool,
+    waiting: &AtomicUsize,
+    sender: &SyncSender<Work>,
+) -> anyhow::Result<()> {
+    let fds = daemon.wake_fds().into_iter();
+    let mut fds: Vec<libc::pollfd> = fds.map(readable).collect();
+    let mut pace = Pace::new(Instant::now());
+    while !stop.load(Relaxed) {
+        let period = daemon.period().as_millis() as libc::c_int;
+        // SAFETY: `fds` is a live array of that length.
+        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, period) };
+        daemon.round().context("a round of the agent failed")?;
+        if daemon.has_new_wake_fds() {
+            fds = daemon.wake_fds().into_iter().map(readable).collect();
+        }
+        for map in daemon.linker.processes.take_fresh_maps() {
+            // A busy symbol thread opens them later, by name.
+            symbols.open_files(map);
+        }
+        if resend.swap(false, Relaxed) {
+            daemon.resend_stacks().context("a round of the agent failed")?;
+        }
+        if pace.is_due(Instant::now(), daemon.linker.has_lanes()) && waiting.load(Relaxed) == 0 {
+            pace.flushed(Instant::now(), daemon.linker.has_lanes());
+            let (flush, outcome) = daemon.flush().context("a flush of the agent failed")?;
+            send(sender, waiting, Work { flush, outcome, closed: false });
+        }
+        alive();
+    }
+    Ok(())
+}
+
+fn readable(fd: RawFd) -> libc::pollfd {
+    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
+}
+
+/// When to flush. While anything waits that lanes brought, the short period holds: also when no lane
+/// is left by then, for a program's last spans are asked for like the others.
+struct Pace {
+    flushed: Instant,
+    /// Since the last flush there was a lane.
+    hasty: bool,
+}
+
+// === impl Pace ===
+
+impl Pace {
+    /// The first batch is waited for too.
+    fn new(now: Instant) -> Self {
+        Self { flushed: now, hasty: true }
+    }
+
+    /// Whether it is time, after a round.
+    fn is_due(&mut self, now: Instant, has_lanes: bool) -> bool {
+        self.hasty |= has_lanes;
+        let every = if self.hasty { FLUSH } else { FLUSH_WITHOUT_LANES };
+        now.duration_since(self.flushed) >= every
+    }
+
+    /// What waited is taken. The round in which the last lane goes brings what is to be told of it:
+    /// lanes there are now make the next flush hasty.
+    fn flushed(&mut self, now: Instant, has_lanes: bool) {
+        *self = Self { flushed: now, hasty: has_lanes };
+    }
+}
+
+/// There is always room: nothing is sent while something waits, but for the last flush.
+fn send(sender: &SyncSender<Work>, waiting: &AtomicUsize, work: Work) {
+    waiting.fetch_add(1, Relaxed);
+    // The naming thread is gone only when it failed; that is told when it is joined.
+    let _ = sender.send(work);
+}
+
+/// The life of the naming thread.
+fn name(
+    queue: &Receiver<Work>,
+    mut batcher: Batcher,
+    mut surroundings: impl Surroundings,
+    waiting: &AtomicUsize,
+    started: Instant,
+) {
+    for work in queue {
+        let offset = i64::try_from(ktime::unix_offset()).unwrap_or(0);
+        let account = account(work.outcome, work.closed, surroundings.queue_bytes(), started);
+        surroundings.take(batcher.batch(work.flush, account, offset));
+        waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+fn account(outcome: Outcome, closed: bool, queue_bytes: u64, started: Instant) -> Account {
+    let by_name = |(reason, n): (String, u64)| (reason.as_str().into(), n);
+    let kinds = outcome.conservation.into_iter().map(|(kind, kept)| {
+        let lost = kept.lost.into_iter().map(by_name).collect();
+        (kind.into(), KindAccount { captured: kept.captured, linked: kept.delivered, lost })
+    });
+    Account {
+        kinds: kinds.collect(),
+        loss: outcome.loss.into_iter().map(by_name).collect(),
+        cost: AgentCost {
+            cpu_ns: cpu_ns(),
+            wall_ns: u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            rss_bytes: rss_bytes(),
+            queue_bytes,
+        },
+        closed,
+    }
+}
+
+/// CPU time of this process so far.
+fn cpu_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Resident memory of this process, from /proc/self/statm.
+fn rss_bytes() -> u64 {
+    const PAGE: u64 = 4096;
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0) * PAGE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_spans_are_as_fast_as_the_others() {
+        let mut pace = Pace::new(Instant::now());
+        let mut now = Instant::now();
+        let mut flushes = |lanes: &[bool]| -> Vec<usize> {
+            let rounds = lanes.iter().enumerate().filter(|&(_, &has_lanes)| {
+                now += FLUSH / 10;
+                let due = pace.is_due(now, has_lanes);
+                if due {
+                    pace.flushed(now, has_lanes);
+                }
+                due
+            });
+            rounds.map(|(round, _)| round).collect()
+        };
+        let none = [false; 60];
+        assert_eq!(flushes(&none[..10]), [9], "the first batch");
+        assert_eq!(flushes(&none[..40]), [0; 0], "nobody waits");
+        // They come and go between two flushes: 2 s after the last one there was.
+        let mut brief = [false; 30];
+        brief[..3].fill(true);
+        assert_eq!(flushes(&brief), [0, 10], "what came is told, then what came with its end");
+        // The last lane goes in the round after a flush.
+        let mut last = [false; 40];
+        last[..30].fill(true);
+        assert_eq!(flushes(&last), [0, 10, 20, 30], "each second, and once more");
+    }
+}

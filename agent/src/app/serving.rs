@@ -1,0 +1,126 @@
+//! The half that receives, stores and answers.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use tokio::runtime::Runtime;
+
+use super::{token, watched::Watched};
+use crate::{
+    collector::{self, Collector},
+    config::Settings,
+    process::descriptors,
+    store::sqlite::{self, Store},
+    web::{self, Server},
+};
+
+/// A running collector and its API.
+pub struct Serving {
+    /// Where agents are taken.
+    pub ingest: SocketAddr,
+    /// What they must show.
+    pub token: String,
+    collector: Arc<Collector>,
+    web: Option<Server>,
+}
+
+// === impl Serving ===
+
+impl Serving {
+    /// Takes the ports, then the directory: whoever finds a port taken has not touched the other's
+    /// data.
+    pub fn start(settings: &Settings, runtime: &Runtime) -> anyhow::Result<Self> {
+        let ingest = listen(settings.ingest.value, "--ingest")?;
+        let page =
+            if settings.no_web.value { None } else { Some(listen(settings.web.value, "--web")?) };
+        let store = Store::open(sqlite::Settings {
+            dir: settings.data_dir.value.clone(),
+            max_age: settings.retention_age.value,
+            max_bytes: settings.retention_bytes.value.0,
+        })?;
+        let token_file = &settings.ingest_token_file.value;
+        let token = token::read_or_make(token_file)?;
+        let reader = store.reader();
+        let limits = collector::Limits::default();
+        // The usual 1,024 are fewer than the connections anybody can open to the ingest port. The other
+        // half is for the API and the store.
+        let files = usize::try_from(descriptors::limit().rlim_cur).unwrap_or(usize::MAX);
+        let connections = limits.connections.min(files / 2);
+        let collector = collector::serve(
+            runtime.handle(),
+            ingest,
+            collector::Settings {
+                token: token.clone(),
+                token_hint: format!(
+                    "it is in {} on the collector's host: copy that file, and name it with \
+                     --ingest-token-file",
+                    token_file.display()
+                ),
+                version: env!("CARGO_PKG_VERSION"),
+                limits: collector::Limits { connections, ..limits },
+            },
+            store,
+        )?;
+        let collector = Arc::new(collector);
+        let web = page.map(|listener| {
+            web::serve(
+                listener,
+                runtime.handle(),
+                Arc::new(reader),
+                Arc::new(Watched(Arc::downgrade(&collector))),
+                web::Settings {
+                    token: settings.web_token.value.as_ref().map(|t| t.expose().to_owned()),
+                    hosts: hosts(settings),
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                },
+            )
+        });
+        let web = web.transpose().context("cannot serve the API")?;
+        Ok(Self { ingest: collector.address(), token, collector, web })
+    }
+
+    /// Where the API is served, if it is.
+    pub fn web(&self) -> Option<SocketAddr> {
+        self.web.as_ref().map(Server::address)
+    }
+
+    /// Ends the API, then takes what agents still send, within a time. Whether all of it is stored.
+    pub async fn stop(self, within: Duration) -> bool {
+        if let Some(web) = self.web {
+            web.stop().await;
+        }
+        match Arc::into_inner(self.collector) {
+            Some(collector) => collector.stop(within).await,
+            None => false,
+        }
+    }
+}
+
+/// Names the API answers to: those told, and the address it listens at.
+fn hosts(settings: &Settings) -> Vec<String> {
+    let mut hosts = settings.web_hosts.value.clone();
+    match settings.web.value.ip() {
+        ip if ip.is_unspecified() => {}
+        std::net::IpAddr::V4(ip) => hosts.push(ip.to_string()),
+        std::net::IpAddr::V6(ip) => hosts.push(format!("[{ip}]")),
+    }
+    hosts
+}
+
+fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow!(
+            "{address} is in use: stop what listens there (another hotspan?), or give another \
+             {flag} ADDRESS"
+        ),
+        io::ErrorKind::PermissionDenied => {
+            anyhow!("{address} is not ours to listen at: give {flag} a port above 1023, or be root")
+        }
+        _ => anyhow!("cannot listen at {address}: {error}; give another {flag} ADDRESS"),
+    })
+}

@@ -1,0 +1,432 @@
+//! Lanes: what the traced processes publish. Finds their segments, drains their rings into
+//! per-lane queues of events, and resolves names. Knows nothing of spans' time.
+//!
+//! Addresses mean something within one image of a process only. Fork, exec and exit end an image;
+//! their records carry a time, and what was attached after that time belongs to the next image.
+
+mod attach;
+pub mod segment;
+pub mod survey;
+mod sweep;
+
+pub use sweep::Owner;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    ops::Range,
+};
+
+use agent_ebpf::wire::{self, thread::lane_line};
+use hotspan_lanes::abi::{self, Event};
+
+use crate::{kernel::ktime, model::id::Pid, process::maps::Address};
+use attach::Retry;
+use segment::{Control, Segment};
+
+// The kernel side reads the control line with its own copy of the offsets.
+const _: () = assert!(
+    lane_line::MAGIC == abi::LANE_MAGIC
+        && lane_line::BREADCRUMB_OPTION == abi::BREADCRUMB_OPTION
+        && lane_line::MAGIC_AT == abi::lane::MAGIC
+        && lane_line::GENERATION_AT == abi::lane::GENERATION
+        && lane_line::OWNER_AT == abi::lane::OWNER_TID
+        && lane_line::RING_LOG2_AT == abi::lane::RING_LOG2
+        && lane_line::HEAD_AT == abi::lane::HEAD
+        && lane_line::FIRST_INDEX_AT == abi::lane::FIRST_INDEX
+        && lane_line::GROWN_AT == abi::lane::GROWN_AT
+        && lane_line::RING_AT == abi::RING_IN_LANE as u64
+        && lane_line::EVENT_LEN == abi::EVENT_LEN
+        && lane_line::GROWN_LOG2 as u32 == abi::RING_LOG2_MAX
+        && lane_line::RING_OFF_AT == abi::lane::RING_OFF
+        && lane_line::NAMES_AT == abi::NAME_OFF as u64
+        && lane_line::NAME_STRIDE == abi::NAME_STRIDE as u64
+        && lane_line::NAME_CAP == abi::NAME_CAP as u32
+        && lane_line::EVENT_OP_AT == abi::event::OP
+        && lane_line::EVENT_SET == abi::op::SET
+        && lane_line::EVENT_NAME_AT == abi::event::NAME_ID
+);
+
+/// Events kept of a lane that nobody consumes.
+const MAX_QUEUED: usize = 1 << 16;
+/// How long a dead image's segment stays mapped, ns: its last markers are drained, linked (which may wait
+/// a second for what is late) and named by then.
+const DYING_NS: u64 = 1_500_000_000;
+/// A lane that jumps further ahead than this at once does not tell the truth.
+const MAX_JUMP: u64 = 1 << 32;
+
+/// A lane of the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId(usize);
+
+/// An event drained and not yet consumed.
+#[derive(Clone, Copy, Debug)]
+pub struct Queued {
+    /// The event.
+    pub event: Event,
+    /// A thread took it for its own.
+    is_claimed: bool,
+}
+
+/// A lane: its place and the events drained from it but not yet consumed.
+#[derive(Debug)]
+struct Lane {
+    pid: Pid,
+    /// Index of its segment and number in it; none for markers saved by the kernel side.
+    place: Option<(usize, usize)>,
+    /// When it became known, ktime.
+    made_at: u64,
+    /// Next index to drain.
+    tail: u64,
+    events: VecDeque<Queued>,
+}
+
+/// A mapped segment and when it was mapped, ktime.
+#[derive(Debug)]
+struct Attached {
+    segment: Segment,
+    at: u64,
+}
+
+/// What is known of the present image of a process.
+#[derive(Debug, Default)]
+struct Image {
+    segments: Vec<usize>,
+    lanes: HashMap<Address, LaneId>,
+    virtual_lanes: usize,
+}
+
+/// Every lane of every process.
+#[derive(Debug, Default)]
+pub struct Lanes {
+    /// By number: numbers are never used again, so a stale one finds nothing.
+    segments: HashMap<usize, Attached>,
+    lanes: HashMap<LaneId, Lane>,
+    /// Numbers given so far.
+    numbers: usize,
+    /// Lanes still worth draining.
+    live: Vec<LaneId>,
+    images: HashMap<Pid, Image>,
+    identities: HashSet<(u64, u64)>,
+    names: HashMap<(usize, u32), String>,
+    /// Names the kernel side saved along with markers.
+    saved_names: HashMap<(LaneId, u32), String>,
+    /// Segments of images that are gone, and when they are unmapped, ktime.
+    dying: VecDeque<(u64, usize)>,
+    /// Lanes without a segment of such images, likewise.
+    dying_virtual: VecDeque<(u64, LaneId)>,
+    /// Processes with lanes that lie in no segment we have: when they are asked again.
+    retries: HashMap<Pid, Retry>,
+    /// Times a process was asked what it has mapped.
+    asked: u64,
+    round: u64,
+    /// Markers seen at the source since attach.
+    pub captured: u64,
+    /// Claimed by the thread that published them.
+    pub delivered: u64,
+    /// In the queues and not yet claimed.
+    pub in_flight: u64,
+    /// Lost by process and reason.
+    pub lost: Tally,
+    /// Segments refused and other oddities, by process and reason.
+    pub refused: Tally,
+}
+
+/// Counts by process and reason.
+pub type Tally = BTreeMap<(Pid, &'static str), u64>;
+
+// === impl Lanes ===
+
+impl Lanes {
+    /// Keeps markers that the kernel side saved from a dying image.
+    pub fn add_tail(&mut self, tail: &wire::Tail) {
+        let pid = Pid(tail.tgid);
+        let Some(id) = self.virtual_lane(pid, Address(tail.va), tail.first) else { return };
+        // Attached in the meantime: all of it can be read, and more.
+        if self.lanes.get(&id).is_some_and(|lane| lane.place.is_some()) {
+            return self.drain_lane(id);
+        }
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        for (i, bytes) in (0..tail.count).zip(&tail.events) {
+            let mut words = [0u64; abi::EVENT_WORDS];
+            for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+                *word = u64::from_le_bytes(*bytes);
+            }
+            let event = Event::from_words(&words);
+            // Another index: the slot was being written, or lies. Below the tail: attached in the
+            // meantime, so it was drained.
+            if event.index != tail.first.wrapping_add(i) || event.index < lane.tail {
+                continue;
+            }
+            let gap = event.index - lane.tail;
+            let Some(tail) = event.index.checked_add(1).filter(|_| gap <= MAX_JUMP) else {
+                *self.refused.entry((pid, "lane_head_jumped_ahead")).or_default() += 1;
+                break;
+            };
+            if gap > 0 {
+                *self.lost.entry((pid, "markers_unread")).or_default() += gap;
+            }
+            self.captured += gap + 1;
+            self.in_flight += 1;
+            lane.tail = tail;
+            lane.events.push_back(Queued { event, is_claimed: false });
+        }
+        self.trim(id);
+    }
+
+    /// Keeps a name that saved markers refer to.
+    pub fn add_name(&mut self, name: &wire::Name) {
+        // The markers it is for came before it; without them it is nobody's.
+        if let Some(id) = self.find(Pid(name.tgid), Address(name.va)) {
+            let text = || segment::entry_text(&name.entry);
+            self.saved_names.entry((id, name.id)).or_insert_with(text);
+        }
+    }
+
+    /// Drains every lane whose head moved.
+    pub fn drain(&mut self) {
+        self.try_again();
+        let pids: Vec<Pid> = self.images.keys().copied().collect();
+        for pid in pids {
+            self.extend_all(pid);
+        }
+        for i in 0..self.live.len() {
+            self.drain_lane(self.live[i]);
+        }
+    }
+
+    /// Drains one process, whose image is about to be forgotten.
+    fn drain_process(&mut self, pid: Pid) {
+        self.extend_all(pid);
+        let lanes: Vec<LaneId> =
+            self.images.get(&pid).map_or_else(Vec::new, |i| i.lanes.values().copied().collect());
+        for id in lanes {
+            self.drain_lane(id);
+        }
+    }
+
+    fn drain_lane(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let Some((index, number)) = lane.place else { return };
+        let Some(Attached { segment, .. }) = self.segments.get(&index) else { return };
+        let control = segment.control(number);
+        if control.head == lane.tail {
+            return;
+        }
+        let back = control.head < lane.tail;
+        let behind = control.head.wrapping_sub(lane.tail);
+        if back || behind > MAX_JUMP {
+            let reason = if back { "lane_head_jumped_back" } else { "lane_head_jumped_ahead" };
+            *self.refused.entry((lane.pid, reason)).or_default() += 1;
+            lane.tail = control.head;
+            return;
+        }
+        self.captured += behind;
+        let kept = behind.min(control.slots() - 1);
+        let events = segment.events(number, &control, control.head - kept..control.head);
+        let read = events.len() as u64;
+        let queued = events.into_iter().map(|event| Queued { event, is_claimed: false });
+        lane.events.extend(queued);
+        self.in_flight += read;
+        lane.tail = control.head;
+        if behind > read {
+            *self.lost.entry((lane.pid, "markers_lapped")).or_default() += behind - read;
+        }
+        self.trim(id);
+    }
+
+    /// Keeps a lane that nobody consumes within bounds.
+    fn trim(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let over = lane.events.len().saturating_sub(MAX_QUEUED);
+        let (pid, lost) = (lane.pid, unclaimed(lane.events.drain(..over)));
+        self.lose_unclaimed(pid, lost);
+    }
+
+    /// Events left their queue, so many of them unclaimed: these are lost.
+    fn lose_unclaimed(&mut self, pid: Pid, unclaimed: u64) {
+        if unclaimed > 0 {
+            self.in_flight -= unclaimed;
+            *self.lost.entry((pid, "markers_unclaimed")).or_default() += unclaimed;
+        }
+    }
+
+    /// Events of a thread, which is known to have published them.
+    pub fn claim(&mut self, id: LaneId, range: Range<u64>) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let from = lane.events.partition_point(|queued| queued.event.index < range.start);
+        let own = lane.events.range_mut(from..).take_while(|it| it.event.index < range.end);
+        for queued in own.filter(|queued| !queued.is_claimed) {
+            queued.is_claimed = true;
+            self.in_flight -= 1;
+            self.delivered += 1;
+        }
+    }
+
+    /// The end: nobody will claim what is still in the queues.
+    pub fn give_up(&mut self) {
+        let left = self.lanes.values_mut().map(|lane| (lane.pid, unclaimed(lane.events.drain(..))));
+        for (pid, lost) in left.collect::<Vec<_>>() {
+            self.lose_unclaimed(pid, lost);
+        }
+    }
+
+    /// Ends a round: what was forgotten long enough ago is unmapped.
+    pub fn end_round(&mut self) {
+        self.round += 1;
+        let now = ktime::now();
+        let mut gone = HashSet::new();
+        while self.dying.front().is_some_and(|&(end, _)| end < now) {
+            if let Some((_, index)) = self.dying.pop_front()
+                && let Some(attached) = self.segments.remove(&index)
+            {
+                self.identities.remove(&attached.segment.identity);
+                gone.insert(index);
+            }
+        }
+        while self.dying_virtual.front().is_some_and(|&(end, _)| end < now) {
+            if let Some((_, id)) = self.dying_virtual.pop_front() {
+                if let Some(lane) = self.lanes.remove(&id) {
+                    self.lose_unclaimed(lane.pid, unclaimed(lane.events));
+                }
+                self.saved_names.retain(|(lane, _), _| *lane != id);
+            }
+        }
+        if gone.is_empty() {
+            return;
+        }
+        self.names.retain(|(index, _), _| !gone.contains(index));
+        let of_gone =
+            |_: &LaneId, lane: &mut Lane| lane.place.is_some_and(|(at, _)| gone.contains(&at));
+        let removed: Vec<Lane> = self.lanes.extract_if(of_gone).map(|(_, lane)| lane).collect();
+        for lane in removed {
+            self.lose_unclaimed(lane.pid, unclaimed(lane.events));
+        }
+        let lanes = &self.lanes;
+        self.live.retain(|id| lanes.contains_key(id));
+    }
+
+    /// The kernel side saw `head` of a lane that we cannot read: what it published up to there is lost,
+    /// unless the kernel side has saved it. Of a lane that is read, [`Self::drain`] counts that.
+    pub fn unread(&mut self, id: LaneId, head: u64) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let behind = head.saturating_sub(lane.tail);
+        if lane.place.is_some() || behind == 0 || behind > MAX_JUMP {
+            return;
+        }
+        lane.tail = head;
+        self.captured += behind;
+        *self.lost.entry((lane.pid, "markers_unread")).or_default() += behind;
+    }
+
+    /// Events drained and not yet consumed, in order of index (with holes where some were lost).
+    pub fn events(&self, id: LaneId) -> &VecDeque<Queued> {
+        static NONE: VecDeque<Queued> = VecDeque::new();
+        self.lanes.get(&id).map_or(&NONE, |lane| &lane.events)
+    }
+
+    /// Where draining has come to: events before this index are queued or lost.
+    pub fn drained_to(&self, id: LaneId) -> u64 {
+        self.lanes.get(&id).map_or(u64::MAX, |lane| lane.tail)
+    }
+
+    /// Drops events before `index`.
+    pub fn consume(&mut self, id: LaneId, index: u64) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let over = lane.events.partition_point(|queued| queued.event.index < index);
+        let (pid, lost) = (lane.pid, unclaimed(lane.events.drain(..over)));
+        self.lose_unclaimed(pid, lost);
+    }
+
+    /// The name behind an id in the lane's process.
+    pub fn name(&mut self, id: LaneId, name: u32) -> String {
+        let Some((index, _)) = self.lanes.get(&id).and_then(|lane| lane.place) else {
+            return self.saved_names.get(&(id, name)).cloned().unwrap_or_default();
+        };
+        let Some(Attached { segment, .. }) = self.segments.get(&index) else {
+            return String::new();
+        };
+        self.names.entry((index, name)).or_insert_with(|| segment.name(name)).clone()
+    }
+
+    /// The image `pid` had before `before` is gone (fork into a used number, exec, exit): its
+    /// addresses mean nothing any more. What it published is drained now or still lies in the
+    /// mapping; what was attached later is the next image's.
+    pub fn forget_image(&mut self, pid: Pid, before: u64) {
+        if !self.images.contains_key(&pid) {
+            self.retries.remove(&pid);
+            return;
+        }
+        self.drain_process(pid);
+        let Some(image) = self.images.get_mut(&pid) else { return };
+        let (lanes, end) = (&self.lanes, ktime::now() + DYING_NS);
+        image.lanes.retain(|_, id| {
+            let lane = lanes.get(id);
+            let stays = lane.is_some_and(|lane| lane.made_at >= before);
+            if !stays && lane.is_some_and(|lane| lane.place.is_none()) {
+                self.dying_virtual.push_back((end, *id));
+            }
+            stays
+        });
+        let segments = &self.segments;
+        let older = |index: &usize| segments.get(index).is_none_or(|a| a.at < before);
+        let (old, new): (Vec<usize>, Vec<usize>) =
+            std::mem::take(&mut image.segments).into_iter().partition(older);
+        image.segments = new;
+        let is_virtual = |id: &&LaneId| lanes.get(id).is_some_and(|lane| lane.place.is_none());
+        image.virtual_lanes = image.lanes.values().filter(is_virtual).count();
+        if image.lanes.is_empty() && image.segments.is_empty() {
+            self.images.remove(&pid);
+            self.retries.remove(&pid);
+        }
+        for index in old {
+            self.dying.push_back((end, index));
+            let Some(Attached { segment, .. }) = self.segments.get(&index) else { continue };
+            for (key, n) in refusals(segment) {
+                *self.refused.entry((pid, key)).or_default() += n;
+            }
+        }
+    }
+
+    /// What publishers that still live could not publish, as they count it themselves.
+    pub fn publishers_refusals(&self) -> impl Iterator<Item = (Pid, &'static str, u64)> {
+        let segments = self.images.iter().flat_map(move |(&pid, image)| {
+            image.segments.iter().filter_map(move |index| Some((pid, self.segments.get(index)?)))
+        });
+        segments.flat_map(|(pid, attached)| {
+            refusals(&attached.segment).map(move |(key, n)| (pid, key, n))
+        })
+    }
+
+    /// The pid a lane belongs to.
+    pub fn pid(&self, id: LaneId) -> Pid {
+        self.lanes.get(&id).map_or(Pid(0), |lane| lane.pid)
+    }
+
+    fn control(&self, id: LaneId) -> Option<Control> {
+        let (index, number) = self.lanes.get(&id)?.place?;
+        let attached = self.segments.get(&index)?;
+        Some(attached.segment.control(number))
+    }
+
+    /// Where in the lane its present owner began.
+    pub fn first_index(&self, id: LaneId) -> u64 {
+        self.control(id).map_or(0, |control| control.first_index)
+    }
+}
+
+/// How many of the events nobody claimed.
+fn unclaimed(events: impl IntoIterator<Item = Queued>) -> u64 {
+    events.into_iter().filter(|queued| !queued.is_claimed).count() as u64
+}
+
+/// A publisher's own counts of what it could not publish; they stand in the first segment of a process.
+fn refusals(segment: &Segment) -> impl Iterator<Item = (&'static str, u64)> {
+    let counts = [
+        ("threads_without_lane", segment.threads_without_lane()),
+        ("publishes_refused", segment.publishes_refused()),
+    ];
+    counts.into_iter().filter(|(_, n)| *n > 0)
+}
+
+#[cfg(test)]
+mod tests;

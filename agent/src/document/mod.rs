@@ -1,0 +1,6 @@
+//! What is shown, wherever it is shown: a span's document and what it sums.
+
+pub mod assemble;
+pub mod methods;
+pub mod report;
+pub mod span;

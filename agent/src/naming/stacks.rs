@@ -1,0 +1,141 @@
+//! Names for stacks: what every report does with the definitions it has, whole or late.
+
+use std::time::{Duration, Instant};
+
+use agent_ebpf::unwind::Stop;
+
+use crate::{
+    kernel::StackDefinition,
+    link::stacks::SeenStack,
+    model::{
+        frame::{Frame, FrameKind},
+        id::Pid,
+    },
+    symbols::{FrameAddress, Request, Space, Symbols},
+};
+
+/// How long a batch waits for stacks whose tables are still being made.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Names stacks, each with the mark of its end where that is not the outermost frame. Blocks.
+pub fn name(symbols: &Symbols, stacks: Vec<(u64, SeenStack)>) -> Vec<(u64, Vec<Frame>)> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut asked = Vec::with_capacity(stacks.len());
+    let mut requests = Vec::with_capacity(stacks.len());
+    for (hash, mut stack) in stacks {
+        stack.settle(deadline);
+        let is_user = stack.definition.tgid != 0;
+        asked.push((hash, stack.definition.stop));
+        requests.push(Request {
+            pid: Pid(stack.definition.tgid),
+            frames: addresses(&stack.definition),
+            space: if is_user { Space::User } else { Space::Kernel },
+            map: stack.map,
+        });
+    }
+    if requests.is_empty() {
+        return Vec::new();
+    }
+    let named = asked.into_iter().zip(symbols.resolve(requests));
+    named
+        .map(|((hash, stop), mut frames)| {
+            frames.extend(end(stop));
+            (hash, frames)
+        })
+        .collect()
+}
+
+fn addresses(stack: &StackDefinition) -> Vec<FrameAddress> {
+    let mut frames: Vec<FrameAddress> =
+        stack.frames.iter().map(|&address| FrameAddress::ReturnAddress(address)).collect();
+    for &depth in &stack.exact {
+        if let Some(FrameAddress::ReturnAddress(address)) = frames.get(depth).copied() {
+            frames[depth] = FrameAddress::Ip(address);
+        }
+    }
+    frames
+}
+
+/// A line that stands for frames.
+pub fn mark(name: &str) -> Frame {
+    Frame::named(name, FrameKind::Mark)
+}
+
+/// What stands below the last frame of a stack that does not end at its outermost one.
+fn end(stop: Stop) -> Option<Frame> {
+    let why = match stop {
+        Stop::Bottom => return None,
+        Stop::Depth => "deeper than is kept",
+        Stop::Memory => "stack not readable",
+        Stop::Progress => "frames out of order",
+        Stop::Frame => "no unwind table, no frame pointer",
+        Stop::Register => "caller in an unknown register",
+        Stop::Rule => "unwind rule not supported",
+        Stop::Unloaded => "unwind tables not loaded yet",
+        Stop::Code => "not an address of code",
+        Stop::Compat => "32-bit program",
+    };
+    Some(mark(&format!("[cut here: {why}]")))
+}
+
+/// A stack without our own hook and the scheduler's door, its innermost kernel frames in a wait.
+pub fn without_hooks(frames: &[Frame]) -> &[Frame] {
+    let hooks = frames
+        .iter()
+        .take_while(|frame| frame.kind == FrameKind::Kernel && is_hook(&frame.name))
+        .count();
+    &frames[hooks..]
+}
+
+/// Frames between the function that waits and our program.
+fn is_hook(name: &str) -> bool {
+    const SCHEDULER: [&str; 8] = [
+        "__schedule",
+        "schedule",
+        "schedule_timeout",
+        "schedule_hrtimeout_range",
+        "schedule_hrtimeout_range_clock",
+        "schedule_preempt_disabled",
+        "io_schedule",
+        "preempt_schedule_irq",
+    ];
+    SCHEDULER.contains(&name)
+        || [
+            "bpf_prog_",
+            "bpf_trace_run",
+            "__bpf_trace_",
+            "__traceiter_",
+            "bpf_trampoline_",
+            "[kernel 0x",
+        ]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_but_the_outermost_frame_is_marked() {
+        let marks: Vec<_> = Stop::ALL.into_iter().filter_map(end).collect();
+        assert_eq!(marks.len(), Stop::ALL.len() - 1);
+        assert!(marks.iter().all(|mark| mark.kind == FrameKind::Mark));
+    }
+
+    #[test]
+    fn what_a_signal_interrupted_is_an_instruction_not_a_return_address() {
+        let stack = StackDefinition {
+            tgid: 1,
+            hash: 1,
+            at: 1,
+            stop: Stop::Bottom,
+            frames: vec![10, 20, 30],
+            exact: vec![0, 2, 9],
+            copied: false,
+        };
+        let expected =
+            [FrameAddress::Ip(10), FrameAddress::ReturnAddress(20), FrameAddress::Ip(30)];
+        assert_eq!(addresses(&stack), expected);
+    }
+}

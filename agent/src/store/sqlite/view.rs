@@ -1,0 +1,165 @@
+//! One part as readers see it: a read-only connection, pinned to one state of the part while a call
+//! lasts, with what it remembers of the dictionary. And the sum of a span over several of them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use rusqlite::{Connection, params};
+
+use super::{
+    apply::read_span,
+    bytes::{salted, unseal},
+    catalogue::Catalogue,
+    chunk::Rows,
+    error::{PartError, StoreError},
+    lexicon::Lexicon,
+    part::PartName,
+    schema::{self, Access, Meta},
+    span_row::{SpanRow, Tally},
+};
+use crate::store::account::SpanAccount;
+
+/// One part.
+pub(super) struct View {
+    pub name: PartName,
+    pub conn: Connection,
+    pub meta: Meta,
+    pub lexicon: Lexicon,
+}
+
+/// A span of a process: process entries differ from part to part.
+type Key = ([u8; 16], [u8; 8], Arc<str>, u32, u64);
+
+/// Spans over parts, oldest part first.
+#[derive(Default)]
+pub(super) struct Tallies {
+    tallies: Vec<Tally>,
+    index: HashMap<Key, usize>,
+}
+
+// === impl View ===
+
+impl View {
+    pub fn open(catalogue: &Catalogue, name: PartName) -> Result<Self, StoreError> {
+        let (conn, meta) = schema::open(&catalogue.dir, name, Access::Read)?;
+        Ok(Self { name, conn, meta, lexicon: Lexicon::default() })
+    }
+
+    /// Holds the part still until [`Self::unpin`].
+    pub fn pin(&self) -> Result<(), StoreError> {
+        self.conn.execute_batch("BEGIN").map_err(|error| self.error(error.into()))
+    }
+
+    /// False when the connection is of no more use.
+    pub fn unpin(&self) -> bool {
+        self.conn.execute_batch("ROLLBACK").is_ok()
+    }
+
+    pub fn error(&self, error: PartError) -> StoreError {
+        error.of(&self.name.to_string())
+    }
+
+    /// Rows of a span, one per process; of any trace when none is told.
+    pub fn spans(
+        &self,
+        trace_id: Option<&[u8; 16]>,
+        span_id: &[u8; 8],
+    ) -> Result<Vec<(i64, SpanRow)>, PartError> {
+        let span_key = salted(self.meta.salt, span_id);
+        let mut found = match trace_id {
+            Some(trace_id) => self.rows(
+                "SELECT id, operation, start, wall, body FROM span
+                 WHERE span_key = ? AND trace_key = ?",
+                params![span_key, salted(self.meta.salt, trace_id)],
+            )?,
+            None => self.rows(
+                "SELECT id, operation, start, wall, body FROM span WHERE span_key = ? LIMIT 10000",
+                params![span_key],
+            )?,
+        };
+        found.retain(|(_, row)| {
+            row.span_id == *span_id && trace_id.is_none_or(|id| row.trace_id == *id)
+        });
+        Ok(found)
+    }
+
+    pub fn trace(&self, trace_id: &[u8; 16]) -> Result<Vec<(i64, SpanRow)>, PartError> {
+        let mut found = self.rows(
+            "SELECT id, operation, start, wall, body FROM span WHERE trace_key = ?",
+            params![salted(self.meta.salt, trace_id)],
+        )?;
+        found.retain(|(_, row)| row.trace_id == *trace_id);
+        Ok(found)
+    }
+
+    fn rows(
+        &self,
+        sql: &str,
+        parameters: impl rusqlite::Params,
+    ) -> Result<Vec<(i64, SpanRow)>, PartError> {
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let mut rows = statement.query(parameters)?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            found.push(read_span(row)?);
+        }
+        Ok(found)
+    }
+
+    /// A row's sums, by name.
+    pub fn tally(&mut self, row: SpanRow) -> Result<Tally, PartError> {
+        let operation = self.lexicon.operation(&self.conn, row.operation)?;
+        Ok(row.account(operation))
+    }
+
+    /// Chunks of a process that may hold something of these minutes.
+    pub fn chunks(
+        &self,
+        process: i64,
+        from_minute: u64,
+        to_minute: u64,
+        mut each: impl FnMut(Rows),
+    ) -> Result<(), PartError> {
+        let minute = |minute: u64| i64::try_from(minute).unwrap_or(i64::MAX);
+        let mut statement = self.conn.prepare_cached(
+            "SELECT minute, until, body FROM chunk
+             WHERE process = ? AND minute <= ? AND until >= ? ORDER BY minute, id",
+        )?;
+        let mut rows = statement.query([process, minute(to_minute), minute(from_minute)])?;
+        while let Some(row) = rows.next()? {
+            let sealed = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
+            each(Rows::decode(unseal(&[process, row.get(0)?, row.get(1)?], sealed)?)?);
+        }
+        Ok(())
+    }
+}
+
+// === impl Tallies ===
+
+impl Tallies {
+    pub fn add(&mut self, tally: Tally) {
+        let index = *self.index.entry(key(tally.account())).or_insert(self.tallies.len());
+        match self.tallies.get_mut(index) {
+            Some(earlier) => earlier.add(tally),
+            None => self.tallies.push(tally),
+        }
+    }
+
+    /// In order of start.
+    pub fn finish(self) -> Vec<SpanAccount> {
+        let mut accounts: Vec<_> = self.tallies.into_iter().map(Tally::finish).collect();
+        accounts.sort_by_key(|account| account.start_unix_ns);
+        accounts
+    }
+}
+
+/// What makes it the same span of the same process.
+pub(super) fn key(account: &SpanAccount) -> Key {
+    let process = &account.process;
+    (
+        account.trace_id,
+        account.span_id,
+        Arc::clone(&process.boot_id),
+        process.identity.pid,
+        process.identity.since,
+    )
+}

@@ -1,0 +1,33 @@
+//! What the API asks of the collector: what is going on.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+/// The collector at this moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CollectorState {
+    /// Agents that are connected.
+    pub sessions: Vec<Session>,
+    /// Connections and batches turned away, by reason, since the start.
+    pub refused: BTreeMap<Arc<str>, u64>,
+    /// Why it takes no batch at the moment.
+    pub full: Option<String>,
+}
+
+/// A connected agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Session {
+    /// Its run.
+    pub run_id: [u8; 16],
+    /// Its address.
+    pub peer: String,
+    /// Since when.
+    pub connected_unix_ns: u64,
+    /// When it was last told that its batches are durable.
+    pub last_ack_unix_ns: u64,
+}
+
+/// The collector, as far as it is watched.
+pub trait Live: Send + Sync + 'static {
+    /// How it is now. Does not block.
+    fn state(&self) -> CollectorState;
+}
