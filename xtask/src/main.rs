@@ -12,6 +12,7 @@ mod cargo;
 mod demo;
 mod dist;
 mod fuzz;
+mod layers;
 mod process;
 mod proto;
 mod setup;
@@ -37,6 +38,7 @@ enum Command {
     Bench(bench::Bench),
     Dist(dist::Dist),
     Fuzz(fuzz::Fuzz),
+    Layers(layers::Layers),
     Proto(proto::Proto),
     Vm(vm::Vm),
 }
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench.run(),
         Command::Dist(dist) => dist.run(),
         Command::Fuzz(fuzz) => fuzz.run(),
+        Command::Layers(layers) => layers.run(),
         Command::Proto(proto) => proto.run(),
         Command::Vm(vm) => vm.run(),
     };
