@@ -1,8 +1,13 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::fixture::{Load, Random, numbered, resolved, stack, wild};
-use crate::wire::item::Content;
+use crate::{
+    model::batch::{ProcessIdentity, SpanPart, TotalRow},
+    wire::{
+        fixture::{Load, Random, numbered, resolved, stack, wild},
+        item::Content,
+    },
+};
 
 fn minus(counts: &Counts, other: &Counts) -> Counts {
     Counts {
@@ -177,14 +182,23 @@ fn large_batches_are_cut_and_lose_nothing() {
         assert!(size::batch_bytes(piece) <= size::PIECE_BYTES);
         resolved(piece);
     }
-    let spans: Vec<_> = pieces.iter().flat_map(|piece| &piece.spans).collect();
-    assert_eq!(spans, whole.spans.iter().collect::<Vec<_>>());
+    // Each span with the process it names.
+    let spans = |batch: &Batch| -> Vec<_> {
+        let named = |span: &SpanPart| {
+            let process = batch.processes[span.process as usize].clone();
+            (process, SpanPart { process: 0, ..span.clone() })
+        };
+        batch.spans.iter().map(named).collect()
+    };
+    let got: Vec<_> = pieces.iter().flat_map(spans).collect();
+    assert!(got == spans(&whole), "spans differ");
     // Each row with what it refers to, in any order.
     let samples = |batch: &Batch| -> Vec<String> {
         let line = |row: &crate::model::batch::SampleRow| {
             let span = row.span.map(|span| batch.spans[span as usize].span_id);
             let stack = row.stack.map(|stack| batch.stacks[stack as usize].as_ptr());
-            format!("{} {} {:?} {span:?} {stack:?}", row.at, row.tid, row.state)
+            let process = &batch.processes[row.process as usize];
+            format!("{} {process:?} {} {:?} {span:?} {stack:?}", row.at, row.tid, row.state)
         };
         batch.samples.iter().map(line).collect()
     };
@@ -196,6 +210,34 @@ fn large_batches_are_cut_and_lose_nothing() {
     let waits = |batch: &Batch| -> u64 { batch.waits.iter().map(|wait| wait.ns).sum() };
     assert_eq!(pieces.iter().map(waits).sum::<u64>(), waits(&whole));
     assert_eq!(pieces.iter().map(|piece| piece.totals.len()).sum::<usize>(), whole.totals.len());
+}
+
+/// A host that builds software: most of a flush is processes that have ended since the last one.
+#[test]
+fn many_processes_take_their_own_room_once() {
+    const PROCESSES: u32 = 60_000;
+    let identity = |pid| ProcessIdentity { pid, comm: "true".into(), ..Default::default() };
+    let total = |process| TotalRow { process, to: process.into(), ..Default::default() };
+    let whole = Batch {
+        processes: (0..PROCESSES).map(identity).collect(),
+        totals: (0..PROCESSES).map(total).collect(),
+        ..Batch::default()
+    };
+    let bytes = size::batch_bytes(&whole);
+    assert!(bytes > 2 * size::PIECE_BYTES, "{bytes}");
+    let pieces = split::pieces(whole);
+    assert!(pieces.len() <= 2 * bytes / size::PIECE_BYTES, "{} pieces", pieces.len());
+    let mut next = 0;
+    for piece in &pieces {
+        assert!(size::batch_bytes(piece) <= size::PIECE_BYTES);
+        assert_eq!(piece.processes.len(), piece.totals.len());
+        for total in &piece.totals {
+            let pid = piece.processes[total.process as usize].pid;
+            assert_eq!((u64::from(pid), pid), (total.to, next));
+            next += 1;
+        }
+    }
+    assert_eq!(next, PROCESSES);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! `PIECE_BYTES` always fits a frame.
 
 use crate::model::{
-    batch::{Account, Batch, SampleRow, SpanPart, TotalRow, WaitRow},
+    batch::{Account, Batch, ProcessIdentity, SampleRow, SpanPart, TotalRow, WaitRow},
     cause::Cause,
     frame::{Frame, Stack},
     state::StateTimes,
@@ -42,18 +42,21 @@ pub fn batch_bytes(batch: &Batch) -> usize {
 /// Heap of a batch without its stacks, which it may share with other batches.
 pub fn own_bytes(batch: &Batch) -> usize {
     fixed_bytes(batch)
+        + batch.processes.iter().map(process_bytes).sum::<usize>()
         + batch.spans.iter().map(span_bytes).sum::<usize>()
         + batch.samples.len() * SAMPLE_BYTES
         + batch.waits.iter().map(wait_bytes).sum::<usize>()
         + batch.totals.iter().map(total_bytes).sum::<usize>()
 }
 
-/// What every piece of a batch has: itself, its processes and its books.
+/// What every piece of a batch may have: itself and its account.
 pub fn fixed_bytes(batch: &Batch) -> usize {
-    let processes: usize = (batch.processes.iter())
-        .map(|process| 2 * ALLOCATION + 32 + process.comm.len() + process.service.len())
-        .sum();
-    size_of::<Batch>() + 2 * ALLOCATION + processes + account_bytes(&batch.account)
+    size_of::<Batch>() + 2 * ALLOCATION + account_bytes(&batch.account)
+}
+
+/// Heap of a process.
+pub fn process_bytes(process: &ProcessIdentity) -> usize {
+    2 * ALLOCATION + 32 + process.comm.len() + process.service.len()
 }
 
 /// Heap of a stack.
