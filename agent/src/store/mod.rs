@@ -2,6 +2,8 @@
 //! it. Whoever stores or asks knows these and never the store behind them.
 
 pub mod account;
+pub mod memory;
+mod rules;
 mod sink;
 mod source;
 pub mod sqlite;

@@ -25,6 +25,20 @@ pub enum Body {
     Gap(Gap),
 }
 
+// === impl Entry ===
+
+impl Entry {
+    /// Why it can never be stored, if so.
+    pub fn contradiction(&self) -> Option<&'static str> {
+        match &self.body {
+            Body::Gap(gap) => (gap.to_sequence != self.sequence
+                || gap.from_sequence > gap.to_sequence)
+                .then_some("a gap's sequences do not fit"),
+            Body::Batch(batch) => batch.contradiction(),
+        }
+    }
+}
+
 /// Where entries become durable.
 pub trait Sink: Send + 'static {
     /// Makes entries durable, all or none. What is there already is left as it is.

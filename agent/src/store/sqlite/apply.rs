@@ -11,12 +11,12 @@ use super::{
     chunk::{RAW_LEVEL, Rows, StoredCause, StoredSample, StoredTotal, StoredWait},
     dictionary::{Dictionary, ProcessIds},
     error::PartError,
-    run::{self, Runs, add_counts},
+    run::{self, Runs},
     schema::Meta,
     span_row::SpanRow,
 };
 use crate::{
-    model::batch::{Account, Batch, SpanPart},
+    model::batch::{Batch, SpanPart},
     store::{Body, Entry, RunRecord},
 };
 
@@ -30,17 +30,6 @@ pub(super) struct Pen {
     dictionary: Dictionary,
     /// States seen of each operation, as stored.
     masks: HashMap<i64, i64>,
-}
-
-/// Says what is wrong with an entry, if anything.
-pub(super) fn check(entry: &Entry) -> Result<(), PartError> {
-    let found = match &entry.body {
-        Body::Gap(gap) => (gap.to_sequence != entry.sequence
-            || gap.from_sequence > gap.to_sequence)
-            .then_some("a gap's sequences do not fit"),
-        Body::Batch(batch) => batch.contradiction(),
-    };
-    found.map_or(Ok(()), |why| Err(PartError::Invalid(why.into())))
 }
 
 // === impl Pen ===
@@ -72,21 +61,10 @@ impl Pen {
             if entry.sequence <= record.last_sequence {
                 continue;
             }
-            record.last_sequence = entry.sequence;
-            match &entry.body {
-                Body::Gap(gap) => record.add_gap(&gap.reason, &gap.counts),
-                Body::Batch(batch) => {
-                    self.write_batch(conn, &entry.run.boot_id, batch)?;
-                    add_counts(&mut record.delivered, &batch.counts);
-                    // Of a flush in pieces only the last one has the books.
-                    if batch.account != Account::default() {
-                        record.account = batch.account.clone();
-                        record.closed = batch.account.closed;
-                    }
-                    record.last_to = batch.to;
-                    record.last_unix_ns = batch.to.saturating_add_signed(batch.unix_offset_ns);
-                }
+            if let Body::Batch(batch) = &entry.body {
+                self.write_batch(conn, &entry.run.boot_id, batch)?;
             }
+            record.advance(entry);
             moved.insert(entry.run.id, ());
         }
         for id in moved.keys() {

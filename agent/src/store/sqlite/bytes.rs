@@ -147,11 +147,6 @@ pub(super) fn salted(salt: u64, bytes: &[u8]) -> i64 {
     i64::from((hash >> 32) as i32)
 }
 
-/// The longest prefix of at most `max` bytes that is whole characters.
-pub(super) fn cap(text: &str, max: usize) -> &str {
-    &text[..text.floor_char_boundary(max)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

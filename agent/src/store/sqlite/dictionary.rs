@@ -12,18 +12,17 @@ use std::{
 use rusqlite::{Connection, params};
 
 use super::{
-    bytes::{Writer, cap, salted, seal, unseal},
+    bytes::{Writer, salted, seal, unseal},
     error::PartError,
 };
-use crate::model::{
-    batch::ProcessIdentity,
-    frame::{Frame, Stack},
+use crate::{
+    model::{
+        batch::ProcessIdentity,
+        frame::{Frame, Stack},
+    },
+    store::rules::{MAX_DEPTH, MAX_STRING_BYTES, cap},
 };
 
-/// Longer strings are cut.
-pub(super) const MAX_STRING_BYTES: usize = 4096;
-/// Deeper stacks lose their outermost frames.
-pub(super) const MAX_DEPTH: usize = 1024;
 /// Known ids kept in memory: about 32 bytes each.
 const MAX_KNOWN: usize = 500_000;
 

@@ -78,8 +78,6 @@ pub(super) enum PartError {
     Sqlite(#[from] rusqlite::Error),
     #[error(transparent)]
     Damage(#[from] Damage),
-    #[error("{0}")]
-    Invalid(String),
 }
 
 // === impl StoreError ===
@@ -102,7 +100,6 @@ impl PartError {
         let damaged = |reason: String| StoreError::Damaged { file: file.into(), reason };
         match self {
             Self::Damage(damage) => damaged(damage.to_string()),
-            Self::Invalid(why) => StoreError::Invalid(why),
             Self::Sqlite(source) => match class(&source) {
                 Class::Damaged => damaged(source.to_string()),
                 Class::Full => StoreError::Full,

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{
     bytes::{Cursor, Writer, unseal},
-    dictionary::{Kind, MAX_DEPTH, find},
+    dictionary::{Kind, find},
     error::{Damage, PartError},
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         batch::ProcessIdentity,
         frame::{Frame, FrameKind, Stack},
     },
-    store::account::ProcessKey,
+    store::{account::ProcessKey, rules::MAX_DEPTH},
 };
 
 /// Entries kept in memory per kind and connection.

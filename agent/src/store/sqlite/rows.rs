@@ -7,16 +7,14 @@ use super::{
     chunk::{Rows, StoredCause, StoredSample},
     error::{PartError, StoreError},
     lexicon::find_process,
-    span_row::sum,
-    view::{View, key},
+    view::View,
 };
 use crate::{
-    model::{
-        batch::SpanName,
-        cause::Cause,
-        state::{State, StateTimes},
+    model::{batch::SpanName, cause::Cause, state::State},
+    store::{
+        account::{Details, ProcessKey, ProcessSlice, Sample, SpanAccount, Wait},
+        rules::{key, share, sum},
     },
-    store::account::{Details, ProcessKey, ProcessSlice, Sample, SpanAccount, Wait},
 };
 
 /// Spans of one process in one part.
@@ -52,7 +50,7 @@ fn add_details(
     for span in spans {
         for (id, row) in view.spans(Some(&span.trace_id), &span.span_id)? {
             let (process, minutes) = (row.process, row.minutes);
-            if key(view.tally(row)?.account()) != key(span) {
+            if key(&view.tally(row)?.account) != key(span) {
                 continue;
             }
             let Some((first, last)) = minutes else { continue };
@@ -122,23 +120,13 @@ fn add_process(
     view.chunks(id, from / NS_PER_MINUTE, to / NS_PER_MINUTE, |rows| {
         samples.extend(rows.samples.into_iter().filter(|row| (from..to).contains(&row.at)));
         for total in rows.totals {
-            let within = total.to.min(to).saturating_sub(total.from.max(from));
-            *states = sum(states, &share(&total.states, within, total.to - total.from));
+            *states = sum(states, &share(&total.states, (total.from, total.to), (from, to)));
         }
     })?;
     for stored in &samples {
         slice.samples.push(sample(view, stored)?);
     }
     Ok(())
-}
-
-/// The part of a total that falls within.
-fn share(states: &StateTimes, within: u64, whole: u64) -> StateTimes {
-    let mut shared = StateTimes::default();
-    for (state, ns) in states.iter().filter(|_| within > 0) {
-        shared.add(state, (u128::from(ns) * u128::from(within) / u128::from(whole)) as u64);
-    }
-    shared
 }
 
 fn sample(view: &mut View, stored: &StoredSample) -> Result<Sample, PartError> {

@@ -7,17 +7,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use rusqlite::{Connection, params};
 
 use super::{
-    bytes::{Cursor, Writer, cap, seal, unseal},
-    dictionary::MAX_STRING_BYTES,
+    bytes::{Cursor, Writer, seal, unseal},
     error::{Damage, PartError},
 };
 use crate::{
     model::batch::{Account, AgentCost, Counts, KindAccount, Run},
-    store::RunRecord,
+    store::{
+        RunRecord,
+        rules::{MAX_KEYS, MAX_STRING_BYTES, cap},
+    },
 };
-
-/// Reasons and kinds kept; agents have a few dozen.
-const MAX_KEYS: usize = 1024;
 
 /// By id.
 pub(super) type Runs = BTreeMap<[u8; 16], RunRecord>;
@@ -48,32 +47,9 @@ fn columns(id: &[u8; 16]) -> [i64; 2] {
     [id as i64, (id >> 64) as i64]
 }
 
-/// Sums that do not overflow, whatever was sent.
-pub(super) fn add_counts(to: &mut Counts, added: &Counts) {
-    let Counts { samples, intervals, interval_ns, markers, stacks, spans } = added;
-    for (sum, n) in [
-        (&mut to.samples, samples),
-        (&mut to.intervals, intervals),
-        (&mut to.interval_ns, interval_ns),
-        (&mut to.markers, markers),
-        (&mut to.stacks, stacks),
-        (&mut to.spans, spans),
-    ] {
-        *sum = sum.saturating_add(*n);
-    }
-}
-
 // === impl RunRecord ===
 
 impl RunRecord {
-    /// Counts a gap.
-    pub fn add_gap(&mut self, reason: &str, counts: &Counts) {
-        let reason = cap(reason, MAX_STRING_BYTES);
-        if self.gaps.len() < MAX_KEYS || self.gaps.contains_key(reason) {
-            add_counts(self.gaps.entry(reason.into()).or_default(), counts);
-        }
-    }
-
     fn encode(&self) -> Vec<u8> {
         let mut to = Writer::default();
         for text in [&self.run.boot_id, &self.run.host, &self.run.version] {

@@ -13,9 +13,12 @@ use super::{
     apply::read_span,
     error::{Damage, PartError, StoreError},
     span_row::{SpanRow, mask_of},
-    view::{Tallies, View, key},
+    view::{Tallies, View},
 };
-use crate::store::{Found, Sort, SpanFilter, account::SpanAccount};
+use crate::store::{
+    Found, Sort, SpanFilter,
+    rules::{MAX_FOUND, key},
+};
 
 /// What one search may do, in steps along an index: about 50 ms.
 const MAX_STEPS: usize = 300_000;
@@ -25,9 +28,6 @@ const FETCH: usize = 8;
 const FEW_ROWS: i64 = 3_000;
 /// Up to so many operations are looked up one by one.
 const FEW_OPERATIONS: usize = 256;
-/// Spans one search gives back.
-const MAX_LIMIT: usize = 10_000;
-
 /// Which index to follow.
 enum Plan {
     Wall,
@@ -59,19 +59,10 @@ impl SpanFilter {
             && self.from_unix_ns.is_none_or(|from| row.start_unix_ns >= from)
             && self.to_unix_ns.is_none_or(|to| row.start_unix_ns < to)
     }
-
-    /// Smaller comes first.
-    fn rank(&self, account: &SpanAccount) -> u64 {
-        u64::MAX
-            - match self.sort {
-                Sort::Newest => account.start_unix_ns,
-                Sort::Slowest => account.wall_ns(),
-            }
-    }
 }
 
 pub(super) fn search(views: &mut [View], filter: &SpanFilter) -> Result<Found, StoreError> {
-    let limit = filter.limit.min(MAX_LIMIT);
+    let limit = filter.limit.min(MAX_FOUND);
     let mut budget = MAX_STEPS;
     let mut found = Found::default();
     let mut candidates = Vec::new();

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    bytes::{Cursor, Writer, cap},
+    bytes::{Cursor, Writer},
     error::Damage,
     lexicon::Operation,
 };
@@ -14,16 +14,11 @@ use crate::{
         batch::SpanPart,
         state::{State, StateTimes},
     },
-    store::account::SpanAccount,
+    store::{
+        account::SpanAccount,
+        rules::{SpanSum, add_loss, add_missing, join, missing, sum},
+    },
 };
-
-/// Loss of a span whose additions did not all arrive.
-pub(super) const PARTS_MISSING: &str = "parts_missing";
-/// Separate intervals kept of one span before the closest are joined.
-const MAX_ACTIVE: usize = 4096;
-/// Reasons kept of one span.
-const MAX_REASONS: usize = 64;
-const MAX_REASON_BYTES: usize = 64;
 
 /// One row; ids are those of its part.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,7 +109,7 @@ impl SpanRow {
     }
 
     /// As accounts have it; what came before `first` is not looked at yet.
-    pub fn account(self, of: Operation) -> Tally {
+    pub fn account(self, of: Operation) -> SpanSum {
         let account = SpanAccount {
             process: of.process,
             trace_id: self.trace_id,
@@ -131,7 +126,7 @@ impl SpanRow {
             open: self.open,
             loss: self.loss,
         };
-        Tally { account, first: self.first, next: self.next }
+        SpanSum { account, first: self.first, next: self.next }
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -245,110 +240,10 @@ impl SpanRow {
     }
 }
 
-/// A span's account over the parts looked at so far, oldest first.
-#[derive(Clone, Debug)]
-pub(super) struct Tally {
-    account: SpanAccount,
-    first: u32,
-    next: u32,
-}
-
-// === impl Tally ===
-
-impl Tally {
-    pub fn account(&self) -> &SpanAccount {
-        &self.account
-    }
-
-    /// Adds what the next part holds of it.
-    pub fn add(&mut self, later: Self) {
-        let missing = missing(self.next, later.first);
-        self.next = later.next;
-        let (sum_of, later) = (&mut self.account, later.account);
-        sum_of.process = later.process;
-        sum_of.name = if later.name.is_empty() { sum_of.name.clone() } else { later.name };
-        if later.parent != [0; 8] {
-            sum_of.parent = later.parent;
-        }
-        sum_of.start = sum_of.start.min(later.start);
-        sum_of.end = sum_of.end.max(later.end);
-        sum_of.active_ns = sum_of.active_ns.saturating_add(later.active_ns);
-        sum_of.states = sum(&sum_of.states, &later.states);
-        sum_of.active.extend(later.active);
-        join(&mut sum_of.active);
-        sum_of.exact &= later.exact && missing == 0;
-        sum_of.open = later.open;
-        add_loss(&mut sum_of.loss, &later.loss);
-        add_missing(&mut sum_of.loss, missing);
-    }
-
-    /// Once every part was looked at: what came before the first addition is missing.
-    pub fn finish(mut self) -> SpanAccount {
-        self.account.exact &= self.first == 0;
-        add_missing(&mut self.account.loss, self.first.into());
-        self.account
-    }
-}
-
 /// The bit of a state in masks.
 pub(super) fn mask_of(state: State) -> i64 {
     // The codes of the kernel's states are below 32, those of the daemon's own from 64 on.
     1 << (state.code() % 64 + if state.code() >= 64 { 32 } else { 0 })
-}
-
-/// Additions that should have come before `found`. One that starts over is a restarted agent.
-fn missing(expected: u32, found: u32) -> u64 {
-    u64::from(found.checked_sub(expected).unwrap_or(found))
-}
-
-fn add_missing(loss: &mut BTreeMap<Arc<str>, u64>, missing: u64) {
-    if missing > 0 {
-        let n = loss.entry(PARTS_MISSING.into()).or_default();
-        *n = n.saturating_add(missing);
-    }
-}
-
-fn add_loss(loss: &mut BTreeMap<Arc<str>, u64>, added: &BTreeMap<Arc<str>, u64>) {
-    for (reason, ns) in added {
-        let reason = cap(reason, MAX_REASON_BYTES);
-        if loss.len() < MAX_REASONS || loss.contains_key(reason) {
-            let n = loss.entry(reason.into()).or_default();
-            *n = n.saturating_add(*ns);
-        }
-    }
-}
-
-/// Sums that do not overflow, whatever was sent.
-pub(super) fn sum(a: &StateTimes, b: &StateTimes) -> StateTimes {
-    let mut sum = StateTimes::default();
-    for (state, ns) in a.iter() {
-        sum.add(state, ns.saturating_add(b.get(state)));
-    }
-    for (state, ns) in b.iter().filter(|&(state, _)| a.get(state) == 0) {
-        sum.add(state, ns);
-    }
-    sum
-}
-
-/// The union of intervals, in order; when there are too many the closest are joined too: then the
-/// time on no thread is a little too small, never the active time, which is its own sum.
-pub(super) fn join(active: &mut Vec<(u64, u64)>) {
-    active.retain(|(from, to)| from <= to);
-    active.sort_unstable();
-    let mut slack = 0u64;
-    loop {
-        active.dedup_by(|next, last| {
-            let touches = next.0 <= last.1.saturating_add(slack);
-            if touches {
-                last.1 = last.1.max(next.1);
-            }
-            touches
-        });
-        if active.len() <= if slack == 0 { MAX_ACTIVE } else { MAX_ACTIVE / 2 } {
-            return;
-        }
-        slack = slack * 2 + 1_000;
-    }
 }
 
 #[cfg(test)]

@@ -1,21 +1,6 @@
 use super::*;
 
 #[test]
-fn intervals_join_and_stay_few() {
-    let mut active = vec![(30, 40), (10, 20), (20, 25), (35, 50), (9, 3)];
-    join(&mut active);
-    assert_eq!(active, [(10, 25), (30, 50)]);
-    let mut many: Vec<_> = (0..20_000).map(|i| (i * 100_000, i * 100_000 + 10)).collect();
-    join(&mut many);
-    assert!(many.len() <= MAX_ACTIVE / 2 && many[0].0 == 0);
-}
-
-#[test]
-fn a_missing_part_shows_and_a_restart_does_not() {
-    assert_eq!([missing(3, 3), missing(3, 5), missing(3, 0), missing(3, 2)], [0, 2, 0, 2]);
-}
-
-#[test]
 fn masks_are_distinct() {
     let mut seen = 0;
     for state in State::all() {

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use super::{span_row::PARTS_MISSING, synthetic::Host, *};
+use super::{synthetic::Host, *};
 use crate::{
     model::{
         batch::{
@@ -34,6 +34,7 @@ use crate::{
     store::{
         Body, Entry, Found, RunRecord, SetAside, StoreHealth,
         account::{ProcessKey, SpanAccount},
+        rules::PARTS_MISSING,
     },
 };
 

@@ -1,7 +1,7 @@
 //! One part as readers see it: a read-only connection, pinned to one state of the part while a call
 //! lasts, with what it remembers of the dictionary. And the sum of a span over several of them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use rusqlite::{Connection, params};
 
@@ -14,9 +14,12 @@ use super::{
     lexicon::Lexicon,
     part::PartName,
     schema::{self, Access, Meta},
-    span_row::{SpanRow, Tally},
+    span_row::SpanRow,
 };
-use crate::store::account::SpanAccount;
+use crate::store::{
+    account::SpanAccount,
+    rules::{SpanKey, SpanSum, key},
+};
 
 /// One part.
 pub(super) struct View {
@@ -26,14 +29,11 @@ pub(super) struct View {
     pub lexicon: Lexicon,
 }
 
-/// A span of a process: process entries differ from part to part.
-type Key = ([u8; 16], [u8; 8], Arc<str>, u32, u64);
-
 /// Spans over parts, oldest part first.
 #[derive(Default)]
 pub(super) struct Tallies {
-    tallies: Vec<Tally>,
-    index: HashMap<Key, usize>,
+    tallies: Vec<SpanSum>,
+    index: HashMap<SpanKey, usize>,
 }
 
 // === impl View ===
@@ -106,7 +106,7 @@ impl View {
     }
 
     /// A row's sums, by name.
-    pub fn tally(&mut self, row: SpanRow) -> Result<Tally, PartError> {
+    pub fn tally(&mut self, row: SpanRow) -> Result<SpanSum, PartError> {
         let operation = self.lexicon.operation(&self.conn, row.operation)?;
         Ok(row.account(operation))
     }
@@ -136,8 +136,8 @@ impl View {
 // === impl Tallies ===
 
 impl Tallies {
-    pub fn add(&mut self, tally: Tally) {
-        let index = *self.index.entry(key(tally.account())).or_insert(self.tallies.len());
+    pub fn add(&mut self, tally: SpanSum) {
+        let index = *self.index.entry(key(&tally.account)).or_insert(self.tallies.len());
         match self.tallies.get_mut(index) {
             Some(earlier) => earlier.add(tally),
             None => self.tallies.push(tally),
@@ -146,20 +146,8 @@ impl Tallies {
 
     /// In order of start.
     pub fn finish(self) -> Vec<SpanAccount> {
-        let mut accounts: Vec<_> = self.tallies.into_iter().map(Tally::finish).collect();
+        let mut accounts: Vec<_> = self.tallies.into_iter().map(SpanSum::finish).collect();
         accounts.sort_by_key(|account| account.start_unix_ns);
         accounts
     }
-}
-
-/// What makes it the same span of the same process.
-pub(super) fn key(account: &SpanAccount) -> Key {
-    let process = &account.process;
-    (
-        account.trace_id,
-        account.span_id,
-        Arc::clone(&process.boot_id),
-        process.identity.pid,
-        process.identity.since,
-    )
 }

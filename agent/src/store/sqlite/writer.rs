@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{
     Settings, StoreError,
-    apply::{Pen, check},
+    apply::Pen,
     catalogue::{Catalogue, Clock},
     error::{Damage, PartError},
     lock::{DirectoryLock, FileIdentity},
@@ -109,7 +109,9 @@ impl Store {
     /// skipped, so delivering one again changes nothing.
     pub fn append(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
         for entry in entries {
-            check(entry).map_err(|error| error.of(""))?;
+            if let Some(why) = entry.contradiction() {
+                return Err(StoreError::Invalid(why.into()));
+            }
         }
         let mut outcome = self.turn_page().and_then(|()| self.try_append(entries));
         if let Err(StoreError::Damaged { reason, .. }) = &outcome {

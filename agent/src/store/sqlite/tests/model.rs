@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{
-    super::span_row::{join, sum},
-    *,
+use super::*;
+use crate::{
+    model::batch::Batch,
+    store::{
+        SpanFilter,
+        rules::{join, sum},
+    },
 };
-use crate::{model::batch::Batch, store::SpanFilter};
 
 /// What is done.
 #[derive(Clone, Debug)]
