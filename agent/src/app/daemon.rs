@@ -13,15 +13,16 @@ use agent_ebpf::{
 };
 
 use crate::{
+    contexts::lanes::Lanes,
     document::span::Conservation,
     kernel::{Config, KernelError, KernelSide, Record, StartError, ktime},
     link::{
-        Linker,
+        Linker, Parts,
         flush::Flush,
         stacks::{stop_counter, stop_key},
     },
     model::id::Pid,
-    process::family::Family,
+    process::{Processes, family::Family, procfs},
     unwind::Unwinder,
 };
 
@@ -67,6 +68,12 @@ pub struct Daemon {
     kernel: KernelSide,
     /// The join, with all it has found.
     pub linker: Linker,
+    /// What the processes publish.
+    pub lanes: Lanes,
+    /// Who is who.
+    pub processes: Processes,
+    /// Who makes unwind tables.
+    pub unwinder: Unwinder,
     totals_at: Instant,
     sweep_at: Instant,
     parked: Parked,
@@ -93,14 +100,19 @@ impl Daemon {
         let mut kernel = KernelSide::start(config)?;
         let unwinder = Unwinder::spawn(kernel.take_tables()?, config.table_cache.clone());
         let unwinder = unwinder.map_err(StartError::Worker)?;
-        let linker = match reported {
-            Reported::Tree(_) => Linker::new(config.hz),
-            Reported::Host => Linker::streaming(config.hz),
+        let (linker, processes) = match reported {
+            Reported::Tree(_) => (Linker::new(config.hz), Processes::default()),
+            Reported::Host => {
+                (Linker::streaming(config.hz), Processes::all_but(Pid(std::process::id())))
+            }
         };
         let now = Instant::now();
         let mut daemon = Self {
             kernel,
             linker,
+            lanes: Lanes::default(),
+            processes,
+            unwinder,
             totals_at: now,
             sweep_at: now,
             cpus_at: now,
@@ -109,14 +121,13 @@ impl Daemon {
             totals_unread: 0,
             below: Vec::new(),
         };
-        daemon.linker.unwinder = unwinder;
         // From here on forks are told: who is not found now is the child of one that is.
         let at = ktime::now();
         let now = Family::of_roots(roots);
         for root in roots {
             let members = before.with(&now, root.pid);
             daemon.below.push(members.iter().filter(|&&member| now.has(member)).count());
-            let processes = &mut daemon.linker.processes;
+            let processes = &mut daemon.processes;
             processes.add_member(root.pid, at);
             if root.alone {
                 processes.set_alone(root.pid);
@@ -144,16 +155,23 @@ impl Daemon {
         std::mem::take(&mut self.new_fds)
     }
 
+    /// The join, and the parts it works with.
+    fn join(&mut self) -> (&mut Linker, Parts<'_>) {
+        let Self { linker, lanes, processes, unwinder, .. } = self;
+        (linker, Parts { lanes, processes, unwinder })
+    }
+
     fn sweep(&mut self) -> Result<(), KernelError> {
         let every = if self.kernel.has_breadcrumb() { SWEEP_EVERY } else { SWEEP_EVERY_BLIND };
         self.sweep_at = Instant::now() + every;
-        let owners = self.linker.sweep();
+        let owners = self.lanes.sweep(Pid(std::process::id()));
         let Some(snapshots) = self.totals() else {
             // The lanes it found are nobody's until then.
             self.sweep_at = Instant::now() + SWEEP_AGAIN;
             return Ok(());
         };
-        let (lanes, pids) = self.linker.adopt(&owners, &snapshots);
+        let (linker, mut parts) = self.join();
+        let (lanes, pids) = linker.adopt(&owners, &snapshots, &mut parts);
         self.kernel.add_lanes(&lanes)?;
         self.tell_attached(pids);
         Ok(())
@@ -162,7 +180,7 @@ impl Daemon {
     /// Of a process with a lane that cannot be read here the kernel side saves what it can.
     fn tell_attached(&mut self, pids: impl IntoIterator<Item = Pid>) {
         for pid in pids {
-            self.kernel.set_attached(pid.0, self.linker.lanes.is_whole(pid));
+            self.kernel.set_attached(pid.0, self.lanes.is_whole(pid));
         }
     }
 
@@ -193,10 +211,11 @@ impl Daemon {
         if self.totals_at.elapsed() >= TOTALS_EVERY {
             self.totals_at = Instant::now();
             if let Some(snapshots) = self.totals() {
-                self.linker.take_totals(&snapshots, false);
+                self.linker.take_totals(&snapshots, false, &self.processes);
             }
         }
-        self.linker.round(watermark);
+        let (linker, mut parts) = self.join();
+        linker.round(watermark, &mut parts);
         if self.cpus_at.elapsed() >= CPUS_EVERY {
             self.cpus_at = Instant::now();
             self.new_fds |= self.kernel.look_after_cpus()?;
@@ -215,13 +234,14 @@ impl Daemon {
         // would undo what came after it.
         records.sort_by_key(Record::at);
         let mut publishers = BTreeSet::new();
+        let (linker, mut parts) = self.join();
         for record in records {
-            publishers.extend(self.linker.take(record));
+            publishers.extend(linker.take(record, &mut parts));
         }
         self.tell_attached(publishers);
         if is_new(&mut self.parked.exits, self.kernel.counter(Counter::ExitsParked)?) {
             for exit in self.kernel.parked_exits()? {
-                self.linker.exit(&exit);
+                self.linker.exit(&exit, &mut self.processes);
             }
         }
         Ok(())
@@ -230,14 +250,16 @@ impl Daemon {
     /// Everything that came since the last flush, and the books so far.
     pub fn flush(&mut self) -> Result<(Flush, Outcome), KernelError> {
         let counters = self.kernel.counters()?;
-        let flush = self.linker.flush(ktime::now(), false);
+        let (linker, mut parts) = self.join();
+        let flush = linker.flush(ktime::now(), false, &mut parts);
         Ok((flush, self.outcome(&counters)))
     }
 
     /// The last flush of a stream: takes the programs out first.
     pub fn last_flush(&mut self) -> Result<(Flush, Outcome), KernelError> {
         let counters = self.close()?;
-        let flush = self.linker.flush(ktime::now(), true);
+        let (linker, mut parts) = self.join();
+        let flush = linker.flush(ktime::now(), true, &mut parts);
         Ok((flush, self.outcome(&counters)))
     }
 
@@ -256,7 +278,7 @@ impl Daemon {
     fn close(&mut self) -> Result<BTreeMap<Counter, u64>, KernelError> {
         // A process is over when its last thread says so, which is before that thread's last switch.
         let deadline = Instant::now() + LAST_SWITCH;
-        while self.linker.awaits_exits() && Instant::now() < deadline {
+        while self.awaits_exits() && Instant::now() < deadline {
             self.kernel.begin_round()?;
             self.drain()?;
             std::thread::sleep(Duration::from_millis(1));
@@ -264,12 +286,19 @@ impl Daemon {
         self.kernel.detach()?;
         self.drain()?;
         // Before the accounts are read: what is published later is after the end.
-        self.linker.lanes.drain();
+        self.lanes.drain();
         if let Some(snapshots) = self.totals() {
-            self.linker.take_totals(&snapshots, true);
+            self.linker.take_totals(&snapshots, true, &self.processes);
         }
-        self.linker.end(ktime::now());
+        let (linker, mut parts) = self.join();
+        linker.end(ktime::now(), &mut parts);
         self.kernel.counters()
+    }
+
+    /// Whether the last switch of a thread that is gone is still to be told: its process was seen to be
+    /// over a moment before it.
+    fn awaits_exits(&self) -> bool {
+        self.linker.open_processes().into_iter().any(|pid| !procfs::is_alive(pid))
     }
 
     fn outcome(&self, counters: &BTreeMap<Counter, u64>) -> Outcome {
@@ -324,10 +353,10 @@ impl Daemon {
         // The lanes count what they know of; the kernel side what died with a lane it could not announce.
         let unsaved = get(Counter::TailMarkersLost);
         let mut lost = BTreeMap::from([("tail_markers_lost", unsaved)]);
-        for ((_, reason), n) in &linker.lanes.lost {
+        for ((_, reason), n) in &self.lanes.lost {
             *lost.entry(reason).or_default() += n;
         }
-        let lanes = &linker.lanes;
+        let lanes = &self.lanes;
         conservation.insert(
             "markers",
             balance(lanes.captured + unsaved, lanes.delivered, lanes.in_flight, lost),
@@ -341,7 +370,7 @@ impl Daemon {
 
     /// How walks ended.
     fn ends(&self, get: &dyn Fn(Counter) -> u64) -> [(Stop, u64); Stop::ALL.len()] {
-        self.linker.unwinder.ends(|stop| get(stop_counter(stop)))
+        self.unwinder.ends(|stop| get(stop_counter(stop)))
     }
 
     /// Everything that was lost, and everything that made part of the account unknown.
@@ -380,13 +409,13 @@ impl Daemon {
                 add(stop_key(stop), n);
             }
         }
-        for (key, n) in linker.unwinder.counters().losses() {
+        for (key, n) in self.unwinder.counters().losses() {
             add(key, n);
         }
         // Where a loss has a process, only the recorded ones' are this report's.
-        let tallies = linker.lanes.lost.iter().chain(&linker.lanes.refused).chain(&linker.counts);
+        let tallies = self.lanes.lost.iter().chain(&self.lanes.refused).chain(&linker.counts);
         for ((pid, reason), n) in tallies {
-            if linker.processes.in_tree(*pid) {
+            if self.processes.in_tree(*pid) {
                 add(reason, *n);
             }
         }
@@ -394,8 +423,8 @@ impl Daemon {
         let (unseen_samples, unseen_waits) = linker.spans.unseen();
         add("samples_over_budget", unseen_samples);
         add("wait_stacks_over_budget", unseen_waits);
-        for (pid, reason, n) in linker.lanes.publishers_refusals() {
-            if linker.processes.in_tree(pid) {
+        for (pid, reason, n) in self.lanes.publishers_refusals() {
+            if self.processes.in_tree(pid) {
                 add(reason, n);
             }
         }

@@ -104,7 +104,7 @@ fn watch(
         if daemon.has_new_wake_fds() {
             fds = daemon.wake_fds().into_iter().map(readable).collect();
         }
-        for map in daemon.linker.processes.take_fresh_maps() {
+        for map in daemon.processes.take_fresh_maps() {
             // A busy symbol thread opens them later, by name.
             symbols.open_files(map);
         }

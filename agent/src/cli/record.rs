@@ -114,7 +114,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let nice = daemon::raise_priority();
     let started = Instant::now();
     let mut command = Running::start(&arguments.command, nice, files)?;
-    daemon.linker.processes.set_root(Pid(command.pid()));
+    daemon.processes.set_root(Pid(command.pid()));
     let status = match watch(&mut daemon, &mut command, &symbols, arguments, started) {
         Ok(status) => status,
         Err(error) => {
@@ -128,7 +128,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let outcome = daemon.finish().context("reading what was recorded")?;
 
     let report = {
-        let mut reporter = Reporter::new(&mut daemon.linker, &symbols, ktime::unix_offset());
+        let mut reporter = Reporter::new(
+            &mut daemon.linker,
+            &mut daemon.processes,
+            &symbols,
+            ktime::unix_offset(),
+        );
         let mut loss: BTreeMap<String, u64> = outcome.loss;
         for (reason, n) in symbols.counters().losses() {
             if n > 0 {
@@ -186,7 +191,7 @@ fn watch(
         if daemon.has_new_wake_fds() {
             fds = watched(daemon);
         }
-        for map in daemon.linker.processes.take_fresh_maps() {
+        for map in daemon.processes.take_fresh_maps() {
             // A busy symbol thread opens them later, by name.
             symbols.open_files(map);
         }

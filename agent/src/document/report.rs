@@ -25,6 +25,7 @@ use crate::{
         stacks::{self, mark},
         syscalls::syscall_name,
     },
+    process::Processes,
     store::account::Wait,
     symbols::Symbols,
 };
@@ -35,6 +36,7 @@ const STACKS_TOLD: usize = 50;
 /// Turns the join's result into documents.
 pub struct Reporter<'a> {
     linker: &'a mut Linker,
+    processes: &'a mut Processes,
     /// Unix time minus ktime, ns.
     unix_offset: i128,
     /// Names of stacks by hash, innermost first.
@@ -48,10 +50,16 @@ pub struct Reporter<'a> {
 
 impl<'a> Reporter<'a> {
     /// Resolves every stack the spans refer to.
-    pub fn new(linker: &'a mut Linker, symbols: &Symbols, unix_offset: i128) -> Self {
+    pub fn new(
+        linker: &'a mut Linker,
+        processes: &'a mut Processes,
+        symbols: &Symbols,
+        unix_offset: i128,
+    ) -> Self {
         let threads = linker.threads.iter().map(|t| (t.tid, t.comm.clone())).collect();
         let tree = SpanTree::of(&linker.spans);
-        let mut reporter = Self { linker, unix_offset, named: HashMap::new(), threads, tree };
+        let named = HashMap::new();
+        let mut reporter = Self { linker, processes, unix_offset, named, threads, tree };
         reporter.resolve(symbols);
         reporter
     }
@@ -134,7 +142,7 @@ impl<'a> Reporter<'a> {
                 }
             }
         }
-        let process = self.linker.processes.get(span.key.pid).clone();
+        let process = self.processes.get(span.key.pid).clone();
         let stacks = self.stacks(&span);
         let mut loss: BTreeMap<String, u64> =
             span.loss.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect();
@@ -231,7 +239,7 @@ impl<'a> Reporter<'a> {
         if let Some(name) = self.threads.get(&tid) {
             return name.clone();
         }
-        let name = self.linker.processes.get(Pid(pid)).comm.clone();
+        let name = self.processes.get(Pid(pid)).comm.clone();
         self.threads.insert(tid, name.clone());
         name
     }

@@ -10,13 +10,14 @@ use std::{
 use agent_ebpf::wire::{Exit, Phase, Snapshot, state::STATES};
 
 use super::{
-    Linker,
+    Linker, Parts,
     records::difference,
     spans::{Cause, Seen, Span, SpanIndex, SpanKey},
     stacks::SeenStack,
     totals,
 };
 use crate::{
+    contexts::lanes::{Lanes, Tally},
     model::{
         batch::{Counts, ProcessIdentity},
         id::Pid,
@@ -157,8 +158,8 @@ impl Memory {
 
 impl Linker {
     /// Takes all that came since the last flush. `end`: the last one.
-    pub fn flush(&mut self, now: u64, end: bool) -> Flush {
-        let counts = self.counts_so_far();
+    pub fn flush(&mut self, now: u64, end: bool, parts: &mut Parts<'_>) -> Flush {
+        let counts = self.counts_so_far(parts.lanes);
         let Some(memory) = &mut self.memory else { return Flush::default() };
         for timeline in self.timelines.values_mut() {
             timeline.book(&mut self.spans);
@@ -191,7 +192,7 @@ impl Linker {
             if *tid != 0 && !flush.threads.contains_key(tid) {
                 let name = memory.name(*tid);
                 let name =
-                    name.unwrap_or_else(|| self.processes.get(Pid(*pid)).comm.as_str().into());
+                    name.unwrap_or_else(|| parts.processes.get(Pid(*pid)).comm.as_str().into());
                 flush.threads.insert(*tid, name);
             }
             if let Some(index) = span
@@ -206,35 +207,35 @@ impl Linker {
             .chain(seen.iter().map(|seen| seen.pid))
             .chain(flush.totals.iter().map(|process| process.pid));
         for pid in pids {
-            flush.processes.entry(pid).or_insert_with(|| self.processes.identity(pid));
+            flush.processes.entry(pid).or_insert_with(|| parts.processes.identity(pid));
         }
         flush.spans = spans;
         flush.seen = seen;
         if now >= memory.forgot_at + FORGET_EVERY_NS {
             memory.forgot_at = now;
             self.spans.forget(now.saturating_sub(FORGET_NS));
-            self.processes.forget_dead(now.saturating_sub(FORGET_NS));
+            parts.processes.forget_dead(now.saturating_sub(FORGET_NS));
         }
         // Books by process would grow with every process that ever ran.
         fold(&mut self.counts);
-        fold(&mut self.lanes.lost);
-        fold(&mut self.lanes.refused);
+        fold(&mut parts.lanes.lost);
+        fold(&mut parts.lanes.refused);
         flush
     }
 
-    fn counts_so_far(&self) -> Counts {
+    fn counts_so_far(&self, lanes: &Lanes) -> Counts {
         Counts {
             samples: 0,
             intervals: self.delivered.intervals,
             interval_ns: self.delivered.interval_ns,
-            markers: self.lanes.delivered,
+            markers: lanes.delivered,
             stacks: self.delivered.stacks,
             spans: 0,
         }
     }
 }
 
-fn fold(tally: &mut crate::contexts::lanes::Tally) {
+fn fold(tally: &mut Tally) {
     let mut folded: BTreeMap<(Pid, &'static str), u64> = BTreeMap::new();
     for ((_, reason), n) in std::mem::take(tally) {
         *folded.entry((Pid(0), reason)).or_default() += n;

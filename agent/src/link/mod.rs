@@ -1,5 +1,6 @@
-//! The join: kernel records and markers in, spans and threads with exact time out. Owns everything
-//! it joins; one round at a time (design 2).
+//! The join: kernel records and markers in, spans and threads with exact time out, one round at a
+//! time (design 2). It owns the join only: what is known of lanes, processes and unwind tables is the
+//! daemon's, which hands it in with each call.
 
 pub mod flush;
 pub mod records;
@@ -23,7 +24,7 @@ use crate::{
         id::Pid,
         state::{State, StateTimes},
     },
-    process::{Processes, comm_text, maps::Address, procfs},
+    process::{Processes, comm_text, maps::Address},
     unwind::Unwinder,
 };
 use flush::Memory;
@@ -68,20 +69,25 @@ pub struct Delivered {
     pub stack_copies: u64,
 }
 
+/// What the join works with and the daemon owns.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    /// What the processes publish.
+    pub lanes: &'a mut Lanes,
+    /// Who is who.
+    pub processes: &'a mut Processes,
+    /// Who makes unwind tables.
+    pub unwinder: &'a Unwinder,
+}
+
 /// Owner of the join.
 pub struct Linker {
-    /// What the processes publish.
-    pub lanes: Lanes,
     /// What came of it.
     pub spans: Spans,
     /// Every thread that is gone, or was alive at the end.
     pub threads: Vec<ThreadAccount>,
-    /// Who is who.
-    pub processes: Processes,
     /// Stack definitions by hash, with the mappings their addresses lie in.
     pub stacks: HashMap<u64, SeenStack>,
-    /// Who makes unwind tables.
-    pub unwinder: Unwinder,
     /// Records seen.
     pub delivered: Delivered,
     /// Parts of spans that flushes took.
@@ -113,10 +119,8 @@ impl Linker {
     /// A join that has seen nothing; `hz` is the rate of the timer.
     pub fn new(hz: u64) -> Self {
         Self {
-            lanes: Lanes::default(),
             spans: Spans::default(),
             threads: Vec::new(),
-            processes: Processes::default(),
             stacks: HashMap::new(),
             delivered: Delivered::default(),
             parts_told: 0,
@@ -132,19 +136,12 @@ impl Linker {
             memory: None,
             gone: Vec::new(),
             copies: Copies::default(),
-            unwinder: Unwinder::default(),
         }
     }
 
     /// A join that is flushed again and again, of every process but ourselves.
     pub fn streaming(hz: u64) -> Self {
-        let own = Pid(std::process::id());
-        Self {
-            spans: Spans::streaming(),
-            processes: Processes::all_but(own),
-            memory: Some(Memory::new(ktime::now())),
-            ..Self::new(hz)
-        }
+        Self { spans: Spans::streaming(), memory: Some(Memory::new(ktime::now())), ..Self::new(hz) }
     }
 
     /// Whether it is flushed again and again.
@@ -153,8 +150,8 @@ impl Linker {
     }
 
     /// Whether a process's threads are reported: those of the tree but for its root, ourselves.
-    fn is_reported(&self, pid: Pid) -> bool {
-        pid != self.own && self.processes.in_tree(pid)
+    fn is_reported(&self, pid: Pid, processes: &Processes) -> bool {
+        pid != self.own && processes.in_tree(pid)
     }
 
     /// Whether any thread has a lane.
@@ -164,7 +161,7 @@ impl Linker {
 
     /// Takes one record. Lanes are attached at once: their process may not live long. Returns a
     /// process that named a lane: the kernel side must know whether all it publishes is read here.
-    pub fn take(&mut self, record: Record) -> Option<Pid> {
+    pub fn take(&mut self, record: Record, parts: &mut Parts<'_>) -> Option<Pid> {
         match record {
             Record::Sample(sample) => {
                 self.delivered.samples += 1;
@@ -189,10 +186,10 @@ impl Linker {
                 self.delivered.stacks += 1;
                 let pid = Pid(stack.tgid);
                 // Only recorded processes' stacks are ever named.
-                if stack.tgid != 0 && !self.processes.in_tree(pid) {
+                if stack.tgid != 0 && !parts.processes.in_tree(pid) {
                     return None;
                 }
-                let seen = self.see(pid, stack);
+                let seen = self.see(pid, stack, parts);
                 if self.stacks.len() < MAX_STACKS {
                     self.stacks.insert(seen.definition.hash, seen);
                 } else {
@@ -201,23 +198,23 @@ impl Linker {
             }
             Record::StackCopy(copy) => {
                 self.delivered.stack_copies += 1;
-                if self.processes.in_tree(Pid(copy.tgid)) {
+                if parts.processes.in_tree(Pid(copy.tgid)) {
                     self.copies.keep(copy);
                 } else {
-                    self.unwinder.unreported(Pid(copy.tgid));
+                    parts.unwinder.unreported(Pid(copy.tgid));
                 }
             }
             Record::Remapped(remapped) => {
                 self.delivered.lifecycle += 1;
                 let pid = Pid(remapped.tgid);
-                self.processes.remapped(pid, remapped.at);
-                self.unwinder.remapped(pid, remapped.at);
+                parts.processes.remapped(pid, remapped.at);
+                parts.unwinder.remapped(pid, remapped.at);
             }
             Record::Fork(fork) => {
                 self.delivered.lifecycle += 1;
                 // A new process: whoever had this pid before is gone.
-                self.lanes.forget_image(Pid(fork.tgid), fork.at);
-                self.processes.forked(Pid(fork.parent_tgid), Pid(fork.tgid), fork.at);
+                parts.lanes.forget_image(Pid(fork.tgid), fork.at);
+                parts.processes.forked(Pid(fork.parent_tgid), Pid(fork.tgid), fork.at);
             }
             Record::Exec(exec) => {
                 self.delivered.lifecycle += 1;
@@ -226,16 +223,16 @@ impl Linker {
                     self.by_tid.remove(&exec.old_tid);
                 }
                 self.by_tid.insert(exec.tid, exec.serial);
-                self.lanes.forget_image(pid, exec.at);
-                self.processes.execed(pid, &exec.comm, exec.at);
-                self.unwinder.remapped(pid, exec.at);
+                parts.lanes.forget_image(pid, exec.at);
+                parts.processes.execed(pid, &exec.comm, exec.at);
+                parts.unwinder.remapped(pid, exec.at);
                 if let Some(timeline) = self.timelines.get_mut(&exec.serial) {
                     timeline.push(Item::Exec(exec));
                 }
             }
             Record::Exit(exit) => {
                 self.delivered.lifecycle += 1;
-                self.exit(&exit);
+                self.exit(&exit, parts.processes);
             }
             Record::LaneSeen(seen) => {
                 self.delivered.lifecycle += 1;
@@ -243,7 +240,7 @@ impl Linker {
                 self.by_tid.insert(seen.tid, seen.serial);
                 let timeline =
                     self.timelines.entry(seen.serial).or_insert_with(|| Timeline::new(pid));
-                let lane = self.lanes.lane_or_virtual(pid, Address(seen.va), seen.first_index)?;
+                let lane = parts.lanes.lane_or_virtual(pid, Address(seen.va), seen.first_index)?;
                 timeline.push(Item::Lane(Taken {
                     seq: seen.seq,
                     at: seen.at,
@@ -257,23 +254,23 @@ impl Linker {
             }
             Record::Tail(tail) => {
                 self.delivered.tails += tail.count;
-                self.lanes.add_tail(&tail);
+                parts.lanes.add_tail(&tail);
             }
-            Record::Name(name) => self.lanes.add_name(&name),
+            Record::Name(name) => parts.lanes.add_name(&name),
         }
         None
     }
 
     /// A thread is gone: its whole account.
-    pub fn exit(&mut self, exit: &Exit) {
+    pub fn exit(&mut self, exit: &Exit, processes: &mut Processes) {
         let pid = Pid(exit.tgid);
         if exit.tid == exit.tgid {
-            self.processes.exited(pid, &exit.comm, exit.at);
+            processes.exited(pid, &exit.comm, exit.at);
         }
         if let Some(memory) = &mut self.memory {
             memory.exit(exit, self.own);
             self.gone.push((exit.tid, exit.serial));
-        } else if self.is_reported(pid) {
+        } else if self.is_reported(pid, processes) {
             self.threads.push(ThreadAccount {
                 tid: exit.tid,
                 pid,
@@ -288,11 +285,6 @@ impl Linker {
         }
     }
 
-    /// Looks for lanes that are older than the programs, or were not announced.
-    pub fn sweep(&mut self) -> Vec<Owner> {
-        self.lanes.sweep(self.own)
-    }
-
     /// Takes over the threads of lanes that were found, by accounts read *after* that: every owner
     /// that still lives has one, and the lane was its own by the end of it. Returns what the kernel
     /// side must be told of lanes, and the processes now mapped.
@@ -300,19 +292,20 @@ impl Linker {
         &mut self,
         owners: &[Owner],
         snapshots: &[Snapshot],
+        parts: &mut Parts<'_>,
     ) -> (Vec<(u32, agent_ebpf::wire::LaneRef)>, Vec<Pid>) {
-        self.lanes.drain();
+        parts.lanes.drain();
         let by_tid: HashMap<u32, &Snapshot> = snapshots.iter().map(|s| (s.tid, s)).collect();
         let mut told = Vec::new();
         let mut pids = Vec::new();
         for owner in owners {
             let Some(snapshot) = by_tid.get(&owner.tid) else { continue };
-            let pid = self.lanes.pid(owner.lane);
+            let pid = parts.lanes.pid(owner.lane);
             // A torn one is asked again at the next sweep.
             if snapshot.tgid != pid.0 || snapshot.torn != 0 {
                 continue;
             }
-            let first_index = self.lanes.first_index(owner.lane);
+            let first_index = parts.lanes.first_index(owner.lane);
             if let Some(timeline) = self.timelines.get_mut(&snapshot.serial) {
                 if timeline.needs().any(|(lane, _)| lane == owner.lane) {
                     continue;
@@ -334,12 +327,12 @@ impl Linker {
                     owner.lane,
                     owner.seen_at,
                     &mut Context {
-                        lanes: &mut self.lanes,
+                        lanes: parts.lanes,
                         spans: &mut self.spans,
                         clock: &self.clock,
                         unnamed: &mut self.unnamed,
                         sample_ns: self.sample_ns,
-                        recorded: self.processes.in_tree(pid),
+                        recorded: parts.processes.in_tree(pid),
                         count: &mut |name, n| *counts.entry((pid, name)).or_default() += n,
                     },
                 );
@@ -354,7 +347,7 @@ impl Linker {
 
     /// Takes the iterator's accounts: places what an open wait has closed; at the `end` of a
     /// recording closes every living thread.
-    pub fn take_totals(&mut self, snapshots: &[Snapshot], end: bool) {
+    pub fn take_totals(&mut self, snapshots: &[Snapshot], end: bool, processes: &Processes) {
         if let Some(memory) = &mut self.memory {
             memory.take_totals(snapshots, self.own);
         }
@@ -366,7 +359,7 @@ impl Linker {
             if let Some(timeline) = self.timelines.get_mut(&snapshot.serial) {
                 timeline.push(Item::Snapshot { snapshot: *snapshot, end });
             }
-            if end && self.memory.is_none() && self.is_reported(Pid(snapshot.tgid)) {
+            if end && self.memory.is_none() && self.is_reported(Pid(snapshot.tgid), processes) {
                 let mut states = totals(&snapshot.total);
                 for (state, ns) in open_part(snapshot, 0).iter() {
                     states.add(state, ns);
@@ -385,29 +378,31 @@ impl Linker {
 
     /// One round after all rings were drained: drains the lanes, links what is older than
     /// `watermark`, names the wakers.
-    pub fn round(&mut self, watermark: u64) {
-        self.lanes.drain();
-        self.link(watermark);
+    pub fn round(&mut self, watermark: u64, parts: &mut Parts<'_>) {
+        parts.lanes.drain();
+        self.link(watermark, parts);
     }
 
     /// The last round: links everything; markers that no thread claimed are lost.
-    pub fn end(&mut self, at: u64) {
-        self.link(u64::MAX);
-        self.each_timeline(|timeline, context| timeline.close_unseen(at, context));
+    pub fn end(&mut self, at: u64, parts: &mut Parts<'_>) {
+        self.link(u64::MAX, parts);
+        self.each_timeline(parts, |timeline, context| timeline.close_unseen(at, context));
         self.name_causes();
-        self.lanes.give_up();
+        parts.lanes.give_up();
     }
 
-    /// Whether the last switch of a thread that is gone is still to be told: its process was seen to be
-    /// over a moment before it.
-    pub fn awaits_exits(&self) -> bool {
+    /// Processes with a thread whose end was not seen: where one of them is over, its threads' last
+    /// switches are still to be told.
+    pub fn open_processes(&self) -> HashSet<Pid> {
         let open = self.timelines.values().filter(|timeline| !timeline.has_ended());
-        // Each process is asked once, however many threads it has.
-        let pids: HashSet<Pid> = open.map(|timeline| timeline.pid).collect();
-        pids.into_iter().any(|pid| !procfs::is_alive(pid))
+        open.map(|timeline| timeline.pid).collect()
     }
 
-    fn each_timeline(&mut self, mut each: impl FnMut(&mut Timeline, &mut Context<'_>)) {
+    fn each_timeline(
+        &mut self,
+        parts: &mut Parts<'_>,
+        mut each: impl FnMut(&mut Timeline, &mut Context<'_>),
+    ) {
         let counts = &mut self.counts;
         for timeline in self.timelines.values_mut() {
             let pid = timeline.pid;
@@ -415,21 +410,21 @@ impl Linker {
                 *counts.entry((pid, name)).or_default() += n;
             };
             let mut context = Context {
-                lanes: &mut self.lanes,
+                lanes: parts.lanes,
                 spans: &mut self.spans,
                 clock: &self.clock,
                 unnamed: &mut self.unnamed,
                 sample_ns: self.sample_ns,
-                recorded: self.processes.in_tree(pid),
+                recorded: parts.processes.in_tree(pid),
                 count: &mut count,
             };
             each(timeline, &mut context);
         }
     }
 
-    fn link(&mut self, watermark: u64) {
+    fn link(&mut self, watermark: u64, parts: &mut Parts<'_>) {
         self.clock.calibrate();
-        self.each_timeline(|timeline, context| timeline.link(watermark, context));
+        self.each_timeline(parts, |timeline, context| timeline.link(watermark, context));
         let mut needed: HashMap<LaneId, u64> = HashMap::new();
         for (lane, index) in self.timelines.values().flat_map(Timeline::needs) {
             let least = needed.entry(lane).or_insert(index);
@@ -439,18 +434,18 @@ impl Linker {
         // when the present owner's has been read.
         for (lane, index) in &needed {
             if let Some(before) = self.needed.get(lane) {
-                self.lanes.consume(*lane, *index.min(before));
+                parts.lanes.consume(*lane, *index.min(before));
             }
         }
         self.needed = needed;
         self.name_causes();
         self.bury();
-        for (pid, at) in self.processes.take_dead() {
-            self.lanes.forget_image(pid, at);
-            self.unwinder.gone(pid);
+        for (pid, at) in parts.processes.take_dead() {
+            parts.lanes.forget_image(pid, at);
+            parts.unwinder.gone(pid);
         }
         self.copies.end_round();
-        self.lanes.end_round();
+        parts.lanes.end_round();
     }
 
     /// Forgets finished threads one round after their end: others may still name them as wakers.

@@ -8,7 +8,7 @@ use agent_ebpf::{
     wire::Counter,
 };
 
-use super::Linker;
+use super::{Linker, Parts};
 use crate::{
     kernel::{StackCopy, StackDefinition},
     model::id::Pid,
@@ -73,19 +73,24 @@ impl SeenStack {
 impl Linker {
     /// A stack as it will be named: with the mappings of now, because later the addresses may mean
     /// something else, and with its frames asked for where the kernel side had no tables.
-    pub(super) fn see(&mut self, pid: Pid, mut definition: StackDefinition) -> SeenStack {
+    pub(super) fn see(
+        &mut self,
+        pid: Pid,
+        mut definition: StackDefinition,
+        parts: &mut Parts<'_>,
+    ) -> SeenStack {
         if definition.tgid == 0 {
             return SeenStack { definition, map: None, late: None };
         }
         let wanted = definition.stop == Stop::Unloaded;
         let copy = self.copies.take(definition.hash);
         let after = copy.as_ref().map(|copy| copy.at);
-        let map = self.processes.saw_stack(pid, &definition.frames, after);
+        let map = parts.processes.saw_stack(pid, &definition.frames, after);
         if let Some(map) = &map {
             cut_at_data(&mut definition, map);
         }
         let asked = map.clone().filter(|_| wanted);
-        let late = asked.and_then(|map| self.unwinder.wanted(map, &definition.frames, copy));
+        let late = asked.and_then(|map| parts.unwinder.wanted(map, &definition.frames, copy));
         // Of the host the kernel side counts every walk; of a recording, its own processes' stacks.
         if self.memory.is_none() && definition.stop != Stop::Bottom && late.is_none() {
             *self.counts.entry((pid, stop_key(definition.stop))).or_default() += 1;

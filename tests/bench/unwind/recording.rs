@@ -117,7 +117,7 @@ impl Recording {
 
     /// The books of the unwinder.
     pub(super) fn unwound(&self) -> &Counters {
-        self.daemon.linker.unwinder.counters()
+        self.daemon.unwinder.counters()
     }
 
     /// Takes what is left; stacks that are told late are told now.
