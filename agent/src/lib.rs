@@ -9,7 +9,7 @@ mod config;
 mod contexts;
 pub mod document;
 pub mod kernel;
-mod link;
+pub mod link;
 pub mod model;
 pub mod naming;
 pub mod process;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use hotspan::{
-    app::daemon::{Daemon, Reported},
+    app::daemon::{Daemon, Watched},
     kernel::{Config, btf::Btf},
     model::id::Pid,
 };
@@ -32,7 +32,7 @@ fn every_program_is_far_from_what_a_verifier_can_take() -> Result<()> {
         return Ok(());
     }
     let this = std::process::id();
-    let daemon = Daemon::start(&Config::default(), &Reported::Tree(vec![Pid(this).into()]))?;
+    let daemon = Daemon::start(&Config::default(), &Watched::Tree(vec![Pid(this).into()]))?;
     let programs = host::verified_programs(this)?;
     drop(daemon);
     for Verified { name, instructions } in &programs {

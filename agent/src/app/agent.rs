@@ -11,7 +11,8 @@ use anyhow::{Context as _, anyhow, bail};
 use tokio::{runtime::Runtime, sync::watch, time::Instant};
 
 use super::{
-    profiler::{self, Surroundings},
+    daemon::{Daemon, Watched},
+    profiler::{self, Output, Supervisor},
     service::DRAIN,
     serving::Serving,
     stop::Stop,
@@ -42,6 +43,12 @@ pub struct Agent {
 
 /// Where batches go.
 struct Out(Arc<Queue>);
+
+/// Profiles until it is stopped.
+struct Service<'a, F> {
+    stop: &'a Stop,
+    ready: Option<F>,
+}
 
 // === impl Agent ===
 
@@ -98,7 +105,8 @@ impl Agent {
             }
         });
         let out = Out(Arc::clone(&self.queue));
-        let profiled = profiler::run(&self.config, out, stop.flag(), ready, || stop.alive());
+        let mut service = Service { stop, ready: Some(ready) };
+        let profiled = profiler::run(&self.config, &Watched::Host, out, &mut service);
         farewell.send_replace(Some(Instant::now() + DRAIN));
         let all_durable = runtime
             .block_on(async { tokio::time::timeout(DRAIN + Duration::from_secs(1), client).await })
@@ -110,11 +118,25 @@ impl Agent {
             let left = self.queue.status();
             tracing::warn!(batches = left.batches, "the collector did not take all in time: lost");
         }
-        profiled
+        profiled.map(|_| ())
     }
 }
 
-impl Surroundings for Out {
+impl<F: FnOnce()> Supervisor for Service<'_, F> {
+    fn attached(&mut self, _: &mut Daemon, _: i32) -> anyhow::Result<()> {
+        if let Some(ready) = self.ready.take() {
+            ready();
+        }
+        Ok(())
+    }
+
+    fn goes_on(&mut self, _: &Daemon) -> anyhow::Result<bool> {
+        self.stop.alive();
+        Ok(!self.stop.is_set())
+    }
+}
+
+impl Output for Out {
     fn take(&mut self, batch: Batch) {
         self.0.push(batch);
     }

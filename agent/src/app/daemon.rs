@@ -17,7 +17,7 @@ use crate::{
     document::span::Conservation,
     kernel::{Config, KernelError, KernelSide, Record, StartError, ktime},
     link::{
-        Linker, Parts,
+        Linker, Parts, ThreadAccount,
         flush::Flush,
         stacks::{stop_counter, stop_key},
     },
@@ -47,12 +47,12 @@ const SWEEP_AGAIN: Duration = Duration::from_secs(1);
 /// The same where new lanes do not announce themselves.
 const SWEEP_EVERY_BLIND: Duration = Duration::from_millis(200);
 
-/// Whose time is told.
+/// Whose time is reported.
 #[derive(Clone, Debug)]
-pub enum Reported {
-    /// These processes, all at once at the end.
+pub enum Watched {
+    /// These processes and what they fork; each of their threads has an account of its own.
     Tree(Vec<Root>),
-    /// Every process but ourselves, flush by flush.
+    /// Every process but ourselves.
     Host,
 }
 
@@ -90,22 +90,21 @@ pub struct Daemon {
 
 impl Daemon {
     /// Loads and attaches everything and finds what is already there.
-    pub fn start(config: &Config, reported: &Reported) -> Result<Self, StartError> {
-        let roots = match reported {
-            Reported::Tree(roots) => &roots[..],
-            Reported::Host => &[],
+    pub fn start(config: &Config, watched: &Watched) -> Result<Self, StartError> {
+        let roots = match watched {
+            Watched::Tree(roots) => &roots[..],
+            Watched::Host => &[],
         };
         // Looked at before and after: a child whose parent ends in between is an orphan by then.
         let before = Family::of_roots(roots);
         let mut kernel = KernelSide::start(config)?;
         let unwinder = Unwinder::spawn(kernel.take_tables()?, config.table_cache.clone());
         let unwinder = unwinder.map_err(StartError::Worker)?;
-        let (linker, processes) = match reported {
-            Reported::Tree(_) => (Linker::new(config.hz), Processes::default()),
-            Reported::Host => {
-                (Linker::streaming(config.hz), Processes::all_but(Pid(std::process::id())))
-            }
+        let processes = match watched {
+            Watched::Tree(_) => Processes::tree(),
+            Watched::Host => Processes::host(),
         };
+        let linker = Linker::new(config.hz);
         let now = Instant::now();
         let mut daemon = Self {
             kernel,
@@ -268,11 +267,19 @@ impl Daemon {
         self.kernel.resend_stacks()
     }
 
-    /// Takes the programs out, reads what is left and closes every account. Returns conservation
-    /// per kind and everything that was lost or disturbed, by reason.
-    pub fn finish(&mut self) -> Result<Outcome, KernelError> {
-        let counters = self.close()?;
-        Ok(self.outcome(&counters))
+    /// A process that belongs to the tree from its first instant, with all it forks.
+    pub fn add_root(&mut self, pid: Pid) {
+        self.processes.add_member(pid, 0);
+    }
+
+    /// Spans of now and of the last seconds.
+    pub fn spans_seen(&self) -> u64 {
+        self.linker.spans.seen()
+    }
+
+    /// The accounts of every thread of a tree, once it is closed.
+    pub fn take_threads(&mut self) -> Vec<ThreadAccount> {
+        std::mem::take(&mut self.linker.threads)
     }
 
     fn close(&mut self) -> Result<BTreeMap<Counter, u64>, KernelError> {
@@ -334,9 +341,9 @@ impl Daemon {
                 (kind, balance(get(captured), delivered, 0, lost))
             })
             .collect();
-        // Every walk over user frames: whole, or cut for a reason.
-        // A recording asks for its own processes' tables only.
-        if linker.is_streaming() {
+        // Every walk over user frames: whole, or cut for a reason. Of a tree only its own processes'
+        // tables are asked for, so most others' walks are cut.
+        if self.processes.is_host() {
             let ends = self.ends(&get);
             let lost = ends.into_iter().filter(|(stop, _)| *stop != Stop::Bottom);
             let lost = lost.map(|(stop, n)| (stop_key(stop), n)).collect();
@@ -404,7 +411,7 @@ impl Daemon {
             add(counter.key(), get(counter));
         }
         let linker = &self.linker;
-        if linker.is_streaming() {
+        if self.processes.is_host() {
             for (stop, n) in self.ends(get).into_iter().filter(|(stop, _)| *stop != Stop::Bottom) {
                 add(stop_key(stop), n);
             }
@@ -415,7 +422,7 @@ impl Daemon {
         // Where a loss has a process, only the recorded ones' are this report's.
         let tallies = self.lanes.lost.iter().chain(&self.lanes.refused).chain(&linker.counts);
         for ((pid, reason), n) in tallies {
-            if self.processes.in_tree(*pid) {
+            if self.processes.is_watched(*pid) {
                 add(reason, *n);
             }
         }
@@ -424,7 +431,7 @@ impl Daemon {
         add("samples_over_budget", unseen_samples);
         add("wait_stacks_over_budget", unseen_waits);
         for (pid, reason, n) in self.lanes.publishers_refusals() {
-            if self.processes.in_tree(pid) {
+            if self.processes.is_watched(pid) {
                 add(reason, n);
             }
         }
@@ -451,7 +458,7 @@ fn balance(
     Conservation {
         captured,
         delivered,
-        in_flight,
+        in_flight: in_flight as i64,
         spooled: 0,
         lost: lost.map(|(reason, n)| (reason.to_owned(), n)).collect(),
     }

@@ -1,5 +1,6 @@
-//! Profiles this host: rounds of the daemon, a flush every second, batches out. Runs until told to
-//! stop, then hands out what is left.
+//! Profiles: rounds of the daemon, a flush every second, batches out. Runs until its supervisor ends
+//! it, then delivers what is left. The service and a recording differ in whom they watch and where
+//! batches go.
 //!
 //! Two threads: the caller's drains and joins and must never wait; the other names what a flush
 //! holds. While that one is busy the join keeps adding to the next flush.
@@ -17,10 +18,10 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 
-use super::daemon::{self, Daemon, Outcome, Reported};
+use super::daemon::{self, Daemon, Outcome, Watched};
 use crate::{
     kernel::{Config, ktime},
-    link::flush::Flush,
+    link::{ThreadAccount, flush::Flush},
     model::batch::{Account, AgentCost, Batch, KindAccount},
     naming::batcher::Batcher,
     symbols::Symbols,
@@ -32,12 +33,32 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// store costs more than all else on an idle host.
 const FLUSH_WITHOUT_LANES: Duration = Duration::from_secs(5);
 
-/// What a profiler tells its surroundings.
-pub trait Surroundings: Send + 'static {
+/// Where batches go.
+pub trait Output: Send + 'static {
     /// A batch is done. Must not wait.
     fn take(&mut self, batch: Batch);
-    /// Bytes of batches that wait, for the account.
+    /// Bytes of batches that wait, for the accounting.
     fn queue_bytes(&self) -> u64;
+}
+
+/// Whoever decides how long it lasts. Called on the thread that drains: nothing here may wait.
+pub trait Supervisor {
+    /// Every program is attached. `nice`: the priority this thread had before.
+    ///
+    /// # Errors
+    ///
+    /// End it: nothing is profiled.
+    fn attached(&mut self, daemon: &mut Daemon, nice: i32) -> anyhow::Result<()>;
+    /// Asked in every round.
+    ///
+    /// # Errors
+    ///
+    /// End it.
+    fn goes_on(&mut self, daemon: &Daemon) -> anyhow::Result<bool>;
+    /// Becomes readable when that should be asked at once.
+    fn wake_fd(&self) -> Option<RawFd> {
+        None
+    }
 }
 
 struct Work {
@@ -46,63 +67,77 @@ struct Work {
     closed: bool,
 }
 
-/// Profiles until `stop` is set. Calls `ready` once programs are attached and `alive` in every
-/// round.
-pub fn run(
+/// The naming thread as the draining one sees it.
+struct Namer {
+    queue: SyncSender<Work>,
+    /// Flushes that it has not named yet.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Profiles until its supervisor ends it. Gives back where batches went, with all of them, and the
+/// accounts of threads where a tree is watched.
+///
+/// # Errors
+///
+/// When it cannot start, or a round failed: what came before that is delivered all the same, without
+/// claiming to be all.
+pub fn run<O: Output>(
     config: &Config,
-    surroundings: impl Surroundings,
-    stop: &AtomicBool,
-    ready: impl FnOnce(),
-    alive: impl Fn(),
-) -> anyhow::Result<()> {
+    watched: &Watched,
+    output: O,
+    supervisor: &mut impl Supervisor,
+) -> anyhow::Result<(O, Vec<ThreadAccount>)> {
     let started = Instant::now();
     let symbols = Arc::new(Symbols::spawn().context("cannot start the symbol thread")?);
-    let mut daemon = Daemon::start(config, &Reported::Host).map_err(|error| {
+    let mut daemon = Daemon::start(config, watched).map_err(|error| {
         tracing::debug!(?error, "start failed");
-        anyhow!("{error}. `hotspan doctor` tells what this host allows")
+        anyhow!("{error}. `hotspan doctor` says what this host allows")
     })?;
     let resend = Arc::new(AtomicBool::new(false));
-    let waiting = Arc::new(AtomicUsize::new(0));
     let batcher = Batcher::new(Arc::clone(&symbols), Arc::clone(&resend));
-    let (sender, work) = sync_channel(2);
-    let namer = thread::Builder::new().name("hotspan-names".into()).spawn({
-        let waiting = Arc::clone(&waiting);
-        move || name(&work, batcher, surroundings, &waiting, started)
+    let (queue, work) = sync_channel(2);
+    let namer = Namer { queue, waiting: Arc::default() };
+    let thread = thread::Builder::new().name("hotspan-names".into()).spawn({
+        let waiting = Arc::clone(&namer.waiting);
+        move || name(&work, batcher, output, &waiting, started)
     });
-    let namer = namer.context("cannot start the naming thread")?;
+    let thread = thread.context("cannot start the naming thread")?;
     // Rings and lanes must be drained before they lap, above all when the host is overloaded.
-    daemon::raise_priority();
-    ready();
-    let watched = watch(&mut daemon, &symbols, stop, alive, &resend, &waiting, &sender);
-    // Also after an error: what came before it is told, without claiming to be all.
-    if watched.is_ok() {
+    let nice = daemon::raise_priority();
+    let watched = supervisor
+        .attached(&mut daemon, nice)
+        .and_then(|()| watch(&mut daemon, &symbols, supervisor, &resend, &namer));
+    let closed = watched.and_then(|()| {
         let (flush, outcome) = daemon.last_flush().context("reading what is left")?;
-        send(&sender, &waiting, Work { flush, outcome, closed: true });
-    }
-    drop(sender);
-    namer.join().map_err(|_| anyhow!("the naming thread failed"))?;
-    watched
+        namer.send(Work { flush, outcome, closed: true });
+        Ok(daemon.take_threads())
+    });
+    // Its programs go before names are waited for.
+    drop(daemon);
+    drop(namer);
+    let output = thread.join().map_err(|_| anyhow!("the naming thread failed"))?;
+    Ok((output, closed?))
 }
 
 fn watch(
     daemon: &mut Daemon,
     symbols: &Symbols,
-    stop: &AtomicBool,
-    alive: impl Fn(),
+    supervisor: &mut impl Supervisor,
     resend: &AtomicBool,
-    waiting: &AtomicUsize,
-    sender: &SyncSender<Work>,
+    namer: &Namer,
 ) -> anyhow::Result<()> {
-    let fds = daemon.wake_fds().into_iter();
-    let mut fds: Vec<libc::pollfd> = fds.map(readable).collect();
+    let calls = |daemon: &Daemon, supervisor: &dyn Supervisor| -> Vec<libc::pollfd> {
+        daemon.wake_fds().into_iter().chain(supervisor.wake_fd()).map(readable).collect()
+    };
+    let mut fds = calls(daemon, supervisor);
     let mut pace = Pace::new(Instant::now());
-    while !stop.load(Relaxed) {
+    while supervisor.goes_on(daemon)? {
         let period = daemon.period().as_millis() as libc::c_int;
         // SAFETY: `fds` is a live array of that length.
         unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, period) };
         daemon.round().context("a round of the agent failed")?;
         if daemon.has_new_wake_fds() {
-            fds = daemon.wake_fds().into_iter().map(readable).collect();
+            fds = calls(daemon, supervisor);
         }
         for map in daemon.processes.take_fresh_maps() {
             // A busy symbol thread opens them later, by name.
@@ -111,12 +146,11 @@ fn watch(
         if resend.swap(false, Relaxed) {
             daemon.resend_stacks().context("a round of the agent failed")?;
         }
-        if pace.is_due(Instant::now(), daemon.linker.has_lanes()) && waiting.load(Relaxed) == 0 {
+        if pace.is_due(Instant::now(), daemon.linker.has_lanes()) && !namer.is_busy() {
             pace.flushed(Instant::now(), daemon.linker.has_lanes());
             let (flush, outcome) = daemon.flush().context("a flush of the agent failed")?;
-            send(sender, waiting, Work { flush, outcome, closed: false });
+            namer.send(Work { flush, outcome, closed: false });
         }
-        alive();
     }
     Ok(())
 }
@@ -155,27 +189,36 @@ impl Pace {
     }
 }
 
-/// There is always room: nothing is sent while something waits, but for the last flush.
-fn send(sender: &SyncSender<Work>, waiting: &AtomicUsize, work: Work) {
-    waiting.fetch_add(1, Relaxed);
-    // The naming thread is gone only when it failed; that is told when it is joined.
-    let _ = sender.send(work);
+// === impl Namer ===
+
+impl Namer {
+    fn is_busy(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+
+    /// There is always room: nothing is sent while something waits, but for the last flush.
+    fn send(&self, work: Work) {
+        self.waiting.fetch_add(1, Relaxed);
+        // The naming thread is gone only when it failed; that is reported when it is joined.
+        let _ = self.queue.send(work);
+    }
 }
 
 /// The life of the naming thread.
-fn name(
+fn name<O: Output>(
     queue: &Receiver<Work>,
     mut batcher: Batcher,
-    mut surroundings: impl Surroundings,
+    mut output: O,
     waiting: &AtomicUsize,
     started: Instant,
-) {
+) -> O {
     for work in queue {
         let offset = i64::try_from(ktime::unix_offset()).unwrap_or(0);
-        let account = account(work.outcome, work.closed, surroundings.queue_bytes(), started);
-        surroundings.take(batcher.batch(work.flush, account, offset));
+        let account = account(work.outcome, work.closed, output.queue_bytes(), started);
+        output.take(batcher.batch(work.flush, account, offset));
         waiting.fetch_sub(1, Relaxed);
     }
+    output
 }
 
 fn account(outcome: Outcome, closed: bool, queue_bytes: u64, started: Instant) -> Account {

@@ -66,11 +66,6 @@ impl Stop {
         self.set.load(Relaxed)
     }
 
-    /// What the main thread looks at.
-    pub fn flag(&self) -> &AtomicBool {
-        &self.set
-    }
-
     /// Ends the service.
     pub fn set(&self) {
         self.set.store(true, Relaxed);

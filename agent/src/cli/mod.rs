@@ -1,7 +1,6 @@
 //! The commands.
 
 pub mod client;
-pub mod command;
 pub mod doctor;
 mod duration;
 mod log;

@@ -1,37 +1,19 @@
-//! `hotspan record -- CMD`: attach, run CMD until it exits, print its spans.
-
-mod asked;
+//! `hotspan record -- CMD`: its arguments, and its report on a terminal or as JSON.
 
 use std::{
-    collections::BTreeMap,
     ffi::OsString,
     fs::File,
     io::{self, BufWriter, IsTerminal as _, Write as _},
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::ExitCode,
-    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::Context as _;
 use clap::Args;
 
-use super::{command::Running, render};
-use crate::{
-    app::{
-        self,
-        daemon::{self, Daemon, Reported, Root},
-    },
-    document::{report::Reporter, span::Report},
-    kernel::{Config, ktime},
-    model::id::Pid,
-    process::descriptors,
-    symbols::Symbols,
-};
-use asked::Asked;
-
-/// How often progress is shown.
-const PROGRESS: Duration = Duration::from_millis(500);
+use super::render;
+use crate::app::record::{Options, Recorded, Recording};
 
 /// Arguments of `record`.
 #[derive(Debug, Args)]
@@ -76,12 +58,16 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
 
 /// Runs the command under the agent. The exit code is the command's.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    if let Some(reason) = app::doctor::refuse_reason() {
-        bail!(reason);
-    }
-    let asked: Result<Vec<Asked>, _> = arguments.pids.iter().copied().map(Asked::find).collect();
-    let asked = asked?;
-    for note in asked.iter().filter_map(Asked::note) {
+    let recording = Recording::prepare(Options {
+        command: &arguments.command,
+        pids: &arguments.pids,
+        alone: arguments.no_children,
+        hz: arguments.hz,
+        ring_bytes: arguments.ring_bytes,
+        progress: !arguments.quiet && io::stderr().is_terminal(),
+        requests: !arguments.json,
+    })?;
+    for note in recording.notes() {
         eprintln!("hotspan: {note}");
     }
     // Opened first: a report that cannot be written should fail before the command runs.
@@ -91,66 +77,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         ),
         None => Box::new(io::stdout()),
     };
-    let files = descriptors::raise();
-    let symbols = Symbols::spawn().context("cannot start the symbol thread")?;
-    super::command::catch_signals();
-    let config = Config { hz: arguments.hz, ring_bytes: arguments.ring_bytes, ..Config::default() };
-    // The command is our child: with us as a root it belongs to the tree from its first instant.
-    let own = Root::from(Pid(std::process::id()));
-    let alone = arguments.no_children;
-    let roots = asked.iter().map(|asked| asked.root(alone)).chain([own]).collect();
-    let mut daemon = Daemon::start(&config, &Reported::Tree(roots)).map_err(|error| {
-        tracing::debug!(?error, "start failed");
-        anyhow!("{error}. `hotspan doctor` tells what this host allows")
-    })?;
-
-    for asked in &asked {
-        asked.check()?;
-    }
-    let recorded = asked.into_iter().zip(&daemon.below);
-    let recorded = recorded.map(|(asked, &below)| asked.document(alone, below)).collect();
-
-    // Rings and lanes must be drained before they lap, above all when the host is overloaded.
-    let nice = daemon::raise_priority();
-    let started = Instant::now();
-    let mut command = Running::start(&arguments.command, nice, files)?;
-    daemon.processes.set_root(Pid(command.pid()));
-    let status = match watch(&mut daemon, &mut command, &symbols, arguments, started) {
-        Ok(status) => status,
-        Err(error) => {
-            // The programs go at once; what they watched is not ours to end.
-            drop(daemon);
-            eprintln!("hotspan: {error:#}; the command goes on without it");
-            command.wait().context("waiting for the command")?;
-            bail!("nothing was recorded");
-        }
-    };
-    let outcome = daemon.finish().context("reading what was recorded")?;
-
-    let report = {
-        let mut reporter = Reporter::new(
-            &mut daemon.linker,
-            &mut daemon.processes,
-            &symbols,
-            ktime::unix_offset(),
-        );
-        let mut loss: BTreeMap<String, u64> = outcome.loss;
-        for (reason, n) in symbols.counters().losses() {
-            if n > 0 {
-                *loss.entry(reason.to_owned()).or_default() += n;
-            }
-        }
-        let (spans, nested) =
-            if arguments.json { (reporter.spans(), 0) } else { reporter.requests() };
-        Report {
-            spans,
-            nested,
-            recorded,
-            threads: reporter.threads(),
-            loss,
-            conservation: outcome.conservation,
-        }
-    };
+    let Recorded { report, status } = recording.run()?;
     if arguments.json {
         let mut writer = BufWriter::new(&mut output);
         serde_json::to_writer(&mut writer, &report).context("cannot write the report")?;
@@ -162,47 +89,4 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     Ok(ExitCode::from(code as u8))
-}
-
-/// Rounds until the command has ended.
-fn watch(
-    daemon: &mut Daemon,
-    command: &mut Running,
-    symbols: &Symbols,
-    arguments: &Arguments,
-    started: Instant,
-) -> anyhow::Result<std::process::ExitStatus> {
-    let progress = !arguments.quiet && io::stderr().is_terminal();
-    let end = command.end_fd();
-    let watched = |daemon: &Daemon| -> Vec<libc::pollfd> {
-        let fds = daemon.wake_fds().into_iter().chain(end);
-        fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect()
-    };
-    let mut fds = watched(daemon);
-    let mut shown = started;
-    let status = loop {
-        if let Some(status) = command.poll().context("waiting for the command")? {
-            break status;
-        }
-        let period = daemon.period().as_millis() as libc::c_int;
-        // SAFETY: `fds` is a live array of that length.
-        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, period) };
-        daemon.round().context("a round of the agent failed")?;
-        if daemon.has_new_wake_fds() {
-            fds = watched(daemon);
-        }
-        for map in daemon.processes.take_fresh_maps() {
-            // A busy symbol thread opens them later, by name.
-            symbols.open_files(map);
-        }
-        if progress && shown.elapsed() >= PROGRESS {
-            shown = Instant::now();
-            let spans = daemon.linker.spans.len();
-            eprint!("\r\x1b[Khotspan: {:.1} s, {spans} spans", started.elapsed().as_secs_f64());
-        }
-    };
-    if progress {
-        eprint!("\r\x1b[K");
-    }
-    Ok(status)
 }

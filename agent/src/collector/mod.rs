@@ -36,7 +36,6 @@ use tonic::{codec::CompressionEncoding, transport::Server};
 use crate::store::Sink;
 use connections::Connections;
 use ingest::IngestService;
-pub use session::AGENT_FORGOT;
 use session::Shared;
 use sessions::{SessionStatus, Sessions};
 use writer::{Writer, WriterStatus};

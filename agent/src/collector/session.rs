@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     model::{
-        batch::{Counts, Gap, Run},
+        batch::{AGENT_FORGOT, Counts, Gap, Run},
         clock::unix_now_ns,
     },
     store::{Body, Entry},
@@ -40,14 +40,11 @@ use crate::{
     },
 };
 
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// What an agent may have on its way.
 pub const CREDIT: u64 = 4 << 20;
 /// What all sessions together may hold, by estimate of the heap.
 pub const BUDGET: usize = 64 << 20;
-/// Key of a gap the agent did not tell: it has forgotten what the collector has not.
-pub const AGENT_FORGOT: &str = "agent_forgot";
-
-const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// Batches in a row that cannot be followed.
 const MOST_VIOLATIONS: u32 = 3;
 /// Longest names in a Hello, bytes.

@@ -1,5 +1,5 @@
 //! From rows to span documents: what every document is made of, wherever its numbers come from. The
-//! store's rows become documents here; `report` brings the join's.
+//! rows may come from any store.
 //!
 //! Invariants: the states of a document sum to its `active_ns`, or its loss says by how much they do
 //! not (`identity_broken_ns`); the stacks of a state never claim more than the state took; span ids
@@ -14,13 +14,12 @@ use super::{
     methods::methods,
     span::{CauseDocument, Exact, Key, ProcessDocument, SpanDocument, StackDocument},
 };
-use crate::model::id::hex;
-use crate::model::id::hex_or_none;
 use crate::{
     link::spans::{Tally, union},
     model::{
         cause::Cause,
         frame::Stack,
+        id::{hex, hex_or_none},
         state::{State, StateTimes},
     },
     naming::stacks::without_hooks,
@@ -50,12 +49,19 @@ pub enum Scope {
     Process,
 }
 
+/// Spans and who is whose child among them. Made once for all the documents of these spans.
+#[derive(Clone, Debug, Default)]
+pub struct Trace<'a> {
+    spans: &'a [SpanAccount],
+    /// Places of the children of a span of a trace.
+    children: HashMap<([u8; 16], [u8; 8]), Vec<usize>>,
+}
+
 /// A span among those of its trace.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Family<'a> {
     span: &'a SpanAccount,
-    /// The others of its trace on its host.
-    others: Vec<&'a SpanAccount>,
+    trace: &'a Trace<'a>,
 }
 
 // === impl Scope ===
@@ -96,17 +102,38 @@ impl Scope {
     }
 }
 
+// === impl Trace ===
+
+impl<'a> Trace<'a> {
+    /// Of any spans: those of one trace, or all there are.
+    pub fn new(spans: &'a [SpanAccount]) -> Self {
+        let mut children: HashMap<_, Vec<usize>> = HashMap::new();
+        for (place, span) in spans.iter().enumerate() {
+            if span.parent != [0; 8] {
+                children.entry((span.trace_id, span.parent)).or_default().push(place);
+            }
+        }
+        Self { spans, children }
+    }
+}
+
 // === impl Family ===
 
 impl<'a> Family<'a> {
     /// `trace` may hold anything; what is not of the span's trace and boot is left out.
-    pub fn new(span: &'a SpanAccount, trace: &'a [SpanAccount]) -> Self {
-        let others = trace.iter().filter(|other| {
-            other.trace_id == span.trace_id
-                && other.process.boot_id == span.process.boot_id
-                && !(other.span_id == span.span_id && same_process(other, span))
-        });
-        Self { span, others: others.collect() }
+    pub fn new(span: &'a SpanAccount, trace: &'a Trace<'a>) -> Self {
+        Self { span, trace }
+    }
+
+    /// Whether another is of its trace on its host.
+    fn is_related(&self, other: &SpanAccount) -> bool {
+        other.trace_id == self.span.trace_id
+            && other.process.boot_id == self.span.process.boot_id
+            && !(other.span_id == self.span.span_id && same_process(other, self.span))
+    }
+
+    fn others(&self) -> Vec<&'a SpanAccount> {
+        self.trace.spans.iter().filter(|other| self.is_related(other)).collect()
     }
 
     /// The spans a scope sums, the span itself first; none for the scopes of a process.
@@ -114,8 +141,8 @@ impl<'a> Family<'a> {
         let (others, anywhere) = match scope {
             Scope::Span => (Vec::new(), false),
             Scope::Children => (self.descendants(), false),
-            Scope::Trace => (self.others.clone(), false),
-            Scope::TraceHost => (self.others.clone(), true),
+            Scope::Trace => (self.others(), false),
+            Scope::TraceHost => (self.others(), true),
             Scope::Period | Scope::Process => return Vec::new(),
         };
         let mut members = vec![self.span];
@@ -131,20 +158,16 @@ impl<'a> Family<'a> {
     }
 
     fn descendants(&self) -> Vec<&'a SpanAccount> {
-        let mut children: HashMap<[u8; 8], Vec<usize>> = HashMap::new();
-        for (index, other) in self.others.iter().enumerate() {
-            if other.parent != [0; 8] {
-                children.entry(other.parent).or_default().push(index);
-            }
-        }
+        let trace = self.trace;
         let mut found = Vec::new();
         let mut seen = HashSet::new();
         let mut next = vec![self.span.span_id];
         while let Some(parent) = next.pop() {
-            for &index in children.get(&parent).into_iter().flatten() {
-                if seen.insert(index) {
-                    found.push(self.others[index]);
-                    next.push(self.others[index].span_id);
+            for &place in trace.children.get(&(self.span.trace_id, parent)).into_iter().flatten() {
+                let child = &trace.spans[place];
+                if self.is_related(child) && seen.insert(place) {
+                    found.push(child);
+                    next.push(child.span_id);
                 }
             }
         }

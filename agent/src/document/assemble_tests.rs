@@ -4,13 +4,12 @@ use agent_ebpf::wire::State as Kernel;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::id::hex;
-use crate::model::id::hex_or_none;
 use crate::{
     model::{
         batch::{ProcessIdentity, SpanName},
         cause::CauseKind,
         frame::{Frame, FrameKind},
+        id::{hex, hex_or_none},
     },
     store::account::ProcessKey,
 };
@@ -74,7 +73,8 @@ fn ids(members: &[&SpanAccount]) -> Vec<u8> {
 #[test]
 fn every_scope_has_its_members() {
     let trace = trace();
-    let family = Family::new(&trace[0], &trace);
+    let of_all = Trace::new(&trace);
+    let family = Family::new(&trace[0], &of_all);
     let sorted = |scope| {
         let mut ids = ids(&family.members(scope));
         assert!(ids.is_empty() || ids[0] == 1, "the span itself comes first");
@@ -110,7 +110,7 @@ fn a_document_sums_its_members() {
         Wait { state: LOCK, cause: Cause::default(), ns: 4, count: 1 },
     ];
     let details = Details { samples: Vec::new(), waits };
-    let document = Family::new(&trace[0], &trace).document(Scope::Children, &details);
+    let document = Family::new(&trace[0], &Trace::new(&trace)).document(Scope::Children, &details);
     let expected = SpanDocument {
         trace_id: "01".repeat(16),
         span_id: "01".repeat(8),
@@ -162,7 +162,8 @@ fn a_document_sums_its_members() {
 #[test]
 fn wider_scopes_sum_more_and_are_still_of_the_span() {
     let trace = trace();
-    let family = Family::new(&trace[0], &trace);
+    let of_all = Trace::new(&trace);
+    let family = Family::new(&trace[0], &of_all);
     let alone = family.summary();
     for (scope, active) in [(Scope::Trace, 82), (Scope::TraceHost, 97)] {
         let document = family.document(scope, &Details::default());
@@ -183,7 +184,8 @@ fn wider_scopes_sum_more_and_are_still_of_the_span() {
 #[test]
 fn scopes_of_a_process_take_all_its_threads() {
     let trace = trace();
-    let family = Family::new(&trace[0], &trace);
+    let of_all = Trace::new(&trace);
+    let family = Family::new(&trace[0], &of_all);
     assert_eq!(Scope::Period.window(&trace[0]), Some((0, 100 * MS)));
     assert_eq!(Scope::Process.window(&trace[0]), Some((0, 50 * MS + PROCESS_REACH_NS)));
     assert_eq!(Scope::Trace.window(&trace[0]), None);
@@ -209,9 +211,11 @@ fn parents_in_a_circle_end() {
         span(3, 2, own.clone(), &[(20, 30)]),
         span(4, 4, own, &[(30, 40)]),
     ];
-    let family = Family::new(&spans[0], &spans);
+    let of_all = Trace::new(&spans);
+    let family = Family::new(&spans[0], &of_all);
     assert_eq!(ids(&family.members(Scope::Children)).len(), 3);
-    let family = Family::new(&spans[3], &spans);
+    let of_all = Trace::new(&spans);
+    let family = Family::new(&spans[3], &of_all);
     assert_eq!(ids(&family.members(Scope::Children)), [4], "its own parent");
 }
 
@@ -221,11 +225,13 @@ fn the_same_ids_in_another_process_are_another_span() {
     twin.name = "twin".into();
     let mut trace = trace();
     trace.push(twin);
-    let family = Family::new(&trace[0], &trace);
+    let of_all = Trace::new(&trace);
+    let family = Family::new(&trace[0], &of_all);
     assert_eq!(ids(&family.members(Scope::Children)).len(), 3);
     // A name may change while a process runs; it is the same process all the same.
     trace[1].process.identity.comm = "renamed".into();
-    let family = Family::new(&trace[0], &trace);
+    let of_all = Trace::new(&trace);
+    let family = Family::new(&trace[0], &of_all);
     assert_eq!(ids(&family.members(Scope::Children)).len(), 3);
 }
 
@@ -233,7 +239,7 @@ fn the_same_ids_in_another_process_are_another_span() {
 fn states_that_do_not_add_up_are_told() {
     let mut span = span(1, 0, process("b", 1), &[(0, 10)]);
     span.active_ns += 3;
-    let document = Family::new(&span, &[]).summary();
+    let document = Family::new(&span, &Trace::default()).summary();
     assert_eq!(document.loss["identity_broken_ns"], 3);
 }
 
@@ -261,7 +267,7 @@ fn stacks_are_scaled_to_the_exact_time_of_their_state() {
         sample(LOCK, 50, None),
     ];
     let details = Details { samples, waits: Vec::new() };
-    let document = Family::new(&span, &[]).document(Scope::Span, &details);
+    let document = Family::new(&span, &Trace::default()).document(Scope::Span, &details);
     let told: Vec<(State, u64, u64, Vec<&str>)> = document
         .stacks
         .iter()
@@ -317,7 +323,8 @@ proptest! {
             .map(|(id, &parent)| span(id as u8 + 1, parent, process("b", 1), &[(0, 1)]))
             .collect();
         for span in &spans {
-            let members = Family::new(span, &spans).members(Scope::Children);
+            let of_all = Trace::new(&spans);
+            let members = Family::new(span, &of_all).members(Scope::Children);
             let mut seen = ids(&members);
             seen.sort_unstable();
             seen.dedup();

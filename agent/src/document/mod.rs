@@ -1,6 +1,7 @@
 //! What is shown, wherever it is shown: a span's document and what it sums.
 
 pub mod assemble;
+pub mod conservation;
 pub mod methods;
 pub mod report;
 pub mod span;

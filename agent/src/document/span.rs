@@ -30,7 +30,7 @@ pub struct Report {
     /// reasons that occurred.
     pub loss: BTreeMap<String, u64>,
     /// The conservation check of design 3.8, per kind.
-    pub conservation: BTreeMap<&'static str, Conservation>,
+    pub conservation: BTreeMap<String, Conservation>,
 }
 
 /// A running process that was recorded.
@@ -51,14 +51,15 @@ pub struct RecordedDocument {
 }
 
 /// `captured = delivered + in_flight + spooled + lost(by reason)` of one kind.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Conservation {
     /// Counted at the source, before any buffer was asked for room.
     pub captured: u64,
-    /// Reached the link.
+    /// Stored.
     pub delivered: u64,
-    /// Still in a buffer when the recording ended.
-    pub in_flight: u64,
+    /// What the others leave: on its way. Below zero when more was delivered than captured, which is
+    /// a bug.
+    pub in_flight: i64,
     /// On disk, waiting for a collector.
     pub spooled: u64,
     /// Lost, by reason.

@@ -1,4 +1,4 @@
-//! What a stream takes from the join again and again: what was added to spans, the stacks seen, and
+//! What is taken from the join again and again: what was added to spans, the stacks seen, and
 //! the time of every process, since the last flush. Addresses and ids are still the kernel's:
 //! naming them is `profile::batcher`'s business.
 
@@ -71,7 +71,7 @@ pub struct ProcessTime {
     pub states: StateTimes,
 }
 
-/// What only a stream needs to remember.
+/// What one flush must know of the ones before.
 #[derive(Debug, Default)]
 pub struct Memory {
     /// Last totals of every thread, by serial.
@@ -87,30 +87,30 @@ pub struct Memory {
 // === impl Memory ===
 
 impl Memory {
-    /// A stream that begins now.
+    /// A join that begins now.
     pub fn new(at: u64) -> Self {
         Self { flushed_at: at, forgot_at: at, ..Self::default() }
     }
 
     /// The iterator's accounts of all threads.
-    pub fn take_totals(&mut self, snapshots: &[Snapshot], own: Pid) {
+    pub fn take_totals(&mut self, snapshots: &[Snapshot], watched: impl Fn(Pid) -> bool) {
         self.names.swap(0, 1);
         self.names[0].clear();
         let began = self.flushed_at;
         for snapshot in snapshots {
             self.names[0].insert(snapshot.tid, snapshot.comm);
             let pid = Pid(snapshot.tgid);
-            if snapshot.torn == 0 && pid != own && snapshot.phase != Phase::Dead as u32 {
+            if snapshot.torn == 0 && snapshot.phase != Phase::Dead as u32 && watched(pid) {
                 self.add(snapshot.serial, pid, &snapshot.total, began);
             }
         }
     }
 
     /// A thread's last account.
-    pub fn exit(&mut self, exit: &Exit, own: Pid) {
+    pub fn exit(&mut self, exit: &Exit, watched: bool) {
         self.names[0].insert(exit.tid, exit.comm);
         let pid = Pid(exit.tgid);
-        if pid != own {
+        if watched {
             self.add(exit.serial, pid, &exit.total, self.flushed_at);
         }
         self.threads.remove(&exit.serial);
@@ -160,18 +160,22 @@ impl Linker {
     /// Takes all that came since the last flush. `end`: the last one.
     pub fn flush(&mut self, now: u64, end: bool, parts: &mut Parts<'_>) -> Flush {
         let counts = self.counts_so_far(parts.lanes);
-        let Some(memory) = &mut self.memory else { return Flush::default() };
+        let memory = &mut self.memory;
         for timeline in self.timelines.values_mut() {
             timeline.book(&mut self.spans);
             if end {
                 timeline.give_up_samples(self.sample_ns, &mut self.spans);
             }
         }
-        let (changed, seen) = self.spans.take_changes();
+        let (changed, mut seen) = self.spans.take_changes();
         let spans: Vec<(SpanIndex, Span)> = changed
             .into_iter()
             .filter_map(|index| Some((index, self.spans.take_part(index)?)))
+            // Those of others only name wakers.
+            .filter(|(_, span)| span.recorded)
             .collect();
+        let samples_of_all = seen.iter().filter(|seen| seen.is_sample).count() as u64;
+        seen.retain(|seen| parts.processes.is_watched(seen.pid));
         let mut flush = Flush {
             from: memory.flushed_at,
             to: now,
@@ -179,7 +183,7 @@ impl Linker {
             stacks: std::mem::take(&mut self.stacks),
             ..Flush::default()
         };
-        let samples = seen.iter().filter(|seen| seen.is_sample).count() as u64;
+        let samples = samples_of_all + std::mem::take(&mut self.samples_of_others);
         let so_far = Counts { samples: memory.flushed.samples + samples, ..counts };
         flush.counts = so_far.since(&memory.flushed);
         flush.counts.spans = spans.len() as u64;

@@ -84,7 +84,7 @@ pub struct Parts<'a> {
 pub struct Linker {
     /// What came of it.
     pub spans: Spans,
-    /// Every thread that is gone, or was alive at the end.
+    /// Of a tree: every thread that is gone, or was alive at the end.
     pub threads: Vec<ThreadAccount>,
     /// Stack definitions by hash, with the mappings their addresses lie in.
     pub stacks: HashMap<u64, SeenStack>,
@@ -102,9 +102,10 @@ pub struct Linker {
     unnamed: Vec<Unnamed>,
     clock: TscClock,
     sample_ns: u64,
-    own: Pid,
-    /// Of a stream; a recording remembers everything else instead.
-    memory: Option<Memory>,
+    /// What the next flush needs of the ones before.
+    memory: Memory,
+    /// Samples of processes that are not watched.
+    samples_of_others: u64,
     /// Threads that are gone, by tid and serial, and must not be found by their tid any more.
     gone: Vec<(u32, u64)>,
     copies: Copies,
@@ -132,26 +133,11 @@ impl Linker {
             unnamed: Vec::new(),
             clock: TscClock::start(),
             sample_ns: 1_000_000_000 / hz.max(1),
-            own: Pid(std::process::id()),
-            memory: None,
+            memory: Memory::new(ktime::now()),
+            samples_of_others: 0,
             gone: Vec::new(),
             copies: Copies::default(),
         }
-    }
-
-    /// A join that is flushed again and again, of every process but ourselves.
-    pub fn streaming(hz: u64) -> Self {
-        Self { spans: Spans::streaming(), memory: Some(Memory::new(ktime::now())), ..Self::new(hz) }
-    }
-
-    /// Whether it is flushed again and again.
-    pub fn is_streaming(&self) -> bool {
-        self.memory.is_some()
-    }
-
-    /// Whether a process's threads are reported: those of the tree but for its root, ourselves.
-    fn is_reported(&self, pid: Pid, processes: &Processes) -> bool {
-        pid != self.own && processes.in_tree(pid)
     }
 
     /// Whether any thread has a lane.
@@ -167,8 +153,10 @@ impl Linker {
                 self.delivered.samples += 1;
                 if let Some(timeline) = self.timelines.get_mut(&sample.serial) {
                     timeline.push(Item::Sample(sample));
-                } else if self.memory.is_some() {
+                } else if parts.processes.is_watched(Pid(sample.tgid)) {
                     slice::see(&sample, None, self.sample_ns, &mut self.spans);
+                } else {
+                    self.samples_of_others += 1;
                 }
             }
             Record::Interval(interval) => {
@@ -186,7 +174,7 @@ impl Linker {
                 self.delivered.stacks += 1;
                 let pid = Pid(stack.tgid);
                 // Only recorded processes' stacks are ever named.
-                if stack.tgid != 0 && !parts.processes.in_tree(pid) {
+                if stack.tgid != 0 && !parts.processes.is_watched(pid) {
                     return None;
                 }
                 let seen = self.see(pid, stack, parts);
@@ -198,7 +186,7 @@ impl Linker {
             }
             Record::StackCopy(copy) => {
                 self.delivered.stack_copies += 1;
-                if parts.processes.in_tree(Pid(copy.tgid)) {
+                if parts.processes.is_watched(Pid(copy.tgid)) {
                     self.copies.keep(copy);
                 } else {
                     parts.unwinder.unreported(Pid(copy.tgid));
@@ -267,10 +255,10 @@ impl Linker {
         if exit.tid == exit.tgid {
             processes.exited(pid, &exit.comm, exit.at);
         }
-        if let Some(memory) = &mut self.memory {
-            memory.exit(exit, self.own);
-            self.gone.push((exit.tid, exit.serial));
-        } else if self.is_reported(pid, processes) {
+        let watched = processes.is_watched(pid);
+        self.memory.exit(exit, watched);
+        self.gone.push((exit.tid, exit.serial));
+        if watched && !processes.is_host() {
             self.threads.push(ThreadAccount {
                 tid: exit.tid,
                 pid,
@@ -332,7 +320,7 @@ impl Linker {
                         clock: &self.clock,
                         unnamed: &mut self.unnamed,
                         sample_ns: self.sample_ns,
-                        recorded: parts.processes.in_tree(pid),
+                        recorded: parts.processes.is_watched(pid),
                         count: &mut |name, n| *counts.entry((pid, name)).or_default() += n,
                     },
                 );
@@ -348,9 +336,8 @@ impl Linker {
     /// Takes the iterator's accounts: places what an open wait has closed; at the `end` of a
     /// recording closes every living thread.
     pub fn take_totals(&mut self, snapshots: &[Snapshot], end: bool, processes: &Processes) {
-        if let Some(memory) = &mut self.memory {
-            memory.take_totals(snapshots, self.own);
-        }
+        self.memory.take_totals(snapshots, |pid| processes.is_watched(pid));
+        let of_tree = !processes.is_host();
         for snapshot in snapshots {
             if snapshot.phase == Phase::Dead as u32 {
                 continue; // its exit record says all
@@ -359,7 +346,7 @@ impl Linker {
             if let Some(timeline) = self.timelines.get_mut(&snapshot.serial) {
                 timeline.push(Item::Snapshot { snapshot: *snapshot, end });
             }
-            if end && self.memory.is_none() && self.is_reported(Pid(snapshot.tgid), processes) {
+            if end && of_tree && processes.is_watched(Pid(snapshot.tgid)) {
                 let mut states = totals(&snapshot.total);
                 for (state, ns) in open_part(snapshot, 0).iter() {
                     states.add(state, ns);
@@ -415,7 +402,7 @@ impl Linker {
                 clock: &self.clock,
                 unnamed: &mut self.unnamed,
                 sample_ns: self.sample_ns,
-                recorded: parts.processes.in_tree(pid),
+                recorded: parts.processes.is_watched(pid),
                 count: &mut count,
             };
             each(timeline, &mut context);

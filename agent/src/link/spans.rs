@@ -115,8 +115,6 @@ pub struct Span {
     pub active: Vec<(u64, u64)>,
     /// Causes of its waits.
     pub causes: HashMap<Cause, Tally>,
-    /// Stacks.
-    pub stacks: HashMap<StackKey, Tally>,
     /// Threads it is active on.
     pub active_on: u32,
     /// Parts of it that were taken.
@@ -150,7 +148,7 @@ pub struct Seen {
     pub is_sample: bool,
 }
 
-/// Every span seen, of a recording; of a stream those that may still change.
+/// Spans that may still change, and what came since the last flush.
 #[derive(Debug, Default)]
 pub struct Spans {
     slots: Vec<Slot>,
@@ -160,8 +158,9 @@ pub struct Spans {
     foreign: usize,
     /// Reported spans the table had no room for.
     pub refused: u64,
-    /// Of a stream: what was not taken yet.
-    stream: Option<Untaken>,
+    /// Reported spans so far, each as often as it was forgotten in between.
+    seen: u64,
+    untaken: Untaken,
 }
 
 #[derive(Debug)]
@@ -181,11 +180,9 @@ struct Untaken {
     unseen_waits: u64,
 }
 
-/// Spans kept in memory by a recording.
-const MAX_SPANS: usize = 2_000_000;
-/// Spans a stream keeps at once.
+/// Spans kept at once.
 const MAX_LIVE: usize = 500_000;
-/// Stacks a stream keeps between two flushes.
+/// Stacks kept between two flushes.
 const MAX_SEEN: usize = 500_000;
 /// Of those, spans of processes that are not reported.
 const MAX_FOREIGN: usize = 200_000;
@@ -197,11 +194,6 @@ const MAX_CAUSES: usize = 1024;
 // === impl Spans ===
 
 impl Spans {
-    /// A table whose changes are taken again and again.
-    pub fn streaming() -> Self {
-        Self { stream: Some(Untaken::default()), ..Self::default() }
-    }
-
     /// The span with this key, made on first sight.
     pub fn find_or_insert(
         &mut self,
@@ -216,12 +208,12 @@ impl Spans {
             return Some(index);
         }
         // Others' spans only serve to name wakers: they must not take the recorded ones' room.
-        let most = if self.stream.is_some() { MAX_LIVE } else { MAX_SPANS };
-        if self.index.len() >= most || (!recorded && self.foreign >= MAX_FOREIGN) {
+        if self.index.len() >= MAX_LIVE || (!recorded && self.foreign >= MAX_FOREIGN) {
             self.refused += u64::from(recorded);
             return None;
         }
         self.foreign += usize::from(!recorded);
+        self.seen += u64::from(recorded);
         let (name, parent) = make();
         let index = self.place(Span {
             key,
@@ -233,7 +225,6 @@ impl Spans {
             states: StateTimes::default(),
             active: Vec::new(),
             causes: HashMap::new(),
-            stacks: HashMap::new(),
             active_on: 0,
             parts: 0,
             changed: false,
@@ -266,11 +257,9 @@ impl Spans {
     pub fn get_mut(&mut self, index: SpanIndex) -> &mut Span {
         let span = self.slots[index.slot as usize].span.as_mut();
         let span = span.expect("a span is not forgotten while it is referred to");
-        if let Some(stream) = &mut self.stream
-            && !span.changed
-        {
+        if !span.changed {
             span.changed = true;
-            stream.changed.push(index);
+            self.untaken.changed.push(index);
         }
         span
     }
@@ -284,38 +273,33 @@ impl Spans {
     /// A stack was seen: it is its span's, if it has one.
     pub fn see(&mut self, seen: Seen) {
         if let Some(index) = seen.span {
-            let recording = self.stream.is_none();
-            let span = self.get_mut(index);
-            if recording {
-                span.stacks.entry(seen.stack).or_default().add(seen.ns);
-            }
+            // Its row refers to a part of the span.
+            let _ = self.get_mut(index);
         }
-        if let Some(stream) = &mut self.stream {
-            if stream.seen.len() < MAX_SEEN {
-                stream.seen.push(seen);
-            } else if seen.is_sample {
-                stream.unseen_samples += 1;
-            } else {
-                stream.unseen_waits += 1;
-            }
+        let untaken = &mut self.untaken;
+        if untaken.seen.len() < MAX_SEEN {
+            untaken.seen.push(seen);
+        } else if seen.is_sample {
+            untaken.unseen_samples += 1;
+        } else {
+            untaken.unseen_waits += 1;
         }
     }
 
     /// What changed since the last call: places of spans in order, and the stacks seen.
     pub fn take_changes(&mut self) -> (Vec<SpanIndex>, Vec<Seen>) {
-        let Some(stream) = &mut self.stream else { return (Vec::new(), Vec::new()) };
-        let changed = std::mem::take(&mut stream.changed);
+        let changed = std::mem::take(&mut self.untaken.changed);
         for index in &changed {
             if let Some(span) = &mut self.slots[index.slot as usize].span {
                 span.changed = false;
             }
         }
-        (changed, std::mem::take(&mut stream.seen))
+        (changed, std::mem::take(&mut self.untaken.seen))
     }
 
     /// Timer samples and stacks of waits there was no room for so far.
     pub fn unseen(&self) -> (u64, u64) {
-        self.stream.as_ref().map_or((0, 0), |stream| (stream.unseen_samples, stream.unseen_waits))
+        (self.untaken.unseen_samples, self.untaken.unseen_waits)
     }
 
     /// Takes what was added to a span since the last time; its identity stays.
@@ -326,7 +310,6 @@ impl Spans {
             states: std::mem::take(&mut span.states),
             active: std::mem::take(&mut span.active),
             causes: std::mem::take(&mut span.causes),
-            stacks: std::mem::take(&mut span.stacks),
             loss: std::mem::take(&mut span.loss),
             ..*span
         };
@@ -349,12 +332,13 @@ impl Spans {
         }
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.index.len()
+    /// Reported spans so far.
+    pub fn seen(&self) -> u64 {
+        self.seen
     }
 
     /// All of them, in order of first sight.
+    #[cfg(test)]
     pub fn iter(&self) -> impl Iterator<Item = (SpanIndex, &Span)> {
         self.slots.iter().enumerate().filter_map(|(number, slot)| {
             let index = SpanIndex { slot: number as u32, generation: slot.generation };
@@ -404,66 +388,6 @@ impl Span {
             cause.span = None;
         }
         self.causes.entry(cause).or_default().add(ns);
-    }
-
-    /// Adds another span's time, causes and stacks to this one's: for scopes wider than a span.
-    pub fn absorb(&mut self, other: &Self) {
-        self.active_ns += other.active_ns;
-        for (state, ns) in other.states.iter() {
-            self.states.add(state, ns);
-        }
-        for (cause, tally) in &other.causes {
-            self.causes.entry(cause.clone()).or_default().merge(tally);
-        }
-        for (key, tally) in &other.stacks {
-            self.stacks.entry(*key).or_default().merge(tally);
-        }
-        self.exact &= other.exact;
-        for (reason, n) in &other.loss {
-            *self.loss.entry(reason).or_default() += n;
-        }
-    }
-
-    /// Last deactivation minus first activation.
-    pub fn wall_ns(&self) -> u64 {
-        self.end - self.start
-    }
-}
-
-/// Who is whose child, by the ids the publishers gave.
-#[derive(Debug, Default)]
-pub struct SpanTree(HashMap<([u8; 16], [u8; 8]), Vec<SpanIndex>>);
-
-// === impl SpanTree ===
-
-impl SpanTree {
-    /// The children of every span.
-    pub fn of(spans: &Spans) -> Self {
-        let mut children: HashMap<_, Vec<SpanIndex>> = HashMap::new();
-        for (index, span) in spans.iter() {
-            if span.parent != [0; 8] && span.parent != span.key.span_id {
-                children.entry((span.key.trace_id, span.parent)).or_default().push(index);
-            }
-        }
-        Self(children)
-    }
-
-    /// A span and all its descendants, in any process.
-    pub fn subtree(&self, index: SpanIndex, spans: &Spans) -> Vec<SpanIndex> {
-        let mut seen = std::collections::HashSet::from([index]);
-        let mut members = vec![index];
-        let mut next = 0;
-        while let Some(&member) = members.get(next) {
-            next += 1;
-            let key = spans.get(member).key;
-            for &child in self.0.get(&(key.trace_id, key.span_id)).into_iter().flatten() {
-                // Ids come from outside: a circle must not hold us.
-                if seen.insert(child) {
-                    members.push(child);
-                }
-            }
-        }
-        members
     }
 }
 

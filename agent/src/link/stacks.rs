@@ -92,7 +92,7 @@ impl Linker {
         let asked = map.clone().filter(|_| wanted);
         let late = asked.and_then(|map| parts.unwinder.wanted(map, &definition.frames, copy));
         // Of the host the kernel side counts every walk; of a recording, its own processes' stacks.
-        if self.memory.is_none() && definition.stop != Stop::Bottom && late.is_none() {
+        if !parts.processes.is_host() && definition.stop != Stop::Bottom && late.is_none() {
             *self.counts.entry((pid, stop_key(definition.stop))).or_default() += 1;
         }
         SeenStack { definition, map, late }

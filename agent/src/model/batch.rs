@@ -205,6 +205,9 @@ pub struct AgentCost {
     pub queue_bytes: u64,
 }
 
+/// Reason of a gap that no agent reported: it has forgotten what the collector does not have.
+pub const AGENT_FORGOT: &str = "agent_forgot";
+
 /// Batches that were given up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gap {

@@ -51,8 +51,10 @@ pub struct Processes {
     tree: HashMap<Pid, u64>,
     /// Members whose children are none.
     alone: HashSet<Pid>,
-    /// Every process is recorded but this one.
-    all_but: Option<Pid>,
+    /// Every process of the host is watched.
+    host: bool,
+    /// We ourselves.
+    own: Option<Pid>,
     dead: Vec<(Pid, u64)>,
     /// Dead ones still known, and when they died.
     remembered: Vec<(Pid, u64)>,
@@ -66,14 +68,19 @@ const MAX_REREADS: u32 = 64;
 // === impl Processes ===
 
 impl Processes {
-    /// Every process of the host belongs, but ourselves.
-    pub fn all_but(own: Pid) -> Self {
-        Self { all_but: Some(own), ..Self::default() }
+    /// Watches every process of the host.
+    pub fn host() -> Self {
+        Self { host: true, ..Self::tree() }
     }
 
-    /// Begins a tree: `root` and all it forks from now on.
-    pub fn set_root(&mut self, root: Pid) {
-        self.add_member(root, 0);
+    /// Watches the members of a tree, of which there is none yet.
+    pub fn tree() -> Self {
+        Self { own: Some(Pid(std::process::id())), ..Self::default() }
+    }
+
+    /// Whether every process of the host is watched.
+    pub fn is_host(&self) -> bool {
+        self.host
     }
 
     /// A process that was seen to belong at `at`, with all it forks.
@@ -86,12 +93,9 @@ impl Processes {
         self.alone.insert(member);
     }
 
-    /// Whether a process belongs to the tree.
-    pub fn in_tree(&self, pid: Pid) -> bool {
-        match self.all_but {
-            Some(own) => pid != own,
-            None => self.tree.contains_key(&pid),
-        }
+    /// Whether a process is reported. We ourselves never are, though we may be a tree's root.
+    pub fn is_watched(&self, pid: Pid) -> bool {
+        Some(pid) != self.own && (self.host || self.tree.contains_key(&pid))
     }
 
     /// `parent` forked `child` at `at`.
@@ -119,7 +123,7 @@ impl Processes {
     pub fn execed(&mut self, pid: Pid, comm: &[u8; 16], at: u64) {
         // The main thread that died for an exec by another thread did not end the process.
         self.dead.retain(|(dead, _)| *dead != pid);
-        let executable = if self.in_tree(pid) { executable(pid) } else { String::new() };
+        let executable = if self.is_watched(pid) { executable(pid) } else { String::new() };
         let process =
             Process { comm: comm_text(comm), executable, since: at, ..Process::default() };
         self.known.insert(pid, process);
@@ -138,9 +142,7 @@ impl Processes {
         let dead = std::mem::take(&mut self.dead);
         let (alive, dead) = dead.into_iter().partition(|(pid, _)| procfs::is_alive(*pid));
         self.dead = alive;
-        if self.all_but.is_some() {
-            self.remembered.extend(&dead);
-        }
+        self.remembered.extend(&dead);
         dead
     }
 

@@ -14,14 +14,13 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::wire::item::Content;
-use crate::wire::item::Item;
 use crate::{
     model::{
         batch::{Batch, Counts, Gap},
         frame::Stack,
     },
     wire::{
+        item::{Content, Item},
         size::{self, GAP_BYTES},
         split,
     },

@@ -3,11 +3,9 @@
 use std::{collections::HashMap, fs, path::Path, process::Command, sync::Arc};
 
 use super::{Counters, Frame, module::*};
-use crate::process::fixture::Directory;
-use crate::process::fixture::NOBODY;
-use crate::process::fixture::map_of;
 use crate::process::{
     elf::Header,
+    fixture::{Directory, NOBODY, map_of},
     maps::{Address, Backing, FileOffset},
 };
 

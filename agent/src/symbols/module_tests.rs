@@ -8,9 +8,7 @@ use std::{
 };
 
 use super::*;
-use crate::process::fixture::Directory;
-use crate::process::fixture::NOBODY;
-use crate::process::fixture::map_of;
+use crate::process::fixture::{Directory, NOBODY, map_of};
 use crate::{process::maps::Address, symbols::fixture::*};
 
 fn modules(bounds: Bounds) -> (Modules, Arc<Counters>) {

@@ -3,9 +3,10 @@
 use std::{fs, process};
 
 use super::{fixture::*, *};
-use crate::process::elf::Header;
-use crate::process::fixture::Directory;
-use crate::process::fixture::map_of;
+use crate::process::{
+    elf::Header,
+    fixture::{Directory, map_of},
+};
 
 fn own_map() -> Arc<ProcessMap> {
     Arc::new(ProcessMap::read(Pid(process::id())).unwrap())

@@ -1,11 +1,5 @@
-//! `/api/health`: whether hotspan is well, what it costs, and the books of every agent: per run and
+//! `/api/health`: whether hotspan is well, what it costs, and the accounting of every agent: per run and
 //! kind, `captured = delivered + in_flight + spooled + lost(by reason)` (design 3.8).
-//!
-//! A run's rest is in flight as long as it may still come: while the run is open. A run that neither
-//! ended well nor is connected has lost it (`agent_died`). One whose earlier batches went with a part
-//! that was damaged has lost them (`agent_forgot`: it was told that they were durable); how much that
-//! was shows when it ends. After any other orderly end the rest must be nothing; it is told all the
-//! same, so that a broken account shows.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -24,15 +18,13 @@ use super::{
     unix_now,
 };
 use crate::{
-    collector::AGENT_FORGOT,
+    document::{conservation, span::Conservation},
     model::id::hex,
     store::{RunRecord, StoreHealth},
 };
 
 /// An open run that has not been heard of for this long is worth a look.
 const UNHEARD_NS: u64 = 10_000_000_000;
-/// Reason for what a run had left when it died.
-const AGENT_DIED: &str = "agent_died";
 /// The kind that says how walks over user stacks ended.
 const WALKS: &str = "walks";
 
@@ -65,7 +57,7 @@ pub(super) struct Agent {
     pub(super) lag_ns: u64,
     sequence: u64,
     pub(super) cost: Cost,
-    pub(super) conservation: BTreeMap<String, Books>,
+    pub(super) conservation: BTreeMap<String, Conservation>,
     pub(super) loss: BTreeMap<String, u64>,
 }
 
@@ -76,18 +68,6 @@ pub(super) struct Cost {
     cpu_share_of_one_core: f64,
     pub(super) rss_bytes: u64,
     pub(super) queue_bytes: u64,
-}
-
-/// One kind's books.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Books {
-    pub(super) captured: u64,
-    pub(super) delivered: u64,
-    /// What the others leave. Below zero when more was delivered than captured, which is a bug.
-    pub(super) in_flight: i64,
-    /// No agent keeps anything on disk.
-    spooled: u64,
-    pub(super) lost: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -239,57 +219,10 @@ impl Agent {
                 rss_bytes: cost.rss_bytes,
                 queue_bytes: cost.queue_bytes,
             },
-            conservation: conservation(record, connected),
-            loss: owned(&record.account.loss),
+            conservation: conservation::of(record, connected),
+            loss: conservation::by_reason(&record.account.loss),
         }
     }
-}
-
-fn conservation(record: &RunRecord, connected: bool) -> BTreeMap<String, Books> {
-    let mut kinds: BTreeMap<String, Books> = BTreeMap::new();
-    for (kind, account) in &record.account.kinds {
-        let books = kinds.entry(kind.to_string()).or_default();
-        books.captured = account.captured;
-        // What is part of something else, as walks and copies are of stacks, has no count of its own
-        // in batches: it is delivered when it has reached the join.
-        books.delivered = account.linked;
-        books.lost = owned(&account.lost);
-    }
-    for (kind, n) in record.delivered.iter() {
-        kinds.entry(kind.to_owned()).or_default().delivered = n;
-    }
-    for (reason, counts) in &record.gaps {
-        for (kind, n) in counts.iter() {
-            let books = kinds.entry(kind.to_owned()).or_default();
-            *books.lost.entry(reason.to_string()).or_default() += n;
-        }
-    }
-    for books in kinds.values_mut() {
-        books.lost.retain(|_, n| *n > 0);
-        let known = books.lost.values().chain([&books.delivered]).map(|&n| i128::from(n));
-        let rest = i128::from(books.captured) - known.sum::<i128>();
-        match u64::try_from(rest) {
-            Ok(rest @ 1..) if !record.closed && !connected => {
-                *books.lost.entry(AGENT_DIED.to_owned()).or_default() += rest;
-            }
-            // A gap is told before the batch whose account knows what it held: until then the captured
-            // are at least those that are known of.
-            Err(_) if !record.closed && !record.gaps.is_empty() && rest < 0 => {
-                books.captured = books.captured.saturating_add(rest.unsigned_abs() as u64);
-            }
-            Ok(rest @ 1..) if record.closed && record.gaps.contains_key(AGENT_FORGOT) => {
-                *books.lost.entry(AGENT_FORGOT.to_owned()).or_default() += rest;
-            }
-            _ => books.in_flight = rest.clamp(i64::MIN.into(), i64::MAX.into()) as i64,
-        }
-    }
-    kinds
-}
-
-/// Numbers by reason, those that are not nothing.
-fn owned(numbers: &BTreeMap<Arc<str>, u64>) -> BTreeMap<String, u64> {
-    let some = numbers.iter().filter(|(_, n)| **n > 0);
-    some.map(|(reason, &n)| (reason.to_string(), n)).collect()
 }
 
 // === impl Store ===
@@ -324,7 +257,7 @@ impl Collector {
         };
         Self {
             sessions: live.sessions.into_iter().map(told).collect(),
-            refused: owned(&live.refused),
+            refused: conservation::by_reason(&live.refused),
             full: live.full,
         }
     }

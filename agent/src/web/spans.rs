@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{App, error::ApiError, json, parameters::Parameters};
 use crate::{
     document::{
-        assemble::{Family, Scope},
+        assemble::{Family, Scope, Trace},
         span::{SpanDocument, SpanSummary},
     },
     model::{id::hex, state::State as SpanState},
@@ -111,6 +111,7 @@ fn document(
     scope: Scope,
 ) -> Result<SpanDocument, SourceError> {
     let trace = source.trace(span.trace_id)?;
+    let trace = Trace::new(&trace);
     let family = Family::new(span, &trace);
     Ok(match scope.window(span) {
         Some((from, to)) => {
@@ -127,7 +128,8 @@ fn summaries(source: &dyn Source, spans: &[SpanAccount]) -> Result<Vec<SpanSumma
     let mut traces: HashMap<[u8; 16], Vec<SpanAccount>> = HashMap::new();
     let mut summaries = Vec::with_capacity(spans.len());
     for span in spans {
-        let alone = Family::new(span, &[]).summary();
+        let nobody = Trace::default();
+        let alone = Family::new(span, &nobody).summary();
         // Who was active all the time needs no descendants to tell so: most of a long list.
         if alone.off_thread_ns == 0 {
             summaries.push(SpanSummary(alone));
@@ -137,7 +139,8 @@ fn summaries(source: &dyn Source, spans: &[SpanAccount]) -> Result<Vec<SpanSumma
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => place.insert(source.trace(span.trace_id)?),
         };
-        summaries.push(SpanSummary(Family::new(span, trace).summary()));
+        let trace = Trace::new(trace);
+        summaries.push(SpanSummary(Family::new(span, &trace).summary()));
     }
     Ok(summaries)
 }

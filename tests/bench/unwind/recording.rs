@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use hotspan::{
-    app::daemon::{Daemon, Outcome, Reported, SeenStack, raise_priority},
+    app::daemon::{Daemon, Outcome, SeenStack, Watched, raise_priority},
     kernel::Config,
     unwind::Counters,
 };
@@ -48,7 +48,7 @@ impl Recording {
     /// Attached when this returns. As in the product, the thread that drains is preferred.
     pub(super) fn start(hz: u64) -> Result<Self> {
         let config = Config { hz, ..Config::default() };
-        let daemon = Daemon::start(&config, &Reported::Host)?;
+        let daemon = Daemon::start(&config, &Watched::Host)?;
         let objects = host::held_objects(std::process::id())?;
         let nice = raise_priority();
         Ok(Self {

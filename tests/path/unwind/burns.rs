@@ -136,7 +136,7 @@ pub fn as_perf_says(variant: &str, scenario: &str) -> Result<()> {
     let theirs = thread::scope(|scope| {
         let perf = scope.spawn(|| chains_of_perf(&fixture, SAMPLES_COMPARED));
         let deadline = Instant::now() + PATIENCE;
-        while !perf.is_finished() || count(&watch.seen()) < SAMPLES_COMPARED {
+        while !perf.is_finished() || count(&watch.seen()?) < SAMPLES_COMPARED {
             ensure!(Instant::now() < deadline, "not enough samples within {PATIENCE:?}");
             watch.round(None)?;
         }

@@ -133,7 +133,7 @@ pub fn plugins(variant: &str) -> Result<()> {
     let first = gdb::stack(fixture.pid, fixture.tid)?;
     let mut watch = Watch::start(fixture.pid, 99)?;
     watch.until("waits", |seen| waits(seen) >= WAITS)?;
-    let before = watch.seen();
+    let before = watch.seen()?;
     fixture.next_stage()?;
     let is_new = |seen: &Seen| !before.iter().any(|old| old.stack.hash == seen.stack.hash);
     let of_second =

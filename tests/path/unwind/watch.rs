@@ -2,7 +2,7 @@
 //! that no report tells.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     os::fd::RawFd,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -11,8 +11,9 @@ use std::{
 use agent_ebpf::unwind::Stop;
 use anyhow::{Context as _, Result, ensure};
 use hotspan::{
-    app::daemon::{Daemon, Outcome, Reported, SeenStack},
+    app::daemon::{Daemon, Outcome, SeenStack, Watched},
     kernel::{Config, StackDefinition},
+    link::flush::Flush,
     model::id::Pid,
 };
 use hotspan_tests::{
@@ -40,6 +41,10 @@ pub struct Seen {
 pub struct Watch {
     daemon: Daemon,
     pid: u32,
+    /// Of the process's spans, by hash and state.
+    counts: BTreeMap<(u64, &'static str), u64>,
+    /// Every definition so far.
+    stacks: HashMap<u64, SeenStack>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -79,8 +84,9 @@ impl Watch {
     pub fn start(pid: u32, hz: u64) -> Result<Self> {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let config = Config { hz, ..Config::default() };
-        let daemon = Daemon::start(&config, &Reported::Tree(vec![Pid(pid).into()]))?;
-        Ok(Self { daemon, pid, _alone: alone })
+        let daemon = Daemon::start(&config, &Watched::Tree(vec![Pid(pid).into()]))?;
+        let (counts, stacks) = (BTreeMap::new(), HashMap::new());
+        Ok(Self { daemon, pid, counts, stacks, _alone: alone })
     }
 
     /// One round, when the kernel side calls or it is time, or when the other end of a pipe is closed.
@@ -101,7 +107,7 @@ impl Watch {
         let deadline = Instant::now() + SOON;
         loop {
             self.round(None)?;
-            let seen = self.seen();
+            let seen = self.seen()?;
             if enough(&seen) {
                 return Ok(());
             }
@@ -110,17 +116,26 @@ impl Watch {
     }
 
     /// The stacks of the process's spans so far, the most frequent first.
-    pub fn seen(&self) -> Vec<Seen> {
-        let linker = &self.daemon.linker;
-        let spans = linker.spans.iter().filter(|(_, span)| span.key.pid.0 == self.pid);
-        let mut counts: BTreeMap<(u64, &'static str), u64> = BTreeMap::new();
-        for (key, tally) in spans.flat_map(|(_, span)| &span.stacks) {
-            *counts.entry((key.user, key.state.key())).or_default() += tally.count;
+    pub fn seen(&mut self) -> Result<Vec<Seen>> {
+        let (flush, _) = self.daemon.flush().context("a flush of the agent failed")?;
+        self.add(flush);
+        Ok(self.summed())
+    }
+
+    fn add(&mut self, flush: Flush) {
+        self.stacks.extend(flush.stacks);
+        let seen = flush.seen.iter().filter(|seen| seen.pid.0 == self.pid && seen.span.is_some());
+        for seen in seen {
+            *self.counts.entry((seen.stack.user, seen.stack.state.key())).or_default() += 1;
         }
-        let mut seen: Vec<_> = counts
-            .into_iter()
-            .filter_map(|((hash, state), count)| {
-                Some(Seen { stack: settled(linker.stacks.get(&hash)?), state, count })
+    }
+
+    fn summed(&self) -> Vec<Seen> {
+        let mut seen: Vec<_> = self
+            .counts
+            .iter()
+            .filter_map(|(&(hash, state), &count)| {
+                Some(Seen { stack: settled(self.stacks.get(&hash)?), state, count })
             })
             .collect();
         seen.sort_by_key(|seen| std::cmp::Reverse(seen.count));
@@ -129,15 +144,16 @@ impl Watch {
 
     /// Every user stack of any process of the tree, in a span or not.
     pub fn all_stacks(&self) -> impl Iterator<Item = StackDefinition> {
-        self.daemon.linker.stacks.values().map(settled).filter(|stack| stack.tgid != 0)
+        self.stacks.values().map(settled).filter(|stack| stack.tgid != 0)
     }
 
     /// Ends it. Nothing may be unaccounted for.
     pub fn finish(&mut self) -> Result<Vec<Seen>> {
-        let outcome = self.daemon.finish().context("reading what is left")?;
+        let (flush, outcome) = self.daemon.last_flush().context("reading what is left")?;
+        self.add(flush);
         let problems = conservation_problems(&books(&outcome));
         ensure!(problems.is_empty(), "{problems:?}");
-        Ok(self.seen())
+        Ok(self.summed())
     }
 }
 
@@ -154,7 +170,7 @@ fn books(outcome: &Outcome) -> Report {
         let kept = Conservation {
             captured: kept.captured,
             delivered: kept.delivered,
-            in_flight: kept.in_flight,
+            in_flight: u64::try_from(kept.in_flight).expect("more was delivered than captured"),
             spooled: kept.spooled,
             lost: kept.lost.clone(),
         };

@@ -53,8 +53,9 @@ pub(super) fn reasons(
 /// Captured minus what became of it, if that is not nothing.
 fn imbalance(conservation: &Conservation) -> Option<i128> {
     let Conservation { captured, delivered, in_flight, spooled, lost } = conservation;
-    let known = [delivered, in_flight, spooled].into_iter().chain(lost.values());
+    let known = [delivered, spooled].into_iter().chain(lost.values());
     let known: i128 = known.map(|&count| i128::from(count)).sum();
+    let known = known + i128::from(*in_flight);
     Some(i128::from(*captured) - known).filter(|&difference| difference != 0)
 }
 

@@ -160,7 +160,7 @@ fn losses_are_told_with_their_meaning() {
     let mut report = sample();
     report.loss = BTreeMap::from([("stacks_cut".into(), 1_234)]);
     let conservation = Conservation { captured: 10, delivered: 9, ..Default::default() };
-    report.conservation = BTreeMap::from([("samples", conservation)]);
+    report.conservation = BTreeMap::from([("samples".to_owned(), conservation)]);
     let text = rendered(&report, &PLAIN);
     assert!(!text.contains("nothing lost"), "{text}");
     assert!(text.contains("1,234  stacks_cut  stacks deeper than 255 frames"), "{text}");

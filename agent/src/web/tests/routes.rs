@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     document::{
-        assemble::{Family, Scope},
+        assemble::{Family, Scope, Trace},
         span::SpanDocument,
     },
     model::id::hex,
@@ -113,7 +113,8 @@ fn a_span_is_told_in_every_scope() {
     let memory = Memory::shop();
     let (spans, slice) = (memory.spans.clone(), memory.slice.clone());
     let trace: Vec<SpanAccount> = memory.trace(TRACE).unwrap();
-    let family = Family::new(&spans[0], &trace);
+    let of_all = Trace::new(&trace);
+    let family = Family::new(&spans[0], &of_all);
     let expected: Vec<SpanDocument> = Scope::ALL
         .into_iter()
         .map(|scope| match scope.window(&spans[0]) {
