@@ -1,6 +1,5 @@
 //! Documents from rows: what each scope sums, and what must hold whatever the rows say.
 
-use agent_ebpf::wire::State as Kernel;
 use proptest::prelude::*;
 
 use super::*;
@@ -14,8 +13,8 @@ use crate::{
     store::account::ProcessKey,
 };
 
-const RUNNING: State = State::Kernel(Kernel::Running);
-const LOCK: State = State::Kernel(Kernel::Lock);
+const RUNNING: State = State::Running;
+const LOCK: State = State::Lock;
 const MS: u64 = 1_000_000;
 
 fn times(states: &[(State, u64)]) -> StateTimes {

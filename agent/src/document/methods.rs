@@ -61,7 +61,7 @@ mod tests {
     fn recursion_counts_once_in_total() {
         let stack = StackDocument {
             frames: vec![frame("f"), frame("f"), frame("main")],
-            state: State::Kernel(agent_ebpf::wire::State::Running),
+            state: State::Running,
             ns: 100,
             count: 1,
         };

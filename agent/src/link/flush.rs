@@ -136,8 +136,7 @@ impl Memory {
     fn processes(&mut self, now: u64, all: bool) -> Vec<ProcessTime> {
         let mut told = Vec::new();
         self.processes.retain(|_, process| {
-            let running = agent_ebpf::wire::State::Running;
-            let ran = process.states.get(crate::model::state::State::Kernel(running)) > 0;
+            let ran = process.states.get(crate::model::state::State::Running) > 0;
             if !all && !ran && now < process.from.saturating_add(QUIET_NS) {
                 return true;
             }

@@ -22,7 +22,7 @@ use crate::{
     },
     model::{
         id::Pid,
-        state::{State, StateTimes},
+        state::StateTimes,
     },
     process::{Processes, comm_text, maps::Address},
     unwind::Unwinder,
@@ -477,7 +477,7 @@ impl Linker {
 fn totals(total: &[u64]) -> StateTimes {
     let mut states = StateTimes::default();
     for state in K::ALL {
-        states.add(State::Kernel(state), total[state.index()]);
+        states.add(state.into(), total[state.index()]);
     }
     states
 }

@@ -12,7 +12,7 @@ use crate::model::state::State;
 
 /// The state behind an index of a record; unresolved for one this build does not know.
 pub fn kernel_state(index: u8) -> State {
-    State::Kernel(K::from_index(index).unwrap_or(K::UnknownUnresolvedWait))
+    K::from_index(index).map_or(State::UnknownUnresolvedWait, State::from)
 }
 /// Blocked and ready part of an interval, of what lies after `from`.
 pub fn wait_of(interval: &Interval, from: u64) -> Composition {
@@ -35,9 +35,9 @@ pub fn open_part(snapshot: &Snapshot, from: u64) -> Composition {
     let at = snapshot.at.max(since);
     let is = |phase: wire::Phase| snapshot.phase == phase as u32;
     if is(wire::Phase::Running) {
-        Composition::of(State::Kernel(K::Running), at - since)
+        Composition::of(State::Running, at - since)
     } else if is(wire::Phase::BeforeAttach) {
-        Composition::of(State::Kernel(K::UnknownBeforeAttach), at - since)
+        Composition::of(State::UnknownBeforeAttach, at - since)
     } else if is(wire::Phase::Off) {
         let wake = if snapshot.flags & thread::PREEMPTED != 0 {
             since

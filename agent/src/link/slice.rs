@@ -32,7 +32,7 @@ impl Timeline {
         let end = end.max(position.at);
         let mut composition = Composition::default();
         for state in K::ALL {
-            composition.add(State::Kernel(state), totals[state.index()]);
+            composition.add(state.into(), totals[state.index()]);
         }
         let len = end - position.at;
         if lost > 0 {
@@ -40,12 +40,12 @@ impl Timeline {
                 (context.count)("intervals_bridged", lost);
             }
             if head.is_none_or(|head| head != self.next) {
-                composition = Composition::of(State::Kernel(K::UnknownEventsLost), len);
+                composition = Composition::of(State::UnknownEventsLost, len);
             }
         }
         settle(&mut composition, len, context);
         if unreadable {
-            composition = Composition::of(State::ContextUnreadable, len);
+            composition = Composition::of(State::UnknownContextUnreadable, len);
         }
         let turns = std::mem::take(&mut self.turns);
         // After an exec the head that is known is the new image's lane's.
@@ -284,11 +284,8 @@ impl Timeline {
 
 /// Credits a timer sample.
 pub(super) fn see(sample: &Sample, span: Option<SpanIndex>, ns: u64, spans: &mut Spans) {
-    let stack = StackKey {
-        state: State::Kernel(K::Running),
-        user: sample.user_stack,
-        kernel: sample.kernel_stack,
-    };
+    let stack =
+        StackKey { state: State::Running, user: sample.user_stack, kernel: sample.kernel_stack };
     let (pid, tid) = (Pid(sample.tgid), sample.tid);
     // One without a stack says nothing of a span.
     let span = span.filter(|_| stack.user | stack.kernel != 0);
@@ -309,7 +306,7 @@ fn settle(composition: &mut Composition, len: u64, context: &mut Context<'_>) {
     let sum = composition.sum();
     if sum < len {
         (context.count)("time_unexplained_ns", len - sum);
-        composition.add(State::Kernel(K::UnknownEventsLost), len - sum);
+        composition.add(State::UnknownEventsLost, len - sum);
     } else if sum > len {
         (context.count)("time_overlapping_ns", sum - len);
         *composition = composition.share(sum, 0, len);

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use agent_ebpf::wire::{
-    self, Exec, Exit, Interval, Sample, Snapshot, State as K,
+    self, Exec, Exit, Interval, Sample, Snapshot,
     record::{CUT, HEAD_KNOWN, UNREADABLE, WAKER_IRQ},
     state::STATES,
     thread,
@@ -350,7 +350,7 @@ impl Timeline {
             let span = self.activate(&event, stamp, context);
             if let Some(span) = span {
                 let span = context.spans.get_mut(span);
-                span.states.add(State::Kernel(K::UnknownBeforeAttach), at - stamp);
+                span.states.add(State::UnknownBeforeAttach, at - stamp);
                 span.exact = at == stamp;
             }
             self.remember(event.index, span);
@@ -369,7 +369,7 @@ impl Timeline {
         let mut wait = wait_of(interval, position.at);
         let mut slice = difference(&interval.total, &position.total);
         for (state, ns) in wait.iter() {
-            if let State::Kernel(kernel) = state {
+            if let Some(kernel) = state.kernel() {
                 slice[kernel.index()] = slice[kernel.index()].saturating_sub(ns);
             }
         }
@@ -382,7 +382,7 @@ impl Timeline {
         let unreadable = interval.flags & UNREADABLE != 0;
         self.slice(interval.out_at, head, &slice, lost, unreadable, context);
         if unreadable {
-            wait = Composition::of(State::ContextUnreadable, wait.sum());
+            wait = Composition::of(State::UnknownContextUnreadable, wait.sum());
         }
         if interval.flags & CUT == 0 {
             self.wait(interval, &wait, context);
@@ -419,7 +419,7 @@ impl Timeline {
         let whole = if unreadable { rest.clone() } else { wait_of(interval, 0) };
         for (state, ns) in whole.iter() {
             let ready =
-                matches!(state, State::Kernel(K::ReadyWakeup | K::ReadyPreempted | K::Throttled));
+                matches!(state, State::ReadyWakeup | State::ReadyPreempted | State::Throttled);
             let (kind, tid, pid, head_plus_one) = if ready {
                 (CauseKind::Preemptor, interval.rival_tid, interval.rival_tgid, 0)
             } else if interval.flags & WAKER_IRQ != 0 {
@@ -476,7 +476,7 @@ impl Timeline {
         let open = open_part(snapshot, position.at);
         position.at = snapshot.at;
         for (state, ns) in open.iter() {
-            if let State::Kernel(kernel) = state {
+            if let Some(kernel) = state.kernel() {
                 position.total[kernel.index()] += ns;
             }
             if let Some(active) = self.active {
@@ -494,7 +494,7 @@ impl Timeline {
         };
         let mut total = snapshot.total;
         for (state, ns) in open_part(snapshot, 0).iter() {
-            if let State::Kernel(kernel) = state {
+            if let Some(kernel) = state.kernel() {
                 total[kernel.index()] += ns;
             }
         }

@@ -289,7 +289,7 @@ impl World {
         let mut got = HashMap::new();
         for (_, span) in self.spans.iter() {
             for (state, ns) in span.states.iter() {
-                let State::Kernel(state) = state else {
+                let Some(state) = state.kernel() else {
                     continue;
                 };
                 *got.entry((span.key.span_id[0], state)).or_default() += ns;
@@ -452,7 +452,7 @@ fn causes_name_the_waker_and_the_rival() {
     world.exit();
     world.link(u64::MAX);
     let find = |state: wire::State| {
-        world.unnamed.iter().find(|u| u.state == State::Kernel(state)).map(|u| (u.tid, u.ns))
+        world.unnamed.iter().find(|u| u.state == state.into()).map(|u| (u.tid, u.ns))
     };
     assert_eq!(find(wire::State::Socket), Some((6, 1_000)));
     assert_eq!(find(wire::State::ReadyWakeup), Some((5, 50)));
@@ -518,7 +518,7 @@ fn span_open_before_attach_is_charged_to_before_attach() {
     );
     let (_, span) = world.spans.iter().next().unwrap();
     assert_eq!((span.start, span.active_ns), (1_000, 5_000));
-    assert_eq!(span.states.get(State::Kernel(wire::State::UnknownBeforeAttach)), 5_000);
+    assert_eq!(span.states.get(State::UnknownBeforeAttach), 5_000);
     assert!(!span.exact);
 }
 

@@ -108,14 +108,13 @@ pub fn place(
 
 #[cfg(test)]
 mod tests {
-    use agent_ebpf::wire::State as K;
     use proptest::prelude::*;
 
     use super::*;
 
-    const RUNNING: State = State::Kernel(K::Running);
-    const STEAL: State = State::Kernel(K::Steal);
-    const LOCK: State = State::Kernel(K::Lock);
+    const RUNNING: State = State::Running;
+    const STEAL: State = State::Steal;
+    const LOCK: State = State::Lock;
 
     #[test]
     fn marker_is_held_between_checkpoints() {

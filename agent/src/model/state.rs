@@ -1,4 +1,4 @@
-//! The closed list of states (design 4) with the keys used in JSON, and sums over them.
+//! The closed list of states (design 4) with their codes and keys, and sums over them.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -7,61 +7,114 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::SerializeMap as _,
 };
 
-/// What a thread-instant is: exactly one of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum State {
-    /// A state the kernel side accounts.
-    Kernel(wire::State),
-    /// The thread's lane could not be read, neither when it left the CPU nor when it came back.
-    ContextUnreadable,
+/// Declares the states once: code on the wire and in the store, key in documents, and which of them
+/// the kernel side accounts under the same name.
+macro_rules! states {
+    (
+        kernel { $($(#[$kdoc:meta])* $kernel:ident = $kcode:literal $kkey:literal,)+ }
+        daemon { $($(#[$ddoc:meta])* $daemon:ident = $dcode:literal $dkey:literal,)+ }
+    ) => {
+        /// What a thread-instant is: exactly one of these. Codes and keys are never reused and never
+        /// changed; the order is that of the design's table.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum State {
+            $($(#[$kdoc])* $kernel = $kcode,)+
+            $($(#[$ddoc])* $daemon = $dcode,)+
+        }
+
+        impl State {
+            /// Every state, in the order of the design's table.
+            pub fn all() -> impl Iterator<Item = Self> {
+                [$(Self::$kernel,)+ $(Self::$daemon,)+].into_iter()
+            }
+
+            /// The key in JSON (design 4).
+            pub fn key(self) -> &'static str {
+                match self {
+                    $(Self::$kernel => $kkey,)+
+                    $(Self::$daemon => $dkey,)+
+                }
+            }
+
+            /// As the kernel side names it: where its time lies in a record's totals. `None` for a
+            /// state that only the daemon knows.
+            pub fn kernel(self) -> Option<wire::State> {
+                match self {
+                    $(Self::$kernel => Some(wire::State::$kernel),)+
+                    $(Self::$daemon => None,)+
+                }
+            }
+        }
+
+        // By name and exhaustive: a new or moved state of the kernel side moves no stored code.
+        impl From<wire::State> for State {
+            fn from(state: wire::State) -> Self {
+                match state {
+                    $(wire::State::$kernel => Self::$kernel,)+
+                }
+            }
+        }
+    };
 }
 
+states! {
+    kernel {
+        /// On a CPU, user or kernel mode.
+        #[default]
+        Running = 0 "running",
+        /// On a CPU by the kernel's view, but the CPU itself did not run (hypervisor).
+        Steal = 1 "steal",
+        /// Runnable, held back by a cgroup CPU quota.
+        Throttled = 2 "throttled",
+        /// Runnable after a wakeup (or creation), waiting for a CPU.
+        ReadyWakeup = 3 "ready_wakeup",
+        /// Runnable, the CPU was taken or given up.
+        ReadyPreempted = 4 "ready_preempted",
+        /// Page fault or reclaim.
+        Memory = 5 "memory",
+        /// Futex used as a lock, kernel lock, file lock.
+        Lock = 6 "lock",
+        /// Condvar, park, channel, eventfd, pipe, signal wait.
+        Notify = 7 "notify",
+        /// Socket read, write, accept, connect.
+        Socket = 8 "socket",
+        /// epoll, poll, select, io_uring.
+        Poll = 9 "poll",
+        /// File and block device I/O.
+        Disk = 10 "disk",
+        /// nanosleep and timers.
+        Sleep = 11 "sleep",
+        /// wait4, waitid, vfork.
+        Child = 12 "child",
+        /// Stopped by a signal, a tracer or the freezer.
+        Stopped = 13 "stopped",
+        /// Before the first event seen of this thread.
+        UnknownBeforeAttach = 14 "unknown.before_attach",
+        /// A scheduler event is missing.
+        UnknownEventsLost = 15 "unknown.events_lost",
+        /// A blocked wait whose kind could not be found out.
+        UnknownUnresolvedWait = 16 "unknown.unresolved_wait",
+        /// A kernel field needed to find out the kind is not offered by this kernel.
+        UnknownKernelFeature = 17 "unknown.kernel_feature",
+    }
+    daemon {
+        /// The thread's lane could not be read, neither when it left the CPU nor when it came back.
+        UnknownContextUnreadable = 64 "unknown.context_unreadable",
+    }
+}
+
+// === impl State ===
+
 impl State {
-    /// Every state, in the order of the design's table.
-    pub fn all() -> impl Iterator<Item = Self> {
-        wire::State::ALL.into_iter().map(Self::Kernel).chain([Self::ContextUnreadable])
-    }
-
-    /// The key in JSON (design 4).
-    pub fn key(self) -> &'static str {
-        use wire::State as K;
-        match self {
-            Self::Kernel(K::Running) => "running",
-            Self::Kernel(K::Steal) => "steal",
-            Self::Kernel(K::Throttled) => "throttled",
-            Self::Kernel(K::ReadyWakeup) => "ready_wakeup",
-            Self::Kernel(K::ReadyPreempted) => "ready_preempted",
-            Self::Kernel(K::Memory) => "memory",
-            Self::Kernel(K::Lock) => "lock",
-            Self::Kernel(K::Notify) => "notify",
-            Self::Kernel(K::Socket) => "socket",
-            Self::Kernel(K::Poll) => "poll",
-            Self::Kernel(K::Disk) => "disk",
-            Self::Kernel(K::Sleep) => "sleep",
-            Self::Kernel(K::Child) => "child",
-            Self::Kernel(K::Stopped) => "stopped",
-            Self::Kernel(K::UnknownBeforeAttach) => "unknown.before_attach",
-            Self::Kernel(K::UnknownEventsLost) => "unknown.events_lost",
-            Self::Kernel(K::UnknownUnresolvedWait) => "unknown.unresolved_wait",
-            Self::Kernel(K::UnknownKernelFeature) => "unknown.kernel_feature",
-            Self::ContextUnreadable => "unknown.context_unreadable",
-        }
-    }
-
-    /// The number that stands for it on the wire and in the store: never reused, never changed.
+    /// The number that stands for it on the wire and in the store.
     pub fn code(self) -> u8 {
-        match self {
-            Self::Kernel(state) => state.index() as u8,
-            Self::ContextUnreadable => Self::CONTEXT_UNREADABLE,
-        }
+        self as u8
     }
 
     /// The state of a number.
     pub fn from_code(code: u8) -> Option<Self> {
-        match code {
-            Self::CONTEXT_UNREADABLE => Some(Self::ContextUnreadable),
-            index => wire::State::from_index(index).map(Self::Kernel),
-        }
+        Self::all().find(|state| state.code() == code)
     }
 
     /// The state of a key.
@@ -69,17 +122,9 @@ impl State {
         Self::all().find(|state| state.key() == key)
     }
 
-    const CONTEXT_UNREADABLE: u8 = 64;
-
     /// Whether this is one of the `unknown.*` states.
     pub fn is_unknown(self) -> bool {
         self.key().starts_with("unknown.")
-    }
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self::Kernel(wire::State::Running)
     }
 }
 
@@ -159,5 +204,58 @@ impl<'de> Deserialize<'de> for StateTimes {
             times.add(state, ns);
         }
         Ok(times)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_keys_are_those_of_every_version() {
+        let known: Vec<(u8, &str)> =
+            State::all().map(|state| (state.code(), state.key())).collect();
+        let golden = [
+            (0, "running"),
+            (1, "steal"),
+            (2, "throttled"),
+            (3, "ready_wakeup"),
+            (4, "ready_preempted"),
+            (5, "memory"),
+            (6, "lock"),
+            (7, "notify"),
+            (8, "socket"),
+            (9, "poll"),
+            (10, "disk"),
+            (11, "sleep"),
+            (12, "child"),
+            (13, "stopped"),
+            (14, "unknown.before_attach"),
+            (15, "unknown.events_lost"),
+            (16, "unknown.unresolved_wait"),
+            (17, "unknown.kernel_feature"),
+            (64, "unknown.context_unreadable"),
+        ];
+        assert_eq!(known, golden);
+        for code in 0..=u8::MAX {
+            let of_golden = golden.iter().find(|known| known.0 == code).map(|known| known.1);
+            assert_eq!(State::from_code(code).map(State::key), of_golden, "{code}");
+        }
+        for state in State::all() {
+            assert_eq!(State::from_key(state.key()), Some(state));
+        }
+        assert_eq!(State::from_key("moon"), None);
+    }
+
+    /// With the golden codes above: whatever the kernel side's order, a state keeps its code.
+    #[test]
+    fn the_kernel_side_is_matched_by_name_and_not_by_index() {
+        for kernel in wire::State::ALL {
+            let state = State::from(kernel);
+            assert_eq!(format!("{state:?}"), format!("{kernel:?}"));
+            assert_eq!(state.kernel(), Some(kernel));
+        }
+        let of_daemon: Vec<_> = State::all().filter(|state| state.kernel().is_none()).collect();
+        assert_eq!(of_daemon, [State::UnknownContextUnreadable]);
     }
 }

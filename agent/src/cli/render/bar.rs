@@ -1,7 +1,5 @@
 //! The bar of states: cells in proportion to time, exactly as many as there is room for.
 
-use agent_ebpf::wire::State as Kernel;
-
 use crate::model::state::{State, StateTimes};
 
 /// Cells per state, in the order of the states.
@@ -45,27 +43,25 @@ impl Bar {
 /// the glyph alone: solid while running, shaded while ready to, patterned or thin while waiting.
 fn look(state: State) -> (char, char, u8) {
     match state {
-        State::Kernel(kernel) => match kernel {
-            Kernel::Running => ('█', '#', 32),
-            Kernel::Steal => ('╳', 'x', 95),
-            Kernel::Throttled => ('▓', 'T', 35),
-            Kernel::ReadyWakeup => ('▒', '+', 33),
-            Kernel::ReadyPreempted => ('░', '-', 93),
-            Kernel::Memory => ('▞', 'M', 92),
-            Kernel::Lock => ('▌', 'L', 31),
-            Kernel::Notify => ('○', 'n', 91),
-            Kernel::Socket => ('≈', '~', 34),
-            Kernel::Poll => ('·', '.', 36),
-            Kernel::Disk => ('▤', 'D', 94),
-            Kernel::Sleep => ('╌', 'z', 90),
-            Kernel::Child => ('┬', 'c', 96),
-            Kernel::Stopped => ('▪', '=', 37),
-            Kernel::UnknownBeforeAttach => ('‹', '<', 90),
-            Kernel::UnknownEventsLost => ('?', '?', 90),
-            Kernel::UnknownUnresolvedWait => ('¿', 'u', 90),
-            Kernel::UnknownKernelFeature => ('¡', 'k', 90),
-        },
-        State::ContextUnreadable => ('%', '%', 90),
+        State::Running => ('█', '#', 32),
+        State::Steal => ('╳', 'x', 95),
+        State::Throttled => ('▓', 'T', 35),
+        State::ReadyWakeup => ('▒', '+', 33),
+        State::ReadyPreempted => ('░', '-', 93),
+        State::Memory => ('▞', 'M', 92),
+        State::Lock => ('▌', 'L', 31),
+        State::Notify => ('○', 'n', 91),
+        State::Socket => ('≈', '~', 34),
+        State::Poll => ('·', '.', 36),
+        State::Disk => ('▤', 'D', 94),
+        State::Sleep => ('╌', 'z', 90),
+        State::Child => ('┬', 'c', 96),
+        State::Stopped => ('▪', '=', 37),
+        State::UnknownBeforeAttach => ('‹', '<', 90),
+        State::UnknownEventsLost => ('?', '?', 90),
+        State::UnknownUnresolvedWait => ('¿', 'u', 90),
+        State::UnknownKernelFeature => ('¡', 'k', 90),
+        State::UnknownContextUnreadable => ('%', '%', 90),
     }
 }
 

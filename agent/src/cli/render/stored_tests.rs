@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use agent_ebpf::wire::State as Kernel;
 use proptest::prelude::*;
 
 use super::{
@@ -21,35 +20,35 @@ use crate::{
     },
 };
 
-fn stack(state: Kernel, ns: u64, names: &[&str]) -> StackDocument {
+fn stack(state: State, ns: u64, names: &[&str]) -> StackDocument {
     let frames = names.iter().map(|name| Frame {
         name: (*name).into(),
         file: if name.starts_with("k_") { "".into() } else { format!("/src/{name}.rs").into() },
         line: 7,
         kind: if name.starts_with("k_") { FrameKind::Kernel } else { FrameKind::Native },
     });
-    StackDocument { frames: frames.collect(), state: State::Kernel(state), ns, count: 1 }
+    StackDocument { frames: frames.collect(), state, ns, count: 1 }
 }
 
 fn checkout() -> SpanDocument {
     let mut span = span(
         "GET /checkout",
         times(&[
-            (Kernel::Running, 10_000_000),
-            (Kernel::Lock, 25_000_000),
-            (Kernel::Socket, 12_000_000),
+            (State::Running, 10_000_000),
+            (State::Lock, 25_000_000),
+            (State::Socket, 12_000_000),
         ]),
     );
     span.off_thread_ns = 3_000_000;
     span.wall_ns += 3_000_000;
-    let mut held = cause(Kernel::Lock, CauseKind::Waker, "worker-3", 812, "3f00aa0000000001");
+    let mut held = cause(State::Lock, CauseKind::Waker, "worker-3", 812, "3f00aa0000000001");
     held.span_name = "POST /restock".to_owned();
-    span.causes = vec![held, cause(Kernel::Socket, CauseKind::Interrupt, "", 0, "")];
+    span.causes = vec![held, cause(State::Socket, CauseKind::Interrupt, "", 0, "")];
     span.stacks = vec![
-        stack(Kernel::Lock, 25_000_000, &["k_futex", "lock", "reserve", "serve", "main"]),
-        stack(Kernel::Running, 7_000_000, &["sum", "total", "serve", "main"]),
-        stack(Kernel::Running, 2_800_000, &["total", "serve", "main"]),
-        stack(Kernel::Running, 200_000, &["log", "serve", "main"]),
+        stack(State::Lock, 25_000_000, &["k_futex", "lock", "reserve", "serve", "main"]),
+        stack(State::Running, 7_000_000, &["sum", "total", "serve", "main"]),
+        stack(State::Running, 2_800_000, &["total", "serve", "main"]),
+        stack(State::Running, 200_000, &["log", "serve", "main"]),
     ];
     span.methods = methods(&span.stacks);
     span
@@ -152,7 +151,7 @@ Stacks, callees first (lock only): samp~
 
 ";
     let style = Style { top: 1, width: 40, unicode: false, ..PLAIN };
-    let view = View { state: Some(State::Kernel(Kernel::Lock)), reverse: true };
+    let view = View { state: Some(State::Lock), reverse: true };
     assert_eq!(shown(&checkout(), view, &style), expected);
 }
 
@@ -178,7 +177,7 @@ fn what_a_span_lacks_is_told() {
 
 #[test]
 fn a_list_looks_like_this() {
-    let spans = [checkout(), span("GET /", times(&[(Kernel::Running, 1_200_000)]))];
+    let spans = [checkout(), span("GET /", times(&[(State::Running, 1_200_000)]))];
     let wide = "\
 hotspan: 2 spans, newest first  --min 1ms
 
@@ -248,7 +247,7 @@ proptest! {
         hostile in ".{0,60}",
         (colour, unicode, reverse) in any::<(bool, bool, bool)>(),
     ) {
-        let states = [Kernel::Running, Kernel::Lock, Kernel::Disk];
+        let states = [State::Running, State::Lock, State::Disk];
         let stacks: Vec<StackDocument> = stacks
             .iter()
             .map(|(names, state, ns)| {

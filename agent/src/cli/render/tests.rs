@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use agent_ebpf::wire::State as Kernel;
 use proptest::prelude::*;
 
 use super::*;
@@ -18,10 +17,10 @@ use crate::{
 
 pub(super) const PLAIN: Style = Style { width: 80, colour: false, unicode: true, top: 10 };
 
-pub(super) fn times(states: &[(Kernel, u64)]) -> StateTimes {
+pub(super) fn times(states: &[(State, u64)]) -> StateTimes {
     let mut times = StateTimes::default();
     for &(state, ns) in states {
-        times.add(State::Kernel(state), ns);
+        times.add(state, ns);
     }
     times
 }
@@ -49,14 +48,14 @@ pub(super) fn span(name: &str, states: StateTimes) -> SpanDocument {
 }
 
 pub(super) fn cause(
-    state: Kernel,
+    state: State,
     kind: CauseKind,
     name: &str,
     pid: u32,
     span_id: &str,
 ) -> CauseDocument {
     CauseDocument {
-        state: State::Kernel(state),
+        state,
         ns: 12_345_678,
         count: 3,
         kind,
@@ -73,16 +72,16 @@ fn sample() -> Report {
     let mut checkout = span(
         "GET /checkout",
         times(&[
-            (Kernel::Running, 10_000_000),
-            (Kernel::ReadyWakeup, 1_200_000),
-            (Kernel::Lock, 25_000_000),
-            (Kernel::Socket, 12_000_000),
+            (State::Running, 10_000_000),
+            (State::ReadyWakeup, 1_200_000),
+            (State::Lock, 25_000_000),
+            (State::Socket, 12_000_000),
         ]),
     );
     checkout.causes = vec![
-        cause(Kernel::Lock, CauseKind::Waker, "worker-3", 812, "3f00aa0000000001"),
-        cause(Kernel::ReadyWakeup, CauseKind::Preemptor, "cc1", 77, ""),
-        cause(Kernel::Socket, CauseKind::Interrupt, "", 0, ""),
+        cause(State::Lock, CauseKind::Waker, "worker-3", 812, "3f00aa0000000001"),
+        cause(State::ReadyWakeup, CauseKind::Preemptor, "cc1", 77, ""),
+        cause(State::Socket, CauseKind::Interrupt, "", 0, ""),
     ];
     checkout.methods = vec![MethodDocument {
         name: "shop::cart::total".into(),
@@ -90,15 +89,15 @@ fn sample() -> Report {
         line: 41,
         self_ns: 8_000_000,
         total_ns: 9_500_000,
-        by_state: times(&[(Kernel::Running, 9_500_000)]),
+        by_state: times(&[(State::Running, 9_500_000)]),
     }];
-    let home = span("GET /", times(&[(Kernel::Running, 900_000), (Kernel::Disk, 300_000)]));
+    let home = span("GET /", times(&[(State::Running, 900_000), (State::Disk, 300_000)]));
     let thread = ThreadDocument {
         pid: 812,
         tid: 813,
         comm: "worker-1".into(),
         wall_ns: 5_000_000_000,
-        states: times(&[(Kernel::Sleep, 4_000_000_000), (Kernel::Running, 1_000_000_000)]),
+        states: times(&[(State::Sleep, 4_000_000_000), (State::Running, 1_000_000_000)]),
     };
     Report {
         nested: 0,
@@ -214,13 +213,13 @@ proptest! {
         (colour, unicode) in any::<(bool, bool)>(),
     ) {
         let mut report = sample();
-        let states: Vec<_> = Kernel::ALL.into_iter().zip(ns).collect();
+        let states: Vec<_> = State::all().zip(ns).collect();
         for name in &names {
             let mut span = span(name, times(&states));
             span.service = comm.clone();
             span.off_thread_ns = 7;
             span.exact.states = false;
-            span.causes = vec![cause(Kernel::Lock, CauseKind::Waker, &comm, u32::MAX, "3f00aa0000000001")];
+            span.causes = vec![cause(State::Lock, CauseKind::Waker, &comm, u32::MAX, "3f00aa0000000001")];
             span.methods = vec![MethodDocument {
                 name: name.as_str().into(),
                 file: comm.as_str().into(),

@@ -221,7 +221,6 @@ fn function(line: &mut text::Line, node: &Node<'_>, style: &Style) {
 
 #[cfg(test)]
 mod tests {
-    use agent_ebpf::wire::State as Kernel;
     use proptest::prelude::*;
 
     use super::*;
@@ -244,7 +243,7 @@ mod tests {
                             kind: FrameKind::Native,
                         })
                         .collect(),
-                    state: State::Kernel(Kernel::Running),
+                    state: State::Running,
                     ns,
                     count: 1,
                 })

@@ -12,7 +12,7 @@ fn masks_are_distinct() {
 #[test]
 fn a_row_survives_and_no_cut_panics() {
     let mut states = StateTimes::default();
-    states.add(State::ContextUnreadable, 7);
+    states.add(State::UnknownContextUnreadable, 7);
     states.add(State::default(), u64::MAX);
     let row = SpanRow {
         trace_id: [1; 16],

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use agent_ebpf::wire::State as Kernel;
-
 use super::memory::Memory;
 use crate::{
     model::{
@@ -26,10 +24,10 @@ const START: u64 = 5_000_000_000_000;
 
 pub(crate) const TRACE: [u8; 16] = [0x4b; 16];
 
-pub(crate) fn times(states: &[(Kernel, u64)]) -> StateTimes {
+pub(crate) fn times(states: &[(State, u64)]) -> StateTimes {
     let mut times = StateTimes::default();
     for &(state, ns) in states {
-        times.add(State::Kernel(state), ns);
+        times.add(state, ns);
     }
     times
 }
@@ -41,7 +39,7 @@ pub(crate) fn span(
     name: &str,
     process: (u32, &str),
     at: u64,
-    states: &[(Kernel, u64)],
+    states: &[(State, u64)],
     queued: u64,
 ) -> SpanAccount {
     let states = times(states);
@@ -83,7 +81,7 @@ const SHOP: (u32, &str) = (812, "shop");
 impl Memory {
     /// The sample.
     pub(crate) fn shop() -> Self {
-        use Kernel as K;
+        use State as K;
         let checkout = span(
             CHECKOUT,
             0,
@@ -206,7 +204,7 @@ pub(crate) fn run(id: [u8; 16], host: &str) -> RunRecord {
 }
 
 /// `name|file|line`, innermost first; a name with a leading `k:` is the kernel's.
-fn sample(state: Kernel, ns: u64, frames: &[&str]) -> Sample {
+fn sample(state: State, ns: u64, frames: &[&str]) -> Sample {
     let frames = frames.iter().map(|text| {
         let mut parts = text.split('|');
         let name = parts.next().unwrap_or_default();
@@ -217,7 +215,7 @@ fn sample(state: Kernel, ns: u64, frames: &[&str]) -> Sample {
             kind: if name.starts_with("k:") { FrameKind::Kernel } else { FrameKind::Native },
         }
     });
-    Sample { at: START, tid: 813, stack: Some(frames.collect()), state: State::Kernel(state), ns }
+    Sample { at: START, tid: 813, stack: Some(frames.collect()), state, ns }
 }
 
 fn samples() -> Vec<Sample> {
@@ -231,16 +229,16 @@ fn samples() -> Vec<Sample> {
         top.iter().copied().chain(["shop::checkout::handle|checkout.rs|20"]).chain(BASE).collect()
     };
     vec![
-        sample(Kernel::Running, 400, &stack(&["shop::cart::total|cart.rs|41"])),
+        sample(State::Running, 400, &stack(&["shop::cart::total|cart.rs|41"])),
         sample(
-            Kernel::Running,
+            State::Running,
             250,
             &stack(&["core::hash::sip::Hasher::write|sip.rs|210", "shop::cart::total|cart.rs|41"]),
         ),
-        sample(Kernel::Running, 120, &stack(&["serde_json::to_string|ser.rs|2200"])),
-        sample(Kernel::Running, 5, &stack(&["shop::log|log.rs|9"])),
+        sample(State::Running, 120, &stack(&["serde_json::to_string|ser.rs|2200"])),
+        sample(State::Running, 5, &stack(&["shop::log|log.rs|9"])),
         sample(
-            Kernel::Lock,
+            State::Lock,
             900,
             &stack(&[
                 "k:futex_wait",
@@ -249,14 +247,14 @@ fn samples() -> Vec<Sample> {
                 "shop::stock::reserve|stock.rs|77",
             ]),
         ),
-        sample(Kernel::Socket, 300, &stack(&["k:tcp_recvmsg", "recv", "shop::db::query|db.rs|12"])),
-        sample(Kernel::Running, 30, &["malloc", "start_thread"]),
+        sample(State::Socket, 300, &stack(&["k:tcp_recvmsg", "recv", "shop::db::query|db.rs|12"])),
+        sample(State::Running, 30, &["malloc", "start_thread"]),
     ]
 }
 
 fn waits() -> Vec<Wait> {
     let wait = |state, kind, name: &str, pid, ns, count, span| Wait {
-        state: State::Kernel(state),
+        state,
         cause: Cause { kind, name: name.into(), pid, tid: pid, span },
         ns,
         count,
@@ -266,7 +264,7 @@ fn waits() -> Vec<Wait> {
     };
     vec![
         wait(
-            Kernel::Lock,
+            State::Lock,
             CauseKind::Waker,
             "worker-3",
             812,
@@ -274,9 +272,9 @@ fn waits() -> Vec<Wait> {
             3,
             span(0x3f00_aa00_0000_0009, "POST /restock"),
         ),
-        wait(Kernel::Lock, CauseKind::Waker, "worker-1", 812, 3 * MS, 1, None),
+        wait(State::Lock, CauseKind::Waker, "worker-1", 812, 3 * MS, 1, None),
         wait(
-            Kernel::Socket,
+            State::Socket,
             CauseKind::Waker,
             "postgres",
             900,
@@ -284,6 +282,6 @@ fn waits() -> Vec<Wait> {
             2,
             span(QUERY, "SELECT orders"),
         ),
-        wait(Kernel::ReadyWakeup, CauseKind::Preemptor, "cc1", 77, 1_203_004, 14, None),
+        wait(State::ReadyWakeup, CauseKind::Preemptor, "cc1", 77, 1_203_004, 14, None),
     ]
 }
