@@ -7,6 +7,7 @@ use std::{collections::HashMap, hash::Hash};
 use hotspan::model::{
     batch::{Batch, SampleRow},
     frame::{Frame, Stack},
+    id::{SpanId, TraceId},
     state::State,
 };
 use prost::Message;
@@ -181,7 +182,7 @@ struct Tables {
     locations: Index<Frame>,
     functions: Index<(i32, i32)>,
     stacks: Index<Stack>,
-    links: Index<([u8; 16], [u8; 8])>,
+    links: Index<(TraceId, SpanId)>,
     attributes: Index<(&'static str, String)>,
 }
 
@@ -266,7 +267,10 @@ impl Tables {
             let span = &batch.spans[span as usize];
             let links = &mut self.told.links;
             index(&mut self.links, (span.trace_id, span.span_id), || {
-                links.push(Link { trace_id: span.trace_id.into(), span_id: span.span_id.into() });
+                links.push(Link {
+                    trace_id: span.trace_id.0.into(),
+                    span_id: span.span_id.0.into(),
+                });
                 links.len()
             })
         });

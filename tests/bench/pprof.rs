@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use hotspan::model::{
     batch::Batch,
     frame::{Frame, Stack},
+    id::{SpanId, TraceId},
     state::State,
 };
 use prost::Message;
@@ -110,7 +111,7 @@ struct Tables {
 }
 
 /// Stack, process, thread, state and span.
-type Identity<'a> = (Option<&'a Stack>, u32, u32, State, Option<([u8; 16], [u8; 8])>);
+type Identity<'a> = (Option<&'a Stack>, u32, u32, State, Option<(TraceId, SpanId)>);
 
 /// One profile with the samples of all batches.
 pub(crate) fn encode(batches: &[Batch]) -> Vec<u8> {
@@ -142,9 +143,9 @@ pub(crate) fn encode(batches: &[Batch]) -> Vec<u8> {
             label.push(Label { key: tables.string("wait"), str, num: 0 });
         }
         if let Some((trace_id, span_id)) = span {
-            let str = tables.string(&format!("{:032x}", u128::from_be_bytes(trace_id)));
+            let str = tables.string(&trace_id.to_string());
             label.push(Label { key: tables.string("trace_id"), str, num: 0 });
-            let str = tables.string(&format!("{:016x}", u64::from_be_bytes(span_id)));
+            let str = tables.string(&span_id.to_string());
             label.push(Label { key: tables.string("span_id"), str, num: 0 });
         }
         tables.profile.sample.push(Sample { location_id, value: value.into(), label });

@@ -78,7 +78,7 @@ pub(crate) fn to_api(place: &Place, contents: &Contents, lines: &mut Vec<Line>) 
     let mut random = Random::new(12);
     let times = timed(REQUESTS, || {
         let known = pick(&mut random, contents);
-        let (trace, span) = (hex(&known.trace_id), hex(&known.span_id));
+        let (trace, span) = (known.trace_id, known.span_id);
         ask(place, &format!("/api/span/{trace}/{span}"))
     })?;
     lines.extend(answers("API: span document", &times, Some(DOCUMENT_MS)));
@@ -157,8 +157,4 @@ fn filter(kind: &str, sort: Sort, random: &mut Random, contents: &Contents) -> S
         _ => {}
     }
     filter
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

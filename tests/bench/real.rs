@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use hotspan::{
     collector::{self, Limits, Settings},
-    model::batch::Batch,
+    model::{batch::Batch, id::RunId},
     store::{Body, Entry, Sink, SinkError},
 };
 use hotspan_tests::{
@@ -62,11 +62,11 @@ impl Sink for Memory {
         Ok(())
     }
 
-    fn durable(&self, run: &[u8; 16]) -> u64 {
+    fn durable(&self, run: RunId) -> u64 {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries
             .iter()
-            .filter(|entry| entry.run.id == *run)
+            .filter(|entry| entry.run.id == run)
             .map(|entry| entry.sequence)
             .max()
             .unwrap_or(0)

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use hotspan::model::id::{SpanId, TraceId};
 use hotspan_lanes::{Span, span_clear, span_set};
 use hotspan_tests::{
     host::{self, wait_until},
@@ -20,7 +21,6 @@ use crate::{
     fleet,
     load::{Load, context_switches},
     names::Random,
-    questions::hex,
     sample::{apart, median, quantile, tails_apart},
     watched::{self, alone, cpu_seconds},
 };
@@ -119,7 +119,11 @@ fn latency(place: &Place, lines: &mut Vec<Line>) -> Result<()> {
             ensure!(span_set(&span).is_ok(), "publishing is off here");
             thread::sleep(SPAN);
             span_clear();
-            ended.push((hex(&span.trace_id), hex(&span.span_id), Instant::now()));
+            ended.push((
+                TraceId(span.trace_id).to_string(),
+                SpanId(span.span_id).to_string(),
+                Instant::now(),
+            ));
             thread::sleep(BETWEEN);
         }
         Ok(ended)

@@ -8,10 +8,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use hotspan::store::{
-    Body, Entry,
-    account::ProcessKey,
-    sqlite::{Settings, Store},
+use hotspan::{
+    model::id::{SpanId, TraceId},
+    store::{
+        Body, Entry,
+        account::ProcessKey,
+        sqlite::{Settings, Store},
+    },
 };
 use hotspan_tests::service::Place;
 use rusqlite::{Connection, OpenFlags};
@@ -38,8 +41,8 @@ const ONE_IN: usize = 97;
 /// A span to ask for.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
-    pub(crate) trace_id: [u8; 16],
-    pub(crate) span_id: [u8; 8],
+    pub(crate) trace_id: TraceId,
+    pub(crate) span_id: SpanId,
     pub(crate) name: String,
     pub(crate) service: String,
     pub(crate) start_unix_ns: u64,

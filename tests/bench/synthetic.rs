@@ -10,6 +10,7 @@ use hotspan::model::{
     },
     cause::{Cause, CauseKind},
     frame::{Frame, FrameKind, Stack},
+    id::{RunId, SpanId, TraceId},
     state::{State, StateTimes},
 };
 
@@ -57,7 +58,7 @@ pub(crate) struct Host {
     /// Per service.
     stacks: Vec<Vec<Stack>>,
     waits: Vec<State>,
-    trace: [u8; 16],
+    trace: TraceId,
     spans: u64,
     /// Told as open in the last batch, with their threads.
     open: Vec<(SpanPart, u32)>,
@@ -76,7 +77,7 @@ fn tid(thread: u32) -> u32 {
 pub(crate) fn run(number: u64) -> Arc<Run> {
     let mut random = Random::new(number ^ 0x52_55_4e);
     Arc::new(Run {
-        id: random.bytes(),
+        id: RunId(random.bytes()),
         boot_id: format!("00000000-0000-4000-8000-{number:012}"),
         host: format!("host-{number}"),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -103,7 +104,7 @@ impl Host {
         let stacks = (0..u64::from(SERVICES)).map(|n| stacks(&mut random, n, each)).collect();
         let waits = ["socket", "lock", "notify", "poll", "disk", "sleep", "ready_preempted"];
         let waits = waits.into_iter().filter_map(State::from_key).collect();
-        let (trace, spans, open) = ([0; 16], 0, Vec::new());
+        let (trace, spans, open) = (TraceId::NONE, 0, Vec::new());
         Self { random, now, unix_offset_ns, processes, stacks, waits, trace, spans, open }
     }
 
@@ -166,7 +167,7 @@ impl Host {
     fn span(&mut self, from: u64, to: u64, thread: u32) -> SpanPart {
         // Five spans to a trace.
         if self.spans.is_multiple_of(5) {
-            self.trace = self.random.bytes();
+            self.trace = TraceId(self.random.bytes());
         }
         self.spans += 1;
         // Mostly milliseconds.
@@ -177,8 +178,12 @@ impl Host {
         let end = if open { to } else { (start + wall).min(to) };
         let mut span = SpanPart {
             trace_id: self.trace,
-            span_id: self.random.bytes(),
-            parent: if self.random.below(5) > 0 { self.random.bytes() } else { [0; 8] },
+            span_id: SpanId(self.random.bytes()),
+            parent: if self.random.below(5) > 0 {
+                SpanId(self.random.bytes())
+            } else {
+                SpanId::NONE
+            },
             name: names::route(self.random.zipf(NAMES)),
             process: thread % PROCESSES,
             start_unix_ns: start.saturating_add_signed(self.unix_offset_ns),

@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     document::{assemble::Scope, span::SpanDocument},
-    model::state::State,
+    model::{
+        id::{SpanId, TraceId},
+        state::State,
+    },
 };
 
 /// What help ends with.
@@ -63,12 +66,9 @@ pub struct Arguments {
 
 /// Checks an id; it goes into a path as it is.
 fn id(text: &str) -> Result<String, String> {
-    let is_hex =
-        |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit());
-    let fits = match text.split_once('/') {
-        Some((trace, span)) => is_hex(trace, 32) && is_hex(span, 16),
-        None => is_hex(text, 16),
-    };
+    let (trace, span) = text.split_once('/').map_or((None, text), |(t, s)| (Some(t), s));
+    let fits = trace.is_none_or(|trace| trace.parse::<TraceId>().is_ok())
+        && span.parse::<SpanId>().is_ok();
     match fits {
         true => Ok(text.to_ascii_lowercase()),
         false => {

@@ -30,6 +30,7 @@ use crate::{
     model::{
         batch::{AGENT_FORGOT, Counts, Gap, Run},
         clock::unix_now_ns,
+        id::RunId,
     },
     store::{Body, Entry},
     wire::{
@@ -133,7 +134,7 @@ impl Session {
                 older,
             });
         }
-        let id = hello.run_id.as_slice().try_into();
+        let id = hello.run_id.as_slice().try_into().map(RunId);
         let names = [&hello.version, &hello.boot_id, &hello.host];
         if names.iter().any(|name| name.len() > LONGEST_NAME) {
             return Err(Refusal::Hello("a name is too long"));

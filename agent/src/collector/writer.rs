@@ -19,7 +19,10 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
-use crate::store::{Entry, Sink, SinkError};
+use crate::{
+    model::id::RunId,
+    store::{Entry, Sink, SinkError},
+};
 
 /// What one append takes at most, by estimate.
 const GROUP_BYTES: usize = 8 << 20;
@@ -81,7 +84,7 @@ pub struct WriterStatus {
 #[derive(Debug)]
 enum Message {
     Append(Box<Submission>),
-    Durable { run: [u8; 16], reply: oneshot::Sender<u64> },
+    Durable { run: RunId, reply: oneshot::Sender<u64> },
     Stop,
 }
 
@@ -131,7 +134,7 @@ impl Writer {
     }
 
     /// What is durable of a run.
-    pub async fn durable(&self, run: [u8; 16]) -> Result<u64, Gone> {
+    pub async fn durable(&self, run: RunId) -> Result<u64, Gone> {
         let (reply, answer) = oneshot::channel();
         self.inbox.send(Message::Durable { run, reply }).map_err(|_| Gone)?;
         answer.await.map_err(|_| Gone)
@@ -173,7 +176,7 @@ struct Thread<S> {
     group: Group,
     /// The last sequence taken of each run that is not durable yet: a stream that supersedes another
     /// sends again what the older one had submitted.
-    accepted: HashMap<[u8; 16], u64>,
+    accepted: HashMap<RunId, u64>,
     stopping: bool,
 }
 
@@ -234,7 +237,7 @@ impl<S: Sink> Thread<S> {
             Message::Append(submission) => self.held.push_back(*submission),
             Message::Durable { run, reply } => {
                 // A session that has ended meanwhile asks no more.
-                let _ = reply.send(self.sink.durable(&run));
+                let _ = reply.send(self.sink.durable(run));
             }
             Message::Stop => self.stopping = true,
         }
@@ -284,7 +287,7 @@ impl<S: Sink> Thread<S> {
             let Submission { entry, frame_bytes, heap_bytes, acks, budget } = submission;
             let sequence = entry.sequence;
             let run = entry.run.id;
-            let accepted = self.accepted.entry(run).or_insert_with(|| self.sink.durable(&run));
+            let accepted = self.accepted.entry(run).or_insert_with(|| self.sink.durable(run));
             if sequence > *accepted {
                 *accepted = sequence;
                 self.group.entries.push(entry);

@@ -37,7 +37,7 @@ fn what_comes_twice_is_stored_once_and_acknowledged_twice() {
     runtime.block_on(async {
         assert_eq!(acked(&first, 5).await, Acked { sequence: 5, bytes: 50 });
         assert_eq!(acked(&second, 7).await, Acked { sequence: 7, bytes: 50 });
-        assert_eq!(writer.durable([1; 16]).await.unwrap(), 7);
+        assert_eq!(writer.durable(RunId([1; 16])).await.unwrap(), 7);
     });
     writer.stop();
     thread.join().unwrap();
@@ -58,7 +58,7 @@ fn a_full_store_makes_wait_and_loses_nothing() {
         crate::collector::tests::until("full shows", || writer.status().full.is_some()).await;
         submit(&writer, 2, &acks);
         // It still answers.
-        assert_eq!(writer.durable([1; 16]).await.unwrap(), 0);
+        assert_eq!(writer.durable(RunId([1; 16])).await.unwrap(), 0);
         assert_eq!(acks.borrow().sequence, 0);
         assert_eq!(writer.status().queued_entries, 2);
         sink.set_trouble(None);

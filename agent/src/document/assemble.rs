@@ -19,7 +19,7 @@ use crate::{
     model::{
         cause::Cause,
         frame::Stack,
-        id::{hex, hex_or_none},
+        id::{SpanId, TraceId},
         state::{State, StateTimes},
     },
     naming::stacks::without_hooks,
@@ -54,7 +54,7 @@ pub enum Scope {
 pub struct Trace<'a> {
     spans: &'a [SpanAccount],
     /// Places of the children of a span of a trace.
-    children: HashMap<([u8; 16], [u8; 8]), Vec<usize>>,
+    children: HashMap<(TraceId, SpanId), Vec<usize>>,
 }
 
 /// A span among those of its trace.
@@ -109,7 +109,7 @@ impl<'a> Trace<'a> {
     pub fn new(spans: &'a [SpanAccount]) -> Self {
         let mut children: HashMap<_, Vec<usize>> = HashMap::new();
         for (place, span) in spans.iter().enumerate() {
-            if span.parent != [0; 8] {
+            if !span.parent.is_none() {
                 children.entry((span.trace_id, span.parent)).or_default().push(place);
             }
         }
@@ -226,9 +226,9 @@ impl<'a> Family<'a> {
         let methods = methods(&stacks);
         stacks.truncate(STACKS_TOLD);
         SpanDocument {
-            trace_id: hex(&span.trace_id),
-            span_id: hex(&span.span_id),
-            parent_span_id: hex_or_none(&span.parent),
+            trace_id: span.trace_id.to_string(),
+            span_id: span.span_id.to_string(),
+            parent_span_id: span.parent.text(),
             name: span.name.to_string(),
             service: process.service.to_string(),
             process: ProcessDocument { pid: process.pid, comm: process.comm.to_string() },
@@ -342,8 +342,8 @@ fn told(state: State, cause: Cause, tally: Tally) -> CauseDocument {
         name: cause.name.to_string(),
         pid: cause.pid,
         tid: cause.tid,
-        trace_id: hex_or_none(&span.trace_id),
-        span_id: hex_or_none(&span.span_id),
+        trace_id: span.trace_id.text(),
+        span_id: span.span_id.text(),
         span_name: span.name.to_string(),
     }
 }

@@ -8,7 +8,7 @@ use crate::{
         batch::{ProcessIdentity, SpanName},
         cause::CauseKind,
         frame::{Frame, FrameKind},
-        id::{hex, hex_or_none},
+        id::{SpanId, TraceId},
     },
     store::account::ProcessKey,
 };
@@ -36,9 +36,9 @@ fn span(id: u8, parent: u8, process: ProcessKey, active: &[(u64, u64)]) -> SpanA
     let active_ns: u64 = active.iter().map(|(from, to)| to - from).sum();
     SpanAccount {
         process,
-        trace_id: [1; 16],
-        span_id: [id; 8],
-        parent: [parent; 8],
+        trace_id: TraceId([1; 16]),
+        span_id: SpanId([id; 8]),
+        parent: SpanId([parent; 8]),
         name: format!("span {id}").into(),
         start_unix_ns: 7_000 + u64::from(id),
         start: active.iter().map(|it| it.0).min().unwrap_or(0),
@@ -66,7 +66,7 @@ fn trace() -> Vec<SpanAccount> {
 }
 
 fn ids(members: &[&SpanAccount]) -> Vec<u8> {
-    members.iter().map(|member| member.span_id[0]).collect()
+    members.iter().map(|member| member.span_id.0[0]).collect()
 }
 
 #[test]
@@ -100,7 +100,11 @@ fn a_document_sums_its_members() {
                 tid: 9,
                 pid: 8,
                 name: "worker".into(),
-                span: Some(SpanName { trace_id: [1; 16], span_id: [2; 8], name: "pay".into() }),
+                span: Some(SpanName {
+                    trace_id: TraceId([1; 16]),
+                    span_id: SpanId([2; 8]),
+                    name: "pay".into(),
+                }),
                 ..Cause::default()
             },
             ns: 5,
@@ -286,13 +290,6 @@ fn stacks_are_scaled_to_the_exact_time_of_their_state() {
     );
     assert_eq!(document.loss["stacks_missing"], 1);
     assert_eq!(&*document.methods[0].name, "futex_wait");
-}
-
-#[test]
-fn ids_are_lower_case_hex() {
-    assert_eq!(hex(&[0x0a, 0xff]), "0aff");
-    assert_eq!(hex_or_none(&[0, 0]), "");
-    assert_eq!(hex_or_none(&[0, 1]), "0001");
 }
 
 proptest! {

@@ -20,10 +20,7 @@ use crate::{
         Record,
         ktime::{self, TscClock},
     },
-    model::{
-        id::Pid,
-        state::StateTimes,
-    },
+    model::{id::Pid, state::StateTimes},
     process::{Processes, comm_text, maps::Address},
     unwind::Unwinder,
 };

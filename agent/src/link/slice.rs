@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     kernel::ktime::TscClock,
-    model::{id::Pid, state::State},
+    model::{
+        id::{Pid, SpanId, TraceId},
+        state::State,
+    },
 };
 
 impl Timeline {
@@ -233,7 +236,7 @@ impl Timeline {
     }
 
     fn key(&self, event: &Event) -> SpanKey {
-        SpanKey { trace_id: event.trace_id, span_id: event.span_id, pid: self.pid }
+        SpanKey { trace_id: TraceId(event.trace_id), span_id: SpanId(event.span_id), pid: self.pid }
     }
 
     pub(super) fn activate(
@@ -246,7 +249,7 @@ impl Timeline {
         let lane = self.lane;
         let make = || {
             let name = lane.map_or_else(String::new, |lane| lanes.name(lane, event.name_id));
-            (name, event.parent_span_id)
+            (name, SpanId(event.parent_span_id))
         };
         let span = context.spans.find_or_insert(self.key(event), make, at, context.recorded)?;
         self.active = Some(Active { span, since: at });

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::model::{
-    id::Pid,
+    id::{Pid, SpanId, TraceId},
     state::{State, StateTimes},
 };
 
@@ -14,9 +14,9 @@ use crate::model::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpanKey {
     /// W3C trace id.
-    pub trace_id: [u8; 16],
+    pub trace_id: TraceId,
     /// W3C span id.
-    pub span_id: [u8; 8],
+    pub span_id: SpanId,
     /// The process it ran in: the same ids published by two processes are two accounts, so a lying
     /// process can only spoil its own.
     pub pid: Pid,
@@ -99,8 +99,8 @@ impl Tally {
 pub struct Span {
     /// Identity.
     pub key: SpanKey,
-    /// Parent span id, all zero for none.
-    pub parent: [u8; 8],
+    /// Parent span id, or none.
+    pub parent: SpanId,
     /// Operation name.
     pub name: Arc<str>,
     /// First activation, ktime.
@@ -198,7 +198,7 @@ impl Spans {
     pub fn find_or_insert(
         &mut self,
         key: SpanKey,
-        make: impl FnOnce() -> (String, [u8; 8]),
+        make: impl FnOnce() -> (String, SpanId),
         at: u64,
         recorded: bool,
     ) -> Option<SpanIndex> {

@@ -292,7 +292,7 @@ impl World {
                 let Some(state) = state.kernel() else {
                     continue;
                 };
-                *got.entry((span.key.span_id[0], state)).or_default() += ns;
+                *got.entry((span.key.span_id.0[0], state)).or_default() += ns;
             }
         }
         got
@@ -346,7 +346,7 @@ fn begin(world: &mut World, acts: &[(Act, bool)], lose_intervals: bool, lose_mar
 
 fn identities(world: &World) -> Result<(), TestCaseError> {
     for (_, span) in world.spans.iter() {
-        prop_assert_eq!(span.states.sum(), span.active_ns, "span {}", span.key.span_id[0]);
+        prop_assert_eq!(span.states.sum(), span.active_ns, "span {}", span.key.span_id.0[0]);
         let active: u64 = span.active.iter().map(|(a, b)| b - a).sum();
         prop_assert_eq!(active, span.active_ns);
     }
@@ -388,7 +388,7 @@ proptest! {
         }
         // Samples went to the span that was current.
         for seen in world.spans.take_changes().1 {
-            let span = seen.span.map(|index| world.spans.get(index).key.span_id[0]);
+            let span = seen.span.map(|index| world.spans.get(index).key.span_id.0[0]);
             prop_assert!(span.is_none_or(|id| seen.stack.user == u64::from(id) + 100));
         }
     }
@@ -402,7 +402,7 @@ proptest! {
         identities(&world)?;
         let got = world.got();
         for (_, span) in world.spans.iter() {
-            let id = span.key.span_id[0];
+            let id = span.key.span_id.0[0];
             let truth: u64 = world.truth.iter().filter(|((s, _), _)| *s == id).map(|(_, ns)| ns).sum();
             prop_assert_eq!(span.active_ns, truth, "span {}", id);
         }

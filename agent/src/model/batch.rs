@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     cause::Cause,
     frame::Stack,
+    id::{RunId, SpanId, TraceId},
     state::{State, StateTimes},
 };
 
@@ -62,11 +63,11 @@ pub struct ProcessIdentity {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SpanPart {
     /// W3C trace id.
-    pub trace_id: [u8; 16],
+    pub trace_id: TraceId,
     /// W3C span id.
-    pub span_id: [u8; 8],
+    pub span_id: SpanId,
     /// Zero for none.
-    pub parent: [u8; 8],
+    pub parent: SpanId,
     /// Operation name, "" for none.
     pub name: Arc<str>,
     /// Index into `Batch::processes`.
@@ -131,9 +132,9 @@ pub struct WaitRow {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpanName {
     /// W3C trace id.
-    pub trace_id: [u8; 16],
+    pub trace_id: TraceId,
     /// W3C span id.
-    pub span_id: [u8; 8],
+    pub span_id: SpanId,
     /// Operation name, "" for none.
     pub name: Arc<str>,
 }
@@ -229,7 +230,7 @@ pub struct Gap {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Run {
     /// Random; sequences count within it.
-    pub id: [u8; 16],
+    pub id: RunId,
     /// Which kernel: one agent per kernel.
     pub boot_id: String,
     /// Host name.

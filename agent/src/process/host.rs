@@ -4,7 +4,7 @@ use std::{fs, io::Read as _};
 
 use anyhow::Context as _;
 
-use crate::model::{batch::Run, clock::unix_now_ns};
+use crate::model::{batch::Run, clock::unix_now_ns, id::RunId};
 
 /// A run of an agent that begins now.
 pub fn new_run() -> anyhow::Result<Run> {
@@ -12,7 +12,7 @@ pub fn new_run() -> anyhow::Result<Run> {
         .context("cannot read the boot id: is /proc mounted?")?;
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Ok(Run {
-        id: random().context("cannot read /dev/urandom")?,
+        id: RunId(random().context("cannot read /dev/urandom")?),
         boot_id: boot_id.trim().to_owned(),
         host: host.trim().to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

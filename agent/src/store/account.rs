@@ -7,6 +7,7 @@ use crate::model::{
     batch::ProcessIdentity,
     cause::Cause,
     frame::Stack,
+    id::{SpanId, TraceId},
     state::{State, StateTimes},
 };
 
@@ -25,11 +26,11 @@ pub struct SpanAccount {
     /// The process that published it.
     pub process: ProcessKey,
     /// W3C trace id.
-    pub trace_id: [u8; 16],
+    pub trace_id: TraceId,
     /// W3C span id.
-    pub span_id: [u8; 8],
+    pub span_id: SpanId,
     /// Zero for none.
-    pub parent: [u8; 8],
+    pub parent: SpanId,
     /// Operation name, "" for none.
     pub name: Arc<str>,
     /// Unix time of `start`.

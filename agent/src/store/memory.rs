@@ -18,6 +18,7 @@ use crate::model::{
     batch::{Batch, ProcessIdentity, SpanPart, TotalRow},
     cause::Cause,
     frame::{Frame, Stack},
+    id::{RunId, SpanId, TraceId},
     state::State,
 };
 
@@ -37,14 +38,14 @@ struct Held {
     /// In the order they were first reported in.
     spans: Vec<HeldSpan>,
     by_key: HashMap<SpanKey, usize>,
-    by_id: HashMap<[u8; 8], Vec<usize>>,
-    by_trace: HashMap<[u8; 16], Vec<usize>>,
+    by_id: HashMap<SpanId, Vec<usize>>,
+    by_trace: HashMap<TraceId, Vec<usize>>,
     processes: HashMap<ProcessId, HeldProcess>,
     /// In the order they came in.
     samples: Vec<Sample>,
     /// Each stack once.
     stacks: HashSet<Stack>,
-    runs: BTreeMap<[u8; 16], RunRecord>,
+    runs: BTreeMap<RunId, RunRecord>,
 }
 
 #[derive(Clone, Debug)]
@@ -94,8 +95,8 @@ impl Sink for MemoryStore {
         Ok(())
     }
 
-    fn durable(&self, run: &[u8; 16]) -> u64 {
-        self.held().runs.get(run).map_or(0, |run| run.last_sequence)
+    fn durable(&self, run: RunId) -> u64 {
+        self.held().runs.get(&run).map_or(0, |run| run.last_sequence)
     }
 
     fn maintain(&mut self) {}
@@ -125,14 +126,14 @@ impl MemoryView {
     }
 
     /// See [`Source::spans`].
-    pub fn spans(&self, trace: Option<[u8; 16]>, span_id: [u8; 8]) -> Vec<SpanAccount> {
+    pub fn spans(&self, trace: Option<TraceId>, span_id: SpanId) -> Vec<SpanAccount> {
         let mut spans = self.0.accounts(self.0.by_id.get(&span_id));
         spans.retain(|span| trace.is_none_or(|trace| span.trace_id == trace));
         spans
     }
 
     /// See [`Source::trace`].
-    pub fn trace(&self, trace: [u8; 16]) -> Vec<SpanAccount> {
+    pub fn trace(&self, trace: TraceId) -> Vec<SpanAccount> {
         self.0.accounts(self.0.by_trace.get(&trace))
     }
 
@@ -183,13 +184,13 @@ impl Source for MemoryStore {
 
     fn spans(
         &self,
-        trace: Option<[u8; 16]>,
-        span_id: [u8; 8],
+        trace: Option<TraceId>,
+        span_id: SpanId,
     ) -> Result<Vec<SpanAccount>, SourceError> {
         Ok(self.view().spans(trace, span_id))
     }
 
-    fn trace(&self, trace: [u8; 16]) -> Result<Vec<SpanAccount>, SourceError> {
+    fn trace(&self, trace: TraceId) -> Result<Vec<SpanAccount>, SourceError> {
         Ok(self.view().trace(trace))
     }
 

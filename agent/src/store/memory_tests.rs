@@ -9,8 +9,8 @@ fn entry(sequence: u64, span: u16, start: u64) -> Entry {
     let mut span_id = [0; 8];
     span_id[..2].copy_from_slice(&span.to_le_bytes());
     let part = SpanPart {
-        trace_id: [1; 16],
-        span_id,
+        trace_id: TraceId([1; 16]),
+        span_id: SpanId(span_id),
         start_unix_ns: start,
         start,
         end: start + 1,
@@ -43,5 +43,5 @@ fn a_view_stays_and_handles_share_the_store() {
     let view = store.view();
     other.append(&[entry(2, 2, 6)]).unwrap();
     assert_eq!((view.all().count(), store.view().all().count()), (1, 2));
-    assert_eq!(store.durable(&[0; 16]), 2);
+    assert_eq!(store.durable(RunId([0; 16])), 2);
 }

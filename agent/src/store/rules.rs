@@ -10,6 +10,7 @@ use super::{
 };
 use crate::model::{
     batch::{Account, Counts, SpanPart},
+    id::{SpanId, TraceId},
     state::StateTimes,
 };
 
@@ -30,7 +31,7 @@ const MAX_REASONS: usize = 64;
 const MAX_REASON_BYTES: usize = 64;
 
 /// A span of a process, whatever the process was called at the time: boot, pid, since.
-pub(super) type SpanKey = ([u8; 16], [u8; 8], Arc<str>, u32, u64);
+pub(super) type SpanKey = (TraceId, SpanId, Arc<str>, u32, u64);
 
 /// The additions to one span so far, in the order they came.
 #[derive(Clone, Debug)]
@@ -87,7 +88,7 @@ impl SpanSum {
         let (sum_of, later) = (&mut self.account, later.account);
         sum_of.process = later.process;
         sum_of.name = if later.name.is_empty() { sum_of.name.clone() } else { later.name };
-        if later.parent != [0; 8] {
+        if !later.parent.is_none() {
             sum_of.parent = later.parent;
         }
         sum_of.start = sum_of.start.min(later.start);

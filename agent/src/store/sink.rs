@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::model::batch::{Batch, Gap, Run};
+use crate::model::{
+    batch::{Batch, Gap, Run},
+    id::RunId,
+};
 
 /// One thing to store.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +47,7 @@ pub trait Sink: Send + 'static {
     /// Makes entries durable, all or none. What is there already is left as it is.
     fn append(&mut self, entries: &[Entry]) -> Result<(), SinkError>;
     /// The last sequence of a run up to which everything is durable, 0 for none.
-    fn durable(&self, run: &[u8; 16]) -> u64;
+    fn durable(&self, run: RunId) -> u64;
     /// What has to be done from time to time.
     fn maintain(&mut self);
 }

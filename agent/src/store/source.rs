@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::account::{Details, ProcessKey, ProcessSlice, SpanAccount};
 use crate::model::{
     batch::{Account, Counts, Run},
+    id::{SpanId, TraceId},
     state::State,
 };
 
@@ -26,11 +27,11 @@ pub trait Source: Send + Sync + 'static {
     /// Spans with an id, in every process that published it.
     fn spans(
         &self,
-        trace: Option<[u8; 16]>,
-        span_id: [u8; 8],
+        trace: Option<TraceId>,
+        span_id: SpanId,
     ) -> Result<Vec<SpanAccount>, SourceError>;
     /// Every span of a trace.
-    fn trace(&self, trace: [u8; 16]) -> Result<Vec<SpanAccount>, SourceError>;
+    fn trace(&self, trace: TraceId) -> Result<Vec<SpanAccount>, SourceError>;
     /// The rows behind spans.
     fn details(&self, spans: &[SpanAccount]) -> Result<Details, SourceError>;
     /// A process over a stretch of its host's CLOCK_MONOTONIC.

@@ -66,7 +66,7 @@ pub fn hello(run: &Run, queue: &Queue) -> AgentFrame {
     let hello = Hello {
         protocol: *PROTOCOL.end(),
         version: run.version.clone(),
-        run_id: run.id.to_vec(),
+        run_id: run.id.0.to_vec(),
         boot_id: run.boot_id.clone(),
         host: run.host.clone(),
         pid: run.pid,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     document::{conservation, span::Conservation},
-    model::id::hex,
+    model::id::RunId,
     store::{RunRecord, StoreHealth},
 };
 
@@ -121,7 +121,7 @@ impl Health {
         live: CollectorState,
         now: u64,
     ) -> Self {
-        let connected: HashSet<[u8; 16]> = live.sessions.iter().map(|it| it.run_id).collect();
+        let connected: HashSet<RunId> = live.sessions.iter().map(|it| it.run_id).collect();
         let agents: Vec<Agent> = runs
             .iter()
             .map(|record| Agent::of(record, connected.contains(&record.run.id), now))
@@ -200,7 +200,7 @@ impl Agent {
         Self {
             host: record.run.host.clone(),
             boot_id: record.run.boot_id.clone(),
-            run_id: hex(&record.run.id),
+            run_id: record.run.id.to_string(),
             version: record.run.version.clone(),
             pid: record.run.pid,
             connected,
@@ -250,7 +250,7 @@ impl Store {
 impl Collector {
     fn of(live: CollectorState) -> Self {
         let told = |session: super::live::Session| Session {
-            run_id: hex(&session.run_id),
+            run_id: session.run_id.to_string(),
             peer: session.peer,
             connected_unix_ns: session.connected_unix_ns,
             last_ack_unix_ns: session.last_ack_unix_ns,

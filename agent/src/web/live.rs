@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use crate::model::id::RunId;
+
 /// The collector at this moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CollectorState {
@@ -17,7 +19,7 @@ pub struct CollectorState {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Session {
     /// Its run.
-    pub run_id: [u8; 16],
+    pub run_id: RunId,
     /// Its address.
     pub peer: String,
     /// Since when.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, hash_map::Entry},
+    str::FromStr,
     sync::Arc,
 };
 
@@ -18,7 +19,10 @@ use crate::{
         assemble::{Family, Scope, Trace},
         span::{SpanDocument, SpanSummary},
     },
-    model::{id::hex, state::State as SpanState},
+    model::{
+        id::{SpanId, TraceId},
+        state::State as SpanState,
+    },
     store::{Sort, Source, SourceError, SpanFilter, account::SpanAccount},
 };
 
@@ -52,8 +56,8 @@ pub(super) async fn by_trace(
     uri: Uri,
 ) -> Result<Response, ApiError> {
     let Path((trace, span)) = path.map_err(|error| bad_id(&error.to_string()))?;
-    let trace = id::<16>(&trace)?;
-    one(&app, Some(trace), id::<8>(&span)?, &uri).await
+    let trace = id(&trace)?;
+    one(&app, Some(trace), id(&span)?, &uri).await
 }
 
 /// `/api/span/{span}`
@@ -63,13 +67,13 @@ pub(super) async fn by_span(
     uri: Uri,
 ) -> Result<Response, ApiError> {
     let Path(span) = path.map_err(|error| bad_id(&error.to_string()))?;
-    one(&app, None, id::<8>(&span)?, &uri).await
+    one(&app, None, id(&span)?, &uri).await
 }
 
 async fn one(
     app: &App,
-    trace: Option<[u8; 16]>,
-    span_id: [u8; 8],
+    trace: Option<TraceId>,
+    span_id: SpanId,
     uri: &Uri,
 ) -> Result<Response, ApiError> {
     let parameters = Parameters::of(uri, &["scope", "pid"])?;
@@ -90,18 +94,18 @@ async fn one(
 /// first is told, so that nobody takes another's place by repeating its ids later; `pid` has others.
 fn chosen(
     source: &dyn Source,
-    trace: Option<[u8; 16]>,
-    span_id: [u8; 8],
+    trace: Option<TraceId>,
+    span_id: SpanId,
     mut spans: Vec<SpanAccount>,
 ) -> Result<SpanAccount, ApiError> {
     spans.sort_by_key(|span| (span.start_unix_ns, span.process.identity.pid));
-    let traces: BTreeSet<[u8; 16]> = spans.iter().map(|span| span.trace_id).collect();
+    let traces: BTreeSet<TraceId> = spans.iter().map(|span| span.trace_id).collect();
     if traces.len() > 1 {
-        return Err(ApiError::ambiguous(&hex(&span_id), summaries(source, &spans)?));
+        return Err(ApiError::ambiguous(&span_id.to_string(), summaries(source, &spans)?));
     }
     spans.into_iter().next().ok_or_else(|| {
-        let trace = trace.map(|trace| hex(&trace) + "/").unwrap_or_default();
-        ApiError::no_such_span(&(trace + &hex(&span_id)))
+        let trace = trace.map(|trace| format!("{trace}/")).unwrap_or_default();
+        ApiError::no_such_span(&(trace + &span_id.to_string()))
     })
 }
 
@@ -125,7 +129,7 @@ fn document(
 }
 
 fn summaries(source: &dyn Source, spans: &[SpanAccount]) -> Result<Vec<SpanSummary>, SourceError> {
-    let mut traces: HashMap<[u8; 16], Vec<SpanAccount>> = HashMap::new();
+    let mut traces: HashMap<TraceId, Vec<SpanAccount>> = HashMap::new();
     let mut summaries = Vec::with_capacity(spans.len());
     for span in spans {
         let nobody = Trace::default();
@@ -197,17 +201,9 @@ fn filter(uri: &Uri) -> Result<SpanFilter, ApiError> {
     })
 }
 
-/// An id of `N` bytes, in either case of hex.
-fn id<const N: usize>(text: &str) -> Result<[u8; N], ApiError> {
-    let mut bytes = [0; N];
-    if text.len() != 2 * N || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return Err(bad_id(text));
-    }
-    for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        let digit = |digit: u8| char::from(digit).to_digit(16).unwrap_or(0) as u8;
-        *byte = digit(digits[0]) << 4 | digit(digits[1]);
-    }
-    Ok(bytes)
+/// An id, in either case of hex.
+fn id<Id: FromStr>(text: &str) -> Result<Id, ApiError> {
+    text.parse().map_err(|_| bad_id(text))
 }
 
 fn bad_id(text: &str) -> ApiError {

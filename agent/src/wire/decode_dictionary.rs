@@ -17,6 +17,7 @@ use crate::model::{
     batch::{ProcessIdentity, SpanName},
     cause::{Cause, CauseKind},
     frame::{Frame, FrameKind, Stack},
+    id::{SpanId, TraceId},
 };
 
 /// What the tables of one stream may take, by estimate.
@@ -33,7 +34,7 @@ pub struct Dictionary {
     nodes: Vec<Node>,
     processes: Vec<ProcessIdentity>,
     threads: Vec<Thread>,
-    traces: Vec<[u8; 16]>,
+    traces: Vec<TraceId>,
     spans: Vec<SpanIdentity>,
     causes: Vec<Cause>,
     bytes: usize,
@@ -42,9 +43,9 @@ pub struct Dictionary {
 
 /// A span as parts refer to it.
 pub struct SpanIdentity {
-    pub trace_id: [u8; 16],
-    pub span_id: [u8; 8],
-    pub parent: [u8; 8],
+    pub trace_id: TraceId,
+    pub span_id: SpanId,
+    pub parent: SpanId,
     pub name: Arc<str>,
     /// Index into the dictionary's processes.
     pub process: u32,
@@ -88,7 +89,7 @@ impl Dictionary {
             let (got, want) = (new.traces.len(), traces.len() * 16);
             return Err(Violation::Column { table: "traces", column: "bytes", got, want });
         }
-        self.traces.extend_from_slice(traces);
+        self.traces.extend(traces.iter().copied().map(TraceId));
         for process in &new.processes {
             let (comm, service) = (self.string(process.comm)?, self.string(process.service)?);
             let (pid, since) = (process.pid, process.since);
@@ -254,8 +255,8 @@ impl Dictionary {
             self.process(process)?;
             self.spans.push(SpanIdentity {
                 trace_id: *at("traces", &self.traces, trace)?,
-                span_id: new.span_id[row].to_be_bytes(),
-                parent: new.span_parent[row].to_be_bytes(),
+                span_id: SpanId::from_number(new.span_id[row]),
+                parent: SpanId::from_number(new.span_parent[row]),
                 name: self.string(new.span_name[row])?,
                 process,
                 start_unix_ns: base.wrapping_add_signed(new.span_start[row]),
@@ -283,7 +284,7 @@ impl Dictionary {
             let span = match new.cause_trace[row].checked_sub(1) {
                 Some(trace) => Some(SpanName {
                     trace_id: *at("traces", &self.traces, trace)?,
-                    span_id: new.cause_span_id[row].to_be_bytes(),
+                    span_id: SpanId::from_number(new.cause_span_id[row]),
                     name: self.string(new.cause_span_name[row])?,
                 }),
                 None => None,

@@ -4,7 +4,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::{
-    model::frame::Stack,
+    model::{frame::Stack, id::SpanId},
     wire::{
         codes::{MAX_DEPTH, MAX_STRING},
         encode::Encoder,
@@ -49,7 +49,7 @@ fn epochs_roll_and_what_repeats_is_told_once() {
         let spans = batch.spans.clone();
         for n in 0..50_u64 {
             batch.spans.extend(spans.iter().cloned().map(|mut span| {
-                span.span_id = (sequence << 32 | n << 16).to_be_bytes();
+                span.span_id = SpanId::from_number(sequence << 32 | n << 16);
                 span.start_unix_ns += n;
                 span
             }));

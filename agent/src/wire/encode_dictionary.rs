@@ -20,6 +20,7 @@ use crate::model::{
     batch::{ProcessIdentity, SpanPart},
     cause::Cause,
     frame::{Frame, Stack},
+    id::TraceId,
 };
 
 /// An epoch ends when one of these is reached.
@@ -43,7 +44,7 @@ pub struct Dictionary {
     processes: HashMap<ProcessIdentity, u32>,
     /// By process and thread id.
     threads: HashMap<(u32, u32), u32>,
-    traces: HashMap<[u8; 16], u32>,
+    traces: HashMap<TraceId, u32>,
     spans: HashMap<SpanKey, u32>,
     causes: HashMap<CauseKey, u32>,
     /// Nodes of stacks by their address. The weak reference keeps the address from being given to
@@ -161,8 +162,8 @@ impl Dictionary {
     pub fn span(&mut self, span: &SpanPart, process: u32, base: u64) -> u32 {
         let key = SpanKey {
             trace: self.trace(span.trace_id),
-            id: u64::from_be_bytes(span.span_id),
-            parent: u64::from_be_bytes(span.parent),
+            id: span.span_id.number(),
+            parent: span.parent.number(),
             name: self.string(&span.name),
             process,
             start_unix_ns: span.start_unix_ns,
@@ -192,7 +193,7 @@ impl Dictionary {
         };
         if let Some(span) = &cause.span {
             key.trace = self.trace(span.trace_id) + 1;
-            key.span_id = u64::from_be_bytes(span.span_id);
+            key.span_id = span.span_id.number();
             key.span_name = self.string(&span.name);
         }
         let new = &mut self.new;
@@ -254,9 +255,9 @@ impl Dictionary {
         })
     }
 
-    fn trace(&mut self, trace: [u8; 16]) -> u32 {
+    fn trace(&mut self, trace: TraceId) -> u32 {
         let new = &mut self.new.traces;
-        index(&mut self.traces, trace, |trace| new.extend_from_slice(trace))
+        index(&mut self.traces, trace, |trace| new.extend_from_slice(&trace.0))
     }
 }
 

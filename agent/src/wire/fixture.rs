@@ -11,6 +11,7 @@ use crate::model::{
     },
     cause::{Cause, CauseKind},
     frame::{Frame, FrameKind, Stack},
+    id::{RunId, SpanId, TraceId},
     state::{State, StateTimes},
 };
 
@@ -71,7 +72,7 @@ impl Random {
 
 pub fn run(number: u8) -> Arc<Run> {
     Arc::new(Run {
-        id: [number; 16],
+        id: RunId([number; 16]),
         boot_id: "2c5b9d2e-boot".into(),
         host: "host".into(),
         version: "0.1.0".into(),
@@ -103,9 +104,9 @@ pub fn wild(random: &mut Random) -> Batch {
         .map(|_| {
             let start = random.next();
             SpanPart {
-                trace_id: [random.below(3) as u8; 16],
-                span_id: random.id(),
-                parent: if random.one_in(2) { [0; 8] } else { random.id() },
+                trace_id: TraceId([random.below(3) as u8; 16]),
+                span_id: SpanId(random.id()),
+                parent: SpanId(if random.one_in(2) { [0; 8] } else { random.id() }),
                 name: random.string("GET /", 4),
                 process: process(random),
                 start_unix_ns: random.next(),
@@ -200,8 +201,8 @@ pub fn stack(random: &mut Random, depth: u64) -> Stack {
 fn cause(random: &mut Random) -> Cause {
     let kinds = [CauseKind::Waker, CauseKind::Preemptor, CauseKind::Interrupt, CauseKind::Syscall];
     let span = SpanName {
-        trace_id: [random.below(3) as u8; 16],
-        span_id: random.id(),
+        trace_id: TraceId([random.below(3) as u8; 16]),
+        span_id: SpanId(random.id()),
         name: random.string("op", 3),
     };
     Cause {

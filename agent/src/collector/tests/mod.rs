@@ -32,7 +32,10 @@ use tonic::{Request, Status, Streaming};
 
 use super::{Collector, Limits, Settings, serve};
 use crate::{
-    model::batch::{Counts, Run},
+    model::{
+        batch::{Counts, Run},
+        id::RunId,
+    },
     store::{Body, Entry, Sink, SinkError},
     stream::{
         client::{self, ClientError, ClientSettings, Farewell, Timing},
@@ -67,7 +70,7 @@ struct Memory {
 #[derive(Default)]
 struct Stored {
     entries: Vec<Entry>,
-    durable: HashMap<[u8; 16], u64>,
+    durable: HashMap<RunId, u64>,
     problems: Vec<String>,
 }
 
@@ -141,8 +144,8 @@ impl Sink for MemorySink {
         Ok(())
     }
 
-    fn durable(&self, run: &[u8; 16]) -> u64 {
-        self.stored().durable.get(run).copied().unwrap_or(0)
+    fn durable(&self, run: RunId) -> u64 {
+        self.stored().durable.get(&run).copied().unwrap_or(0)
     }
 
     fn maintain(&mut self) {
@@ -209,7 +212,7 @@ fn hello(run: &Run, first_sequence: u64) -> Hello {
     Hello {
         protocol: 1,
         version: run.version.clone(),
-        run_id: run.id.to_vec(),
+        run_id: run.id.0.to_vec(),
         boot_id: run.boot_id.clone(),
         host: run.host.clone(),
         pid: run.pid,

@@ -16,7 +16,10 @@ use super::{
     span_row::SpanRow,
 };
 use crate::{
-    model::batch::{Batch, SpanPart},
+    model::{
+        batch::{Batch, SpanPart},
+        id::{SpanId, TraceId},
+    },
     store::{Body, Entry, RunRecord},
 };
 
@@ -151,7 +154,7 @@ impl Pen {
         minutes: Option<(u64, u64)>,
     ) -> Result<i64, PartError> {
         let salt = self.meta.salt;
-        let found = find_span(conn, salt, &part.trace_id, &part.span_id, process.process)?;
+        let found = find_span(conn, salt, part.trace_id, part.span_id, process.process)?;
         let operation = match &found {
             // A publisher that names a span once need not name it again.
             Some((_, row)) if part.name.is_empty() => row.operation,
@@ -196,8 +199,8 @@ impl Pen {
             .query_row([], |row| row.get(0))?;
         conn.prepare_cached("INSERT INTO span VALUES(?, ?, ?, ?, ?, ?, ?)")?.execute(params![
             id,
-            salted(salt, &row.trace_id),
-            salted(salt, &row.span_id),
+            salted(salt, &row.trace_id.0),
+            salted(salt, &row.span_id.0),
             operation,
             start,
             wall,
@@ -261,17 +264,17 @@ pub(super) fn write_chunk(
 fn find_span(
     conn: &Connection,
     salt: u64,
-    trace_id: &[u8; 16],
-    span_id: &[u8; 8],
+    trace_id: TraceId,
+    span_id: SpanId,
     process: i64,
 ) -> Result<Option<(i64, SpanRow)>, PartError> {
     let mut statement = conn.prepare_cached(
         "SELECT id, operation, start, wall, body FROM span WHERE span_key = ? AND trace_key = ?",
     )?;
-    let mut rows = statement.query([salted(salt, span_id), salted(salt, trace_id)])?;
+    let mut rows = statement.query([salted(salt, &span_id.0), salted(salt, &trace_id.0)])?;
     while let Some(row) = rows.next()? {
         let (id, row) = read_span(row)?;
-        if (&row.trace_id, &row.span_id, row.process) == (trace_id, span_id, process) {
+        if (row.trace_id, row.span_id, row.process) == (trace_id, span_id, process) {
             return Ok(Some((id, row)));
         }
     }

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::model::{
     cause::CauseKind,
+    id::{SpanId, TraceId},
     state::{State, StateTimes},
 };
 
@@ -56,7 +57,7 @@ pub(super) struct StoredCause {
     pub name: i64,
     pub pid: u32,
     pub tid: u32,
-    pub span: Option<([u8; 16], [u8; 8], i64)>,
+    pub span: Option<(TraceId, SpanId, i64)>,
 }
 
 /// Time of the process.
@@ -265,8 +266,8 @@ fn encode_waits(to: &mut Writer, waits: &[StoredWait]) {
             list.number(cause.pid.into());
             list.number(cause.tid.into());
             if let Some((trace_id, span_id, name)) = cause.span {
-                list.bytes(&trace_id);
-                list.bytes(&span_id);
+                list.bytes(&trace_id.0);
+                list.bytes(&span_id.0);
                 list.number(name as u64);
             }
         }));
@@ -311,7 +312,7 @@ fn cause(list: &mut Cursor<'_>) -> Result<StoredCause, Damage> {
     let (name, pid, tid) = (list.row()?, list.narrow()?, list.narrow()?);
     let mut span = None;
     if flags & 0x80 != 0 {
-        span = Some((list.array()?, list.array()?, list.row()?));
+        span = Some((TraceId(list.array()?), SpanId(list.array()?), list.row()?));
     }
     Ok(StoredCause { kind, name, pid, tid, span })
 }

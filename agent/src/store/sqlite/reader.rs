@@ -12,9 +12,12 @@ use super::{
     search::{self},
     view::{Tallies, View},
 };
-use crate::store::{
-    Found, RunRecord, Source, SourceError, SpanFilter, StoreHealth,
-    account::{Details, ProcessKey, ProcessSlice, SpanAccount},
+use crate::{
+    model::id::{SpanId, TraceId},
+    store::{
+        Found, RunRecord, Source, SourceError, SpanFilter, StoreHealth,
+        account::{Details, ProcessKey, ProcessSlice, SpanAccount},
+    },
 };
 
 /// Idle connections kept per part.
@@ -44,15 +47,15 @@ impl Reader {
     /// A span, one per process that published it; of any trace when none is told.
     pub fn spans(
         &self,
-        trace_id: Option<[u8; 16]>,
-        span_id: [u8; 8],
+        trace_id: Option<TraceId>,
+        span_id: SpanId,
     ) -> Result<Vec<SpanAccount>, StoreError> {
-        self.collect(|view| view.spans(trace_id.as_ref(), &span_id))
+        self.collect(|view| view.spans(trace_id, span_id))
     }
 
     /// Every span of a trace.
-    pub fn trace(&self, trace_id: [u8; 16]) -> Result<Vec<SpanAccount>, StoreError> {
-        self.collect(|view| view.trace(&trace_id))
+    pub fn trace(&self, trace_id: TraceId) -> Result<Vec<SpanAccount>, StoreError> {
+        self.collect(|view| view.trace(trace_id))
     }
 
     /// The rows behind these spans: samples in order of time, waits summed per state and cause.
@@ -208,13 +211,13 @@ impl Source for Reader {
 
     fn spans(
         &self,
-        trace: Option<[u8; 16]>,
-        span_id: [u8; 8],
+        trace: Option<TraceId>,
+        span_id: SpanId,
     ) -> Result<Vec<SpanAccount>, SourceError> {
         Reader::spans(self, trace, span_id).map_err(told)
     }
 
-    fn trace(&self, trace: [u8; 16]) -> Result<Vec<SpanAccount>, SourceError> {
+    fn trace(&self, trace: TraceId) -> Result<Vec<SpanAccount>, SourceError> {
         Reader::trace(self, trace).map_err(told)
     }
 

@@ -48,7 +48,7 @@ fn add_details(
 ) -> Result<(), PartError> {
     let mut wanted: HashMap<i64, Wanted> = HashMap::new();
     for span in spans {
-        for (id, row) in view.spans(Some(&span.trace_id), &span.span_id)? {
+        for (id, row) in view.spans(Some(span.trace_id), span.span_id)? {
             let (process, minutes) = (row.process, row.minutes);
             if key(&view.tally(row)?.account) != key(span) {
                 continue;

@@ -11,7 +11,10 @@ use super::{
     error::{Damage, PartError},
 };
 use crate::{
-    model::batch::{Account, AgentCost, Counts, KindAccount, Run},
+    model::{
+        batch::{Account, AgentCost, Counts, KindAccount, Run},
+        id::RunId,
+    },
     store::{
         RunRecord,
         rules::{MAX_KEYS, MAX_STRING_BYTES, cap},
@@ -19,16 +22,16 @@ use crate::{
 };
 
 /// By id.
-pub(super) type Runs = BTreeMap<[u8; 16], RunRecord>;
+pub(super) type Runs = BTreeMap<RunId, RunRecord>;
 
 pub(super) fn load(conn: &Connection) -> Result<Runs, PartError> {
     let mut statement = conn.prepare_cached("SELECT id, body FROM run")?;
     let mut rows = statement.query([])?;
     let mut runs = Runs::new();
     while let Some(row) = rows.next()? {
-        let id: [u8; 16] = row.get(0)?;
+        let id = RunId(row.get(0)?);
         let sealed = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
-        let mut record = RunRecord::decode(unseal(&columns(&id), sealed)?)?;
+        let mut record = RunRecord::decode(unseal(&columns(id), sealed)?)?;
         record.run.id = id;
         runs.insert(id, record);
     }
@@ -36,14 +39,14 @@ pub(super) fn load(conn: &Connection) -> Result<Runs, PartError> {
 }
 
 pub(super) fn save(conn: &Connection, record: &RunRecord) -> Result<(), PartError> {
-    let sealed = seal(&columns(&record.run.id), &record.encode());
+    let sealed = seal(&columns(record.run.id), &record.encode());
     conn.prepare_cached("INSERT OR REPLACE INTO run VALUES(?, ?)")?
-        .execute(params![record.run.id, sealed])?;
+        .execute(params![record.run.id.0, sealed])?;
     Ok(())
 }
 
-fn columns(id: &[u8; 16]) -> [i64; 2] {
-    let id = u128::from_le_bytes(*id);
+fn columns(id: RunId) -> [i64; 2] {
+    let id = u128::from_le_bytes(id.0);
     [id as i64, (id >> 64) as i64]
 }
 
@@ -81,7 +84,7 @@ impl RunRecord {
         let mut from = Cursor(body);
         let record = Self {
             run: Run {
-                id: [0; 16],
+                id: RunId::default(),
                 boot_id: from.text()?.into(),
                 host: from.text()?.into(),
                 version: from.text()?.into(),

@@ -87,7 +87,7 @@ pub(super) fn search(views: &mut [View], filter: &SpanFilter) -> Result<Found, S
         let mut tallies = Tallies::default();
         for view in views.iter_mut() {
             let rows = view
-                .spans(Some(&candidate.trace_id), &candidate.span_id)
+                .spans(Some(candidate.trace_id), candidate.span_id)
                 .map_err(|error| view.error(error))?;
             for (_, row) in rows {
                 tallies.add(view.tally(row).map_err(|error| view.error(error))?);

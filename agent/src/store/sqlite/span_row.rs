@@ -12,6 +12,7 @@ use super::{
 use crate::{
     model::{
         batch::SpanPart,
+        id::{SpanId, TraceId},
         state::{State, StateTimes},
     },
     store::{
@@ -23,9 +24,9 @@ use crate::{
 /// One row; ids are those of its part.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct SpanRow {
-    pub trace_id: [u8; 16],
-    pub span_id: [u8; 8],
-    pub parent: [u8; 8],
+    pub trace_id: TraceId,
+    pub span_id: SpanId,
+    pub parent: SpanId,
     /// Entry of the process that published it.
     pub process: i64,
     /// Entry of its latest identity and name.
@@ -80,7 +81,7 @@ impl SpanRow {
         let missing = missing(self.next, part.part);
         self.next = part.part.saturating_add(1);
         self.operation = operation;
-        if part.parent != [0; 8] {
+        if !part.parent.is_none() {
             self.parent = part.parent;
         }
         self.start = self.start.min(part.start);
@@ -132,7 +133,7 @@ impl SpanRow {
     pub fn encode(&self) -> Vec<u8> {
         let mut to = Writer::default();
         let whole = self.active == [(self.start, self.end)];
-        let has_parent = self.parent != [0; 8];
+        let has_parent = !self.parent.is_none();
         to.0.push(
             u8::from(self.exact)
                 | u8::from(self.open) << 1
@@ -140,10 +141,10 @@ impl SpanRow {
                 | u8::from(has_parent) << 3
                 | u8::from(self.minutes.is_some()) << 4,
         );
-        to.bytes(&self.trace_id);
-        to.bytes(&self.span_id);
+        to.bytes(&self.trace_id.0);
+        to.bytes(&self.span_id.0);
         if has_parent {
-            to.bytes(&self.parent);
+            to.bytes(&self.parent.0);
         }
         to.number(self.process as u64);
         to.number(self.start);
@@ -181,8 +182,8 @@ impl SpanRow {
     pub fn decode(operation: i64, body: &[u8]) -> Result<Self, Damage> {
         let mut from = Cursor(body);
         let flags = from.take(1)?[0];
-        let (trace_id, span_id) = (from.array()?, from.array()?);
-        let parent = if flags & 8 != 0 { from.array()? } else { [0; 8] };
+        let (trace_id, span_id) = (TraceId(from.array()?), SpanId(from.array()?));
+        let parent = if flags & 8 != 0 { SpanId(from.array()?) } else { SpanId::NONE };
         let process = from.row()?;
         let (start, start_unix_ns) = (from.number()?, from.number()?);
         let end = start.wrapping_add(from.signed()? as u64);

@@ -1,5 +1,7 @@
 use super::*;
 
+use crate::model::id::{SpanId, TraceId};
+
 #[test]
 fn masks_are_distinct() {
     let mut seen = 0;
@@ -15,9 +17,9 @@ fn a_row_survives_and_no_cut_panics() {
     states.add(State::UnknownContextUnreadable, 7);
     states.add(State::default(), u64::MAX);
     let row = SpanRow {
-        trace_id: [1; 16],
-        span_id: [2; 8],
-        parent: [3; 8],
+        trace_id: TraceId([1; 16]),
+        span_id: SpanId([2; 8]),
+        parent: SpanId([3; 8]),
         process: 9,
         operation: 4,
         start_unix_ns: 1 << 60,

@@ -7,6 +7,7 @@ use crate::model::{
     batch::{Batch, Counts, ProcessIdentity, SampleRow, SpanName, SpanPart, TotalRow, WaitRow},
     cause::{Cause, CauseKind},
     frame::{Frame, FrameKind, Stack},
+    id::{SpanId, TraceId},
     state::{State, StateTimes},
 };
 
@@ -144,9 +145,9 @@ impl Host {
         let is_open = end >= from + ns;
         let mut trace = Random::new(self.spans / 5 + 77);
         let mut part = SpanPart {
-            trace_id: trace.bytes(),
-            span_id: self.random.bytes(),
-            parent: if self.random.percent(80) { self.random.bytes() } else { [0; 8] },
+            trace_id: TraceId(trace.bytes()),
+            span_id: SpanId(self.random.bytes()),
+            parent: SpanId(if self.random.percent(80) { self.random.bytes() } else { [0; 8] }),
             name: format!("GET /resource/{}", self.random.zipf(NAMES)).into(),
             process: process as u32,
             start_unix_ns: start.saturating_add_signed(self.unix_offset_ns),
@@ -227,8 +228,8 @@ impl Host {
                 pid: 1_000 + thread % 40 * 17,
                 tid: 10_000 + thread,
                 span: is_named.then(|| SpanName {
-                    trace_id: Random::new(self.spans / 5 + 77).bytes(),
-                    span_id: self.random.bytes(),
+                    trace_id: TraceId(Random::new(self.spans / 5 + 77).bytes()),
+                    span_id: SpanId(self.random.bytes()),
                     name: format!("GET /resource/{}", self.random.zipf(NAMES)).into(),
                 }),
             },

@@ -29,6 +29,7 @@ use crate::{
         },
         cause::Cause,
         frame::{Frame, FrameKind},
+        id::{RunId, SpanId, TraceId},
         state::{State, StateTimes},
     },
     store::{
@@ -114,7 +115,7 @@ impl Bench {
 }
 
 fn run(id: u8) -> Arc<Run> {
-    Arc::new(Run { id: [id; 16], boot_id: "boot".into(), pid: 7, ..Run::default() })
+    Arc::new(Run { id: RunId([id; 16]), boot_id: "boot".into(), pid: 7, ..Run::default() })
 }
 
 fn entry(run: &Arc<Run>, sequence: u64, batch: Batch) -> Entry {
@@ -148,8 +149,8 @@ fn one_span(span: u8, part: u32, at: u64) -> Batch {
         }],
         stacks: vec![[frame("inner"), frame("outer")].into()],
         spans: vec![SpanPart {
-            trace_id: [9; 16],
-            span_id: [span; 8],
+            trace_id: TraceId([9; 16]),
+            span_id: SpanId([span; 8]),
             name: "GET /".into(),
             start_unix_ns: MIDNIGHT + at,
             start: at,
@@ -195,22 +196,25 @@ fn what_goes_in_comes_out_once() {
     let first = entry(&run, 1, one_span(1, 0, at));
     let second = entry(&run, 2, one_span(1, 1, at + 2 * SECOND));
     store.append(std::slice::from_ref(&first)).unwrap();
-    assert_eq!(store.durable(&run.id), 1);
+    assert_eq!(store.durable(run.id), 1);
     // Delivered again, alone, twice in one call and with what is new.
     store.append(std::slice::from_ref(&first)).unwrap();
     store.append(&[first.clone(), second.clone(), second, first]).unwrap();
-    assert_eq!((store.durable(&run.id), store.durable(&[8; 16])), (2, 0));
+    assert_eq!((store.durable(run.id), store.durable(RunId([8; 16]))), (2, 0));
     let reader = store.reader();
     for round in 0..3 {
-        let span = only(reader.spans(None, [1; 8]).unwrap());
+        let span = only(reader.spans(None, SpanId([1; 8])).unwrap());
         assert_eq!((span.active_ns, span.wall_ns()), (200, 2 * SECOND + 100));
         assert_eq!(span.states, times(120, 80));
         assert_eq!(span.active, [(at, at + 100), (at + 2 * SECOND, at + 2 * SECOND + 100)]);
         assert!(span.exact && span.loss.is_empty());
         assert_eq!((&*span.name, &*span.process.identity.service), ("GET /", "shop"));
-        assert_eq!(reader.spans(Some([9; 16]), [1; 8]).unwrap(), std::slice::from_ref(&span));
-        assert_eq!(reader.trace([9; 16]).unwrap(), std::slice::from_ref(&span));
-        assert_eq!(reader.spans(Some([8; 16]), [1; 8]).unwrap(), []);
+        assert_eq!(
+            reader.spans(Some(TraceId([9; 16])), SpanId([1; 8])).unwrap(),
+            std::slice::from_ref(&span)
+        );
+        assert_eq!(reader.trace(TraceId([9; 16])).unwrap(), std::slice::from_ref(&span));
+        assert_eq!(reader.spans(Some(TraceId([8; 16])), SpanId([1; 8])).unwrap(), []);
         let details = reader.details(std::slice::from_ref(&span)).unwrap();
         assert_eq!(details.samples.len(), 2);
         assert_eq!(&*details.samples[0].stack.as_ref().unwrap()[0].name, "inner");
@@ -247,7 +251,7 @@ fn a_missing_part_is_told_within_and_across_parts() {
     store.append(&[entry(&run, 2, one_span(1, 3, HOUR + 10))]).unwrap();
     let reader = store.reader();
     let missing = |span: u8| {
-        let span = only(reader.spans(None, [span; 8]).unwrap());
+        let span = only(reader.spans(None, SpanId([span; 8])).unwrap());
         (span.loss.get(PARTS_MISSING).copied(), span.exact)
     };
     assert_eq!(missing(1), (Some(2), false));
@@ -265,7 +269,7 @@ fn a_missing_part_is_told_within_and_across_parts() {
     store.append(&[entry(&run, 7, one_span(2, 0, HOUR + 300))]).unwrap();
     assert_eq!(missing(2), (Some(1), false));
     assert_eq!(
-        only(reader.spans(None, [2; 8]).unwrap()).active,
+        only(reader.spans(None, SpanId([2; 8])).unwrap()).active,
         // Touching ones are joined, over parts too.
         [(HOUR, HOUR + 400)]
     );
@@ -296,7 +300,7 @@ fn cursors_counts_and_gaps_are_carried_to_new_parts() {
         store.append(&[entry(&run, 6 + day, one_span(1 + day as u8, 0, HOUR))]).unwrap();
         drop(store);
         store = bench.open();
-        assert_eq!(store.durable(&run.id), 6 + day);
+        assert_eq!(store.durable(run.id), 6 + day);
     }
     assert_eq!(bench.main_files().len(), 4);
     let record = store.reader().runs().unwrap().remove(0);
@@ -304,7 +308,7 @@ fn cursors_counts_and_gaps_are_carried_to_new_parts() {
     // One of an earlier run is not applied again in a later part.
     store.append(&[gap(2, 6), entry(&run, 1, one_span(1, 0, HOUR))]).unwrap();
     assert_eq!(store.reader().runs().unwrap(), [record]);
-    assert_eq!(only(store.reader().spans(None, [1; 8]).unwrap()).active_ns, 100);
+    assert_eq!(only(store.reader().spans(None, SpanId([1; 8])).unwrap()).active_ns, 100);
 }
 
 #[test]

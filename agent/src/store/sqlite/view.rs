@@ -16,9 +16,12 @@ use super::{
     schema::{self, Access, Meta},
     span_row::SpanRow,
 };
-use crate::store::{
-    account::SpanAccount,
-    rules::{SpanKey, SpanSum, key},
+use crate::{
+    model::id::{SpanId, TraceId},
+    store::{
+        account::SpanAccount,
+        rules::{SpanKey, SpanSum, key},
+    },
 };
 
 /// One part.
@@ -61,15 +64,15 @@ impl View {
     /// Rows of a span, one per process; of any trace when none is told.
     pub fn spans(
         &self,
-        trace_id: Option<&[u8; 16]>,
-        span_id: &[u8; 8],
+        trace_id: Option<TraceId>,
+        span_id: SpanId,
     ) -> Result<Vec<(i64, SpanRow)>, PartError> {
-        let span_key = salted(self.meta.salt, span_id);
+        let span_key = salted(self.meta.salt, &span_id.0);
         let mut found = match trace_id {
             Some(trace_id) => self.rows(
                 "SELECT id, operation, start, wall, body FROM span
                  WHERE span_key = ? AND trace_key = ?",
-                params![span_key, salted(self.meta.salt, trace_id)],
+                params![span_key, salted(self.meta.salt, &trace_id.0)],
             )?,
             None => self.rows(
                 "SELECT id, operation, start, wall, body FROM span WHERE span_key = ? LIMIT 10000",
@@ -77,17 +80,17 @@ impl View {
             )?,
         };
         found.retain(|(_, row)| {
-            row.span_id == *span_id && trace_id.is_none_or(|id| row.trace_id == *id)
+            row.span_id == span_id && trace_id.is_none_or(|id| row.trace_id == id)
         });
         Ok(found)
     }
 
-    pub fn trace(&self, trace_id: &[u8; 16]) -> Result<Vec<(i64, SpanRow)>, PartError> {
+    pub fn trace(&self, trace_id: TraceId) -> Result<Vec<(i64, SpanRow)>, PartError> {
         let mut found = self.rows(
             "SELECT id, operation, start, wall, body FROM span WHERE trace_key = ?",
-            params![salted(self.meta.salt, trace_id)],
+            params![salted(self.meta.salt, &trace_id.0)],
         )?;
-        found.retain(|(_, row)| row.trace_id == *trace_id);
+        found.retain(|(_, row)| row.trace_id == trace_id);
         Ok(found)
     }
 

@@ -24,7 +24,10 @@ use super::{
     run::{self, Runs},
     schema::{self, Access},
 };
-use crate::store::{Entry, Sink, SinkError};
+use crate::{
+    model::id::RunId,
+    store::{Entry, Sink, SinkError},
+};
 
 /// Parts retention can choose from, at least, however much a day brings.
 const PARTS_PER_STORE: u64 = 8;
@@ -123,8 +126,8 @@ impl Store {
     }
 
     /// The last durable sequence of a run, 0 for none.
-    pub fn durable(&self, run_id: &[u8; 16]) -> u64 {
-        self.runs.get(run_id).map_or(0, |run| run.last_sequence)
+    pub fn durable(&self, run: RunId) -> u64 {
+        self.runs.get(&run).map_or(0, |run| run.last_sequence)
     }
 
     /// Reads what is stored, from any thread.
@@ -310,7 +313,7 @@ impl Sink for Store {
         })
     }
 
-    fn durable(&self, run: &[u8; 16]) -> u64 {
+    fn durable(&self, run: RunId) -> u64 {
         Store::durable(self, run)
     }
 

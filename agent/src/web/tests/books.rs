@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 
 use super::{Api, memory::Memory, shop::run};
 use crate::{
-    model::batch::{Counts, KindAccount},
+    model::{
+        batch::{Counts, KindAccount},
+        id::RunId,
+    },
     store::SetAside,
     web::unix_now,
 };
@@ -153,7 +156,7 @@ fn reasons_name_what_to_look_at() {
 
     // What an earlier run of the same host lost is history.
     let mut memory = Memory::shop();
-    let mut old = run([2; 16], "web-1");
+    let mut old = run(RunId([2; 16]), "web-1");
     old.run.started_unix_ns = 1;
     old.last_unix_ns = 2;
     memory.runs.insert(0, old);
@@ -165,7 +168,7 @@ fn reasons_name_what_to_look_at() {
 #[test]
 fn metrics_are_what_prometheus_reads() {
     let mut memory = Memory::shop();
-    memory.runs.push(run([2; 16], "a \"b\"\\c\nd"));
+    memory.runs.push(run(RunId([2; 16]), "a \"b\"\\c\nd"));
     memory.live.refused = BTreeMap::from([("bad_token".into(), 4)]);
     let api = Api::new(memory);
     api.get("/api/spans");
@@ -195,7 +198,7 @@ fn metrics_are_what_prometheus_reads() {
 #[test]
 fn runs_of_one_host_are_one_line() {
     let mut memory = Memory::shop();
-    memory.runs.push(run([2; 16], "web-1"));
+    memory.runs.push(run(RunId([2; 16]), "web-1"));
     let samples = parsed(&Api::new(memory).get("/metrics").body);
     let captured = samples[r#"hotspan_captured_total{host="web-1",kind="samples"}"#];
     assert!((captured - 206.0).abs() < 1e-9);

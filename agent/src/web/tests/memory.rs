@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    model::id::{SpanId, TraceId},
     store::{
         Found, RunRecord, Sort, Source, SourceError, SpanFilter, StoreHealth,
         account::{Details, ProcessKey, ProcessSlice, SpanAccount},
@@ -17,7 +18,7 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Memory {
     pub(crate) spans: Vec<SpanAccount>,
-    pub(crate) details: HashMap<[u8; 8], Details>,
+    pub(crate) details: HashMap<SpanId, Details>,
     pub(crate) slice: ProcessSlice,
     pub(crate) runs: Vec<RunRecord>,
     pub(crate) health: StoreHealth,
@@ -80,8 +81,8 @@ impl Source for Memory {
 
     fn spans(
         &self,
-        trace: Option<[u8; 16]>,
-        span_id: [u8; 8],
+        trace: Option<TraceId>,
+        span_id: SpanId,
     ) -> Result<Vec<SpanAccount>, SourceError> {
         self.fail()?;
         let spans = self.spans.iter().filter(|span| {
@@ -90,7 +91,7 @@ impl Source for Memory {
         Ok(spans.cloned().collect())
     }
 
-    fn trace(&self, trace: [u8; 16]) -> Result<Vec<SpanAccount>, SourceError> {
+    fn trace(&self, trace: TraceId) -> Result<Vec<SpanAccount>, SourceError> {
         self.fail()?;
         Ok(self.spans.iter().filter(|span| span.trace_id == trace).cloned().collect())
     }

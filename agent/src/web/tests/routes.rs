@@ -14,12 +14,11 @@ use crate::{
         assemble::{Family, Scope, Trace},
         span::SpanDocument,
     },
-    model::id::hex,
     store::{Sort, Source as _, SourceError, SpanFilter, account::SpanAccount},
 };
 
 fn path(id: u64) -> String {
-    format!("/api/span/{}/{id:016x}", hex(&TRACE))
+    format!("/api/span/{}/{id:016x}", TRACE)
 }
 
 #[test]
@@ -184,7 +183,7 @@ fn what_is_not_there_is_404() {
 #[test]
 fn ids_are_checked() {
     let api = Api::new(Memory::shop());
-    let trace = hex(&TRACE);
+    let trace = TRACE;
     for wrong in [
         "/api/span/xyz".to_owned(),
         format!("/api/span/{trace}"),

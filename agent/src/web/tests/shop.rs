@@ -8,6 +8,7 @@ use crate::{
         batch::{Account, AgentCost, Counts, KindAccount, ProcessIdentity, Run, SpanName},
         cause::{Cause, CauseKind},
         frame::{Frame, FrameKind},
+        id::{RunId, SpanId, TraceId},
         state::{State, StateTimes},
     },
     store::{
@@ -22,7 +23,7 @@ const MS: u64 = 1_000_000;
 /// Monotonic time of the first span.
 const START: u64 = 5_000_000_000_000;
 
-pub(crate) const TRACE: [u8; 16] = [0x4b; 16];
+pub(crate) const TRACE: TraceId = TraceId([0x4b; 16]);
 
 pub(crate) fn times(states: &[(State, u64)]) -> StateTimes {
     let mut times = StateTimes::default();
@@ -54,8 +55,8 @@ pub(crate) fn span(
     SpanAccount {
         process: ProcessKey { boot_id: "boot".into(), identity },
         trace_id: TRACE,
-        span_id: id.to_be_bytes(),
-        parent: parent.to_be_bytes(),
+        span_id: SpanId::from_number(id),
+        parent: SpanId::from_number(parent),
         name: name.into(),
         start_unix_ns: unix_now() - 60_000 * MS + at,
         start,
@@ -139,9 +140,9 @@ impl Memory {
             0,
         );
         report.exact = false;
-        report.trace_id = [0x88; 16];
+        report.trace_id = TraceId([0x88; 16]);
         let mut twin = home.clone();
-        twin.trace_id = [0x77; 16];
+        twin.trace_id = TraceId([0x77; 16]);
         twin.span_id = report.span_id;
         twin.name = "GET /help".into();
         let mut memory = Self {
@@ -161,13 +162,13 @@ impl Memory {
         };
         memory.gate.0.lock().unwrap().1 = true;
         let details = Details { samples: samples(), waits: waits() };
-        memory.details.insert(CHECKOUT.to_be_bytes(), details);
+        memory.details.insert(SpanId(CHECKOUT.to_be_bytes()), details);
         let cart_samples = vec![sample(K::Running, 1, &["shop::cart::total|cart.rs|41", "main"])];
         let cart_details = Details { samples: cart_samples, waits: Vec::new() };
-        memory.details.insert(CART.to_be_bytes(), cart_details);
-        memory.runs = vec![run([1; 16], "web-1")];
+        memory.details.insert(SpanId(CART.to_be_bytes()), cart_details);
+        memory.runs = vec![run(RunId([1; 16]), "web-1")];
         memory.live.sessions = vec![Session {
-            run_id: [1; 16],
+            run_id: RunId([1; 16]),
             peer: "127.0.0.1:40000".to_owned(),
             connected_unix_ns: unix_now(),
             last_ack_unix_ns: unix_now(),
@@ -177,7 +178,7 @@ impl Memory {
 }
 
 /// An agent that lost nothing and has 3 samples in flight.
-pub(crate) fn run(id: [u8; 16], host: &str) -> RunRecord {
+pub(crate) fn run(id: RunId, host: &str) -> RunRecord {
     let kind = |captured| KindAccount { captured, linked: captured, lost: BTreeMap::new() };
     RunRecord {
         run: Run {
@@ -260,7 +261,7 @@ fn waits() -> Vec<Wait> {
         count,
     };
     let span = |id: u64, name: &str| {
-        Some(SpanName { trace_id: TRACE, span_id: id.to_be_bytes(), name: name.into() })
+        Some(SpanName { trace_id: TRACE, span_id: SpanId::from_number(id), name: name.into() })
     };
     vec![
         wait(

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{super::synthetic::Random, *};
-use crate::store::SpanFilter;
+use crate::{model::id::SpanId, store::SpanFilter};
 
 const CHILD: &str = "HOTSPAN_STORE_CRASH_CHILD";
 
@@ -22,7 +22,7 @@ fn crash_child() {
     let mut store =
         Store::open_with_clock(settings, Arc::new(move || clock.load(Ordering::Relaxed))).unwrap();
     let run = run(1);
-    let mut sequence = store.durable(&run.id);
+    let mut sequence = store.durable(run.id);
     loop {
         sequence += 1;
         now.store(MIDNIGHT + sequence / 40 * DAY, Ordering::Relaxed);
@@ -78,12 +78,12 @@ fn a_kill_at_any_moment_loses_and_doubles_nothing() {
         }
         bench.set(MIDNIGHT);
         let store = bench.open();
-        let durable = store.durable(&run(1).id);
+        let durable = store.durable(run(1).id);
         // At most the one that was being written is there without an ack.
         assert!((acknowledged..=acknowledged + 1).contains(&durable), "{acknowledged} {durable}");
         let reader = store.reader();
         if durable > 0 {
-            let span = only(reader.spans(None, [0; 8]).unwrap());
+            let span = only(reader.spans(None, SpanId::NONE).unwrap());
             assert_eq!((span.active_ns, span.loss.len()), (durable * 100, 0), "round {round}");
             let details = reader.details(&[span]).unwrap();
             assert_eq!(details.samples.len() as u64, durable);
@@ -150,7 +150,7 @@ fn a_full_disk_refuses_and_recovers() {
         };
         assert!(matches!(refused, StoreError::Full), "{refused}");
         assert!(reader.health().is_full);
-        assert_eq!(store.durable(&run.id), sequence);
+        assert_eq!(store.durable(run.id), sequence);
         assert_eq!(reader.runs().unwrap()[0].delivered.samples, stored);
         // Reading goes on, maintaining fails in peace.
         assert!(!reader.search(&SpanFilter::default()).unwrap().spans.is_empty());
@@ -180,5 +180,5 @@ fn a_full_disk_refuses_and_recovers() {
     assert_eq!(reader.health().set_aside, []);
     drop((store, reader));
     let store = bench.open();
-    assert_eq!(store.durable(&run.id), sequence);
+    assert_eq!(store.durable(run.id), sequence);
 }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{super::synthetic::Random, *};
-use crate::{model::batch::Run, store::SpanFilter};
+use crate::{
+    model::{batch::Run, id::SpanId},
+    store::SpanFilter,
+};
 
 /// Three days with 60 spans each, closed.
 fn filled(name: &str) -> (Bench, Host, Arc<Run>) {
@@ -22,7 +25,7 @@ fn filled(name: &str) -> (Bench, Host, Arc<Run>) {
 }
 
 /// Everything a store can be asked, by span.
-fn everything(store: &Store) -> BTreeMap<[u8; 8], (SpanAccount, crate::store::account::Details)> {
+fn everything(store: &Store) -> BTreeMap<SpanId, (SpanAccount, crate::store::account::Details)> {
     let reader = store.reader();
     let filter = SpanFilter { limit: 10_000, ..SpanFilter::default() };
     let found = reader.search(&filter).unwrap().spans;
@@ -56,7 +59,7 @@ fn a_cut_part_is_set_aside_and_the_rest_serves() {
             let file = bench.main_files().remove(part);
             fs::File::options().write(true).open(&file).unwrap().set_len(kept).unwrap();
             let mut store = bench.open();
-            let durable = store.durable(&run.id);
+            let durable = store.durable(run.id);
             // A cut that opening does not notice is noticed later.
             let is_noticed = part == 2 && kept < length - 1;
             assert!(durable == if is_noticed { 8 } else { 12 }, "part {part} cut to {kept}");
@@ -112,7 +115,7 @@ fn flipped_bytes_are_never_served() {
                 && details.waits.len() <= all.waits.len();
             assert!(is_within, "round {round} at {at}");
         }
-        let durable = store.durable(&run.id);
+        let durable = store.durable(run.id);
         assert!([8, 12].contains(&durable));
         store.append(&[entry(&run, durable + 1, next.clone())]).unwrap();
         // Until all parts were looked through.
@@ -144,16 +147,16 @@ fn damage_met_while_writing_begins_a_new_part() {
     }
     fs::write(&newest, bytes).unwrap();
     store = bench.open();
-    let before = store.durable(&run.id);
+    let before = store.durable(run.id);
     for i in 1..=3 {
         store.append(&[entry(&run, before + i, host.batch(SECOND, 50, 10))]).unwrap();
-        assert_eq!(store.durable(&run.id), before + i);
+        assert_eq!(store.durable(run.id), before + i);
     }
     let health = store.reader().health();
     assert_eq!(health.set_aside.len(), 1, "{health:?}");
     assert!(!everything(&store).is_empty());
     drop(reader);
     drop(store);
-    let durable = bench.open().durable(&run.id);
+    let durable = bench.open().durable(run.id);
     assert_eq!(durable, before + 3);
 }

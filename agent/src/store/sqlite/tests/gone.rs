@@ -17,7 +17,7 @@ fn what_comes_after_the_directory_was_removed_is_stored() {
     let before = found(&store);
     fs::remove_dir_all(&bench.dir.0).unwrap();
     store.append(&[entry(&run, 2, host.batch(SECOND, 20, 5))]).unwrap();
-    assert_eq!(store.durable(&run.id), 2);
+    assert_eq!(store.durable(run.id), 2);
     let after = found(&store);
     assert!(before > 0 && after > 0);
     let aside = store.reader().health().set_aside;
@@ -32,7 +32,7 @@ fn what_comes_after_the_directory_was_removed_is_stored() {
         fs::copy(bench.dir.0.join(&file), copied.dir.0.join(&file)).unwrap();
     }
     let store = copied.open();
-    assert_eq!((store.durable(&run.id), found(&store)), (2, after));
+    assert_eq!((store.durable(run.id), found(&store)), (2, after));
 }
 
 #[test]
@@ -44,9 +44,9 @@ fn a_directory_that_is_back_is_not_taken_from_another() {
     let other = bench.open();
     let entries = [entry(&run, 1, host.batch(SECOND, 20, 5))];
     assert!(matches!(store.append(&entries), Err(StoreError::Locked { .. })));
-    assert_eq!(store.durable(&run.id), 0, "nothing is acknowledged");
+    assert_eq!(store.durable(run.id), 0, "nothing is acknowledged");
     drop(other);
     store.append(&entries).unwrap();
-    assert_eq!(store.durable(&run.id), 1);
+    assert_eq!(store.durable(run.id), 1);
     fs::remove_dir_all(bench.dir.0.with_extension("moved")).unwrap();
 }

@@ -27,7 +27,7 @@ fn a_wrong_index_stores_nothing() {
         let good = entry(&run, 1, one_span(1, 0, HOUR));
         let refused = store.append(&[good, entry(&run, 2, batch)]).unwrap_err();
         assert!(matches!(refused, StoreError::Invalid(_)), "{refused}");
-        assert_eq!(store.durable(&run.id), 0);
+        assert_eq!(store.durable(run.id), 0);
         assert_eq!(count(&store, "SELECT count(*) FROM span"), 0);
     }
     store.append(&[entry(&run, 1, one_span(1, 0, HOUR))]).unwrap();
@@ -53,7 +53,7 @@ fn hostile_sizes_and_sums_are_bounded() {
     for sequence in 1..4 {
         store.append(&[entry(&run, sequence, batch.clone())]).unwrap();
     }
-    let span = only(store.reader().spans(None, [1; 8]).unwrap());
+    let span = only(store.reader().spans(None, SpanId([1; 8])).unwrap());
     assert_eq!((span.name.len(), span.active_ns), (4_096, u64::MAX));
     let details = store.reader().details(&[span]).unwrap();
     assert_eq!(details.samples[0].stack.as_ref().unwrap().len(), 1_024);

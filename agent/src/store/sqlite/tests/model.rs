@@ -80,8 +80,8 @@ impl Model {
             let (from, to) = (at + i as u64 * 70_000, at + i as u64 * 70_000 + u64::from(active));
             let lock = u64::from(active) / 3;
             let part = SpanPart {
-                trace_id: [id % 3; 16],
-                span_id: [id; 8],
+                trace_id: TraceId([id % 3; 16]),
+                span_id: SpanId([id; 8]),
                 name: format!("name-{id}").into(),
                 process: of.into(),
                 start_unix_ns: MIDNIGHT + start,
@@ -145,7 +145,7 @@ impl Model {
     fn check(&self, store: &Store) {
         let reader = store.reader();
         for (&(id, of), expected) in &self.spans {
-            let found = reader.spans(Some([id % 3; 16]), [id; 8]).unwrap();
+            let found = reader.spans(Some(TraceId([id % 3; 16])), SpanId([id; 8])).unwrap();
             let pid = 100 + u32::from(of);
             let span = found.iter().find(|span| span.process.identity.pid == pid).unwrap();
             assert_eq!(span, expected);
@@ -159,7 +159,7 @@ impl Model {
         assert_eq!((all.spans.len(), all.truncated), (self.spans.len(), false));
         for trace in 0..3 {
             let of_trace = self.spans.keys().filter(|(id, _)| id % 3 == trace).count();
-            assert_eq!(reader.trace([trace; 16]).unwrap().len(), of_trace);
+            assert_eq!(reader.trace(TraceId([trace; 16])).unwrap().len(), of_trace);
         }
         assert_eq!(reader.health().set_aside, []);
     }
@@ -198,7 +198,7 @@ proptest! {
                     bench.set(now);
                 }
             }
-            assert_eq!(store.durable(&run.id), sequence);
+            assert_eq!(store.durable(run.id), sequence);
         }
         model.check(&store);
     }

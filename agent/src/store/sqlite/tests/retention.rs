@@ -39,12 +39,12 @@ fn a_day_of_batches_stays_within_age_and_bytes() {
     drop(store);
     let mut store = bench.open();
     assert_eq!(store.reader().health().dropped_spans, health.dropped_spans);
-    assert_eq!(store.durable(&run.id), 360);
+    assert_eq!(store.durable(run.id), 360);
     bench.set(MIDNIGHT + 9 * DAY);
     store.append(&[entry(&run, 361, host.batch(SECOND, 3, 3))]).unwrap();
     store.maintain().unwrap();
     assert_eq!(bench.main_files().len(), 1);
-    assert_eq!(store.durable(&run.id), 361);
+    assert_eq!(store.durable(run.id), 361);
 }
 
 #[test]
@@ -62,8 +62,8 @@ fn by_age_alone() {
     }
     // Of the last two days, and the one those two days began in.
     assert_eq!(bench.main_files().len(), 3);
-    assert_eq!(store.reader().spans(None, [1; 8]).unwrap(), []);
-    assert_eq!(store.reader().spans(None, [4; 8]).unwrap().len(), 1);
+    assert_eq!(store.reader().spans(None, SpanId([1; 8])).unwrap(), []);
+    assert_eq!(store.reader().spans(None, SpanId([4; 8])).unwrap().len(), 1);
 }
 
 #[test]
@@ -82,11 +82,11 @@ fn a_clock_that_steps_changes_no_order() {
         store.maintain().unwrap();
     }
     assert_eq!(bench.main_files().len(), 2);
-    let span = only(store.reader().spans(None, [1; 8]).unwrap());
+    let span = only(store.reader().spans(None, SpanId([1; 8])).unwrap());
     assert_eq!((span.active_ns, span.loss.len()), (800, 0));
     drop(store);
     let store = bench.open();
-    assert_eq!((store.durable(&run.id), bench.main_files().len()), (8, 2));
+    assert_eq!((store.durable(run.id), bench.main_files().len()), (8, 2));
 }
 
 #[test]
