@@ -4,7 +4,7 @@ use agent_ebpf::{
     account,
     wire::{
         Counter, LONG_SLICE_NS, Phase, RecordKind, Sample,
-        record::{self, HAS_LANE, USER_MODE},
+        record::USER_MODE,
         thread::{HEAD_KNOWN, LANE_KNOWN, UNREADABLE},
     },
 };
@@ -58,13 +58,9 @@ fn timer_sample(ctx: PerfEventContext) -> i32 {
         lane::refresh(thread, task, &live);
     }
     if quiet && thread.flags & LANE_KNOWN != 0 {
-        flags |= HAS_LANE;
         lane::read_head(thread, task);
-        if thread.flags & HEAD_KNOWN != 0 {
-            flags |= record::HEAD_KNOWN;
-        }
+        flags |= thread.flags & (HEAD_KNOWN | UNREADABLE);
         if thread.flags & UNREADABLE != 0 {
-            flags |= record::UNREADABLE;
             count(Counter::LaneUnreadable);
         }
         urgency = lane::runs_ahead(thread, &live);
@@ -78,7 +74,7 @@ fn timer_sample(ctx: PerfEventContext) -> i32 {
         tgid,
         // SAFETY: the helper has no preconditions.
         cpu: unsafe { bpf_get_smp_processor_id() } as u16,
-        flags,
+        flags: flags as u8,
         pad: 0,
         serial: thread.serial,
         at: now,
@@ -89,9 +85,7 @@ fn timer_sample(ctx: PerfEventContext) -> i32 {
     };
     emit::record(&record, urgency, Counter::SamplesRingFull);
 
-    if flags & record::HEAD_KNOWN != 0
-        && now.wrapping_sub(thread.since) as i64 > LONG_SLICE_NS as i64
-    {
+    if flags & HEAD_KNOWN != 0 && now.wrapping_sub(thread.since) as i64 > LONG_SLICE_NS as i64 {
         let noticed = storage::guarded(thread, |t| account::cut(t, now));
         storage::notice(noticed);
         switch::send_cut(thread, task, urgency);

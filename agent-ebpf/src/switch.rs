@@ -9,11 +9,11 @@ use agent_ebpf::{
     sampling,
     wire::{
         Counter, Exit, Interval, Phase, RecordKind, State, Thread,
-        record::{self, HAS_LANE},
+        record::CUT,
         settings::Live,
         thread::{
-            EXITING, HEAD_FINAL, HEAD_KNOWN, IN_MISSED, LANE_KNOWN, NO_WAKEUP, PENDING, PREEMPTED,
-            UNREADABLE, WAKER_IRQ,
+            EXITING, HEAD_FINAL, HEAD_KNOWN, IN_MISSED, LANE_KNOWN, PENDING, PREEMPTED, REPORTED,
+            UNREADABLE,
         },
     },
 };
@@ -294,17 +294,11 @@ fn may_take_stack(now: u64) -> bool {
 
 /// Sends a finished interval, counting it and its time before the ring is asked.
 #[inline(always)]
-fn send_interval(thread: &Thread, task: Task, extra: u8, stack: &WaitStack, urgency: Urgency) {
+fn send_interval(thread: &Thread, task: Task, extra: u32, stack: &WaitStack, urgency: Urgency) {
     let ns = thread.in_at - thread.out_at;
     count(Counter::IntervalsCaptured);
     count_by(Counter::IntervalNsCaptured, ns);
-    let flags = HAS_LANE
-        | extra
-        | flag(thread, HEAD_KNOWN, record::HEAD_KNOWN)
-        | flag(thread, UNREADABLE, record::UNREADABLE)
-        | flag(thread, WAKER_IRQ, record::WAKER_IRQ)
-        | flag(thread, NO_WAKEUP, record::NO_WAKEUP)
-        | flag(thread, PREEMPTED, record::PREEMPTED);
+    let flags = (thread.flags & REPORTED | extra) as u8;
     let sent = emit::place::<Interval>(urgency, Counter::IntervalsRingFull, |interval| {
         interval.kind = RecordKind::Interval as u32;
         interval.tid = task.tid();
@@ -336,17 +330,11 @@ fn send_interval(thread: &Thread, task: Task, extra: u8, stack: &WaitStack, urge
     }
 }
 
-/// `to` when the account has flag `from`.
-#[inline(always)]
-fn flag(thread: &Thread, from: u32, to: u8) -> u8 {
-    if thread.flags & from != 0 { to } else { 0 }
-}
-
 /// A cut of a long slice, from the timer program: the account up to now.
 #[inline(always)]
 pub fn send_cut(thread: &mut Thread, task: Task, urgency: Urgency) {
     thread.flags &= !PENDING;
-    send_interval(thread, task, record::CUT, &WaitStack::NONE, urgency);
+    send_interval(thread, task, CUT, &WaitStack::NONE, urgency);
 }
 
 /// The whole account of a thread that will not come back: the ring, else the fallback map.
@@ -360,11 +348,8 @@ fn send_exit(thread: &Thread, task: Task) {
     exit.kind = RecordKind::Exit as u32;
     exit.tid = task.tid();
     exit.tgid = task.tgid();
-    exit.flags = if thread.lane_va != 0 { HAS_LANE } else { 0 };
     // Before 6.16 the last head is gone with the memory; an older one would cut off what came after.
-    if thread.flags & HEAD_FINAL != 0 {
-        exit.flags |= record::HEAD_KNOWN;
-    }
+    exit.flags = if thread.flags & HEAD_FINAL != 0 { HEAD_KNOWN as u8 } else { 0 };
     exit.pad = [0; 3];
     exit.serial = thread.serial;
     exit.birth = thread.birth;

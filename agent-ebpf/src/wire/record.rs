@@ -1,7 +1,7 @@
 //! The records in the per-CPU rings. Each begins with its [`RecordKind`] as `u32`; the ring gives
 //! its length. Times are `bpf_ktime_get_ns`.
 
-use super::{MAX_FRAMES, state::STATES};
+use super::{MAX_FRAMES, state::STATES, thread::REPORTED};
 
 /// First word of every record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,22 +31,14 @@ pub enum RecordKind {
     StackCopy = 11,
 }
 
-/// Record flag: `head` holds.
-pub const HEAD_KNOWN: u8 = 1 << 0;
-/// Record flag: the thread has a lane.
-pub const HAS_LANE: u8 = 1 << 1;
-/// Record flag: the wakeup came from interrupt context.
-pub const WAKER_IRQ: u8 = 1 << 2;
-/// Record flag: the blocked wait had no accepted wakeup.
-pub const NO_WAKEUP: u8 = 1 << 3;
-/// Record flag: a cut of a long slice, not a wait (`out == wake == in`).
-pub const CUT: u8 = 1 << 4;
-/// Record flag: the sample hit user mode.
-pub const USER_MODE: u8 = 1 << 5;
-/// Record flag: the thread has a lane but its head could not be read.
-pub const UNREADABLE: u8 = 1 << 6;
-/// Record flag: the wait was a preemption or yield: its only part is the ready part.
-pub const PREEMPTED: u8 = 1 << 7;
+/// Flag of an interval beside those of its account (`thread::REPORTED`): a cut of a long slice, not a
+/// wait (`out == wake == in`).
+pub const CUT: u32 = 1 << 5;
+/// Flag of a sample beside those of its account: it hit user mode.
+pub const USER_MODE: u32 = 1 << 6;
+// In a record's byte, each with a bit of its own.
+const _: () = assert!(REPORTED | CUT | USER_MODE <= u8::MAX as u32);
+const _: () = assert!(REPORTED & CUT == 0 && (REPORTED | CUT) & USER_MODE == 0);
 
 /// A timer sample of a running thread; also a checkpoint of its lane.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +52,7 @@ pub struct Sample {
     pub tgid: u32,
     /// CPU it ran on.
     pub cpu: u16,
-    /// `HEAD_KNOWN`, `HAS_LANE`, `USER_MODE`, `UNREADABLE`
+    /// `HEAD_KNOWN`, `UNREADABLE`, `USER_MODE`
     pub flags: u8,
     /// 0
     pub pad: u8,
@@ -93,7 +85,7 @@ pub struct Interval {
     pub state: u8,
     /// State index of the ready part.
     pub ready: u8,
-    /// Record flags.
+    /// `thread::REPORTED`, `CUT`
     pub flags: u8,
     /// 0
     pub pad: u8,
@@ -222,7 +214,7 @@ pub struct Exit {
     pub tid: u32,
     /// Process.
     pub tgid: u32,
-    /// `HEAD_KNOWN`, `HAS_LANE`
+    /// `HEAD_KNOWN`
     pub flags: u8,
     /// 0
     pub pad: [u8; 3],

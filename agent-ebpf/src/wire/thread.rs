@@ -21,36 +21,48 @@ pub enum Phase {
     Dead = 5,
 }
 
-/// `Thread::flags`: an accepted wakeup stands in `wake`.
-pub const WAKE_SET: u32 = 1 << 0;
-/// `Thread::flags`: a `sched_waking` stands in `waking_*`.
-pub const WAKING_SET: u32 = 1 << 1;
-/// `Thread::flags`: `head` is the lane's head at the last switch-out.
-pub const HEAD_KNOWN: u32 = 1 << 2;
-/// `Thread::flags`: a finished interval waits to be sent.
-pub const PENDING: u32 = 1 << 3;
-/// `Thread::flags`: the waker ran in interrupt context, so nobody is to be named.
-pub const WAKER_IRQ: u32 = 1 << 4;
-/// `Thread::flags`: as `WAKER_IRQ`, for the latest `sched_waking`.
-pub const WAKING_IRQ: u32 = 1 << 5;
-/// `Thread::flags`: the lane is known (`lane_va` and friends hold).
-pub const LANE_KNOWN: u32 = 1 << 6;
-/// `Thread::flags`: the daemon has been told of this lane, so it counts what it cannot read of it.
-pub const LANE_ANNOUNCED: u32 = 1 << 7;
-/// `Thread::flags`: the switch-in was found missing and closed late.
-pub const IN_MISSED: u32 = 1 << 8;
-/// `Thread::flags`: the blocked wait ended without an accepted wakeup.
-pub const NO_WAKEUP: u32 = 1 << 9;
-/// `Thread::flags`: a kernel thread (no user memory, never a lane).
-pub const KERNEL_THREAD: u32 = 1 << 10;
-/// `Thread::flags`: the thread passed `sched_process_exit`.
-pub const EXITING: u32 = 1 << 11;
-/// `Thread::flags`: `head` was read at `sched_process_exit` and is the last there will be.
-pub const HEAD_FINAL: u32 = 1 << 13;
-/// `Thread::flags`: the lane could not be read, neither at switch-out nor at resumption.
-pub const UNREADABLE: u32 = 1 << 14;
-/// `Thread::flags`: the wait was a preemption or yield (never blocked).
-pub const PREEMPTED: u32 = 1 << 12;
+// Flags of an account, and the same bits in `flags` of a record that speaks of one: those in the low
+// byte travel in records (`REPORTED`), beside what only a record has (`record::CUT`, `USER_MODE`).
+
+/// `head` holds: of an account the lane's head at the last switch-out, of a record the one at its time.
+pub const HEAD_KNOWN: u32 = 1 << 0;
+/// The lane could not be read, neither at switch-out nor at resumption.
+pub const UNREADABLE: u32 = 1 << 1;
+/// The waker ran in interrupt context, so nobody is to be named.
+pub const WAKER_IRQ: u32 = 1 << 2;
+/// The blocked wait ended without an accepted wakeup.
+pub const NO_WAKEUP: u32 = 1 << 3;
+/// The wait was a preemption or yield (never blocked): its only part is the ready part.
+pub const PREEMPTED: u32 = 1 << 4;
+/// Those that an interval's record has of its account.
+pub const REPORTED: u32 = HEAD_KNOWN | UNREADABLE | WAKER_IRQ | NO_WAKEUP | PREEMPTED;
+
+/// An accepted wakeup stands in `wake`.
+pub const WAKE_SET: u32 = 1 << 8;
+/// A `sched_waking` stands in `waking_*`.
+pub const WAKING_SET: u32 = 1 << 9;
+/// As `WAKER_IRQ`, for the latest `sched_waking`.
+pub const WAKING_IRQ: u32 = 1 << 10;
+/// A finished interval waits to be sent.
+pub const PENDING: u32 = 1 << 11;
+/// The lane is known (`lane_va` and friends hold).
+pub const LANE_KNOWN: u32 = 1 << 12;
+/// The lane was announced to the daemon, which therefore counts what it cannot read of it.
+pub const LANE_ANNOUNCED: u32 = 1 << 13;
+/// The switch-in was found missing and closed late.
+pub const IN_MISSED: u32 = 1 << 14;
+/// A kernel thread (no user memory, never a lane).
+pub const KERNEL_THREAD: u32 = 1 << 15;
+/// The thread passed `sched_process_exit`.
+pub const EXITING: u32 = 1 << 16;
+/// `head` was read at `sched_process_exit` and is the last there will be.
+pub const HEAD_FINAL: u32 = 1 << 17;
+
+/// Whether the flags of an account or of a record have `flag`.
+#[inline(always)]
+pub fn has(flags: impl Into<u32>, flag: u32) -> bool {
+    flags.into() & flag != 0
+}
 
 /// The account. Times are `bpf_ktime_get_ns` (CLOCK_MONOTONIC of the initial namespace), in ns.
 ///

@@ -2,9 +2,9 @@
 
 use agent_ebpf::wire::{
     self, Interval, Snapshot, State as K,
-    record::{CUT, PREEMPTED},
+    record::CUT,
     state::STATES,
-    thread,
+    thread::{PREEMPTED, WAKE_SET, has},
 };
 
 use super::window::Composition;
@@ -17,13 +17,13 @@ pub fn kernel_state(index: u8) -> State {
 /// Blocked and ready part of an interval, of what lies after `from`.
 pub fn wait_of(interval: &Interval, from: u64) -> Composition {
     let mut wait = Composition::default();
-    if interval.flags & CUT != 0 {
+    if has(interval.flags, CUT) {
         return wait;
     }
     let out = interval.out_at.max(from);
     let blocked = interval.wake_at.saturating_sub(out);
     let ready = interval.in_at.saturating_sub(interval.wake_at.max(out));
-    if interval.flags & PREEMPTED == 0 {
+    if !has(interval.flags, PREEMPTED) {
         wait.add(kernel_state(interval.state), blocked);
     }
     wait.add(kernel_state(interval.ready), ready);
@@ -39,9 +39,9 @@ pub fn open_part(snapshot: &Snapshot, from: u64) -> Composition {
     } else if is(wire::Phase::BeforeAttach) {
         Composition::of(State::UnknownBeforeAttach, at - since)
     } else if is(wire::Phase::Off) {
-        let wake = if snapshot.flags & thread::PREEMPTED != 0 {
+        let wake = if has(snapshot.flags, PREEMPTED) {
             since
-        } else if snapshot.flags & thread::WAKE_SET != 0 {
+        } else if has(snapshot.flags, WAKE_SET) {
             snapshot.wake.clamp(since, at)
         } else {
             at

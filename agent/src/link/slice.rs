@@ -1,6 +1,10 @@
 //! The inner half of a thread's timeline: one slice, cut by the markers published in it.
 
-use agent_ebpf::wire::{Sample, State as K, record::HEAD_KNOWN, state::STATES};
+use agent_ebpf::wire::{
+    Sample, State as K,
+    state::STATES,
+    thread::{HEAD_KNOWN, has},
+};
 use hotspan_lanes::abi::{Event, op, ts_kind};
 
 use super::{
@@ -199,7 +203,7 @@ impl Timeline {
         let seen = self.samples.iter().take_while(|s| s.head <= head).count();
         for sample in self.samples.drain(..seen) {
             // Without a head of its own it does not say whose it is.
-            let known = sample.flags & HEAD_KNOWN != 0;
+            let known = has(sample.flags, HEAD_KNOWN);
             let span = self.active.filter(|_| known).map(|active| active.span);
             see(&sample, span, context.sample_ns, context.spans);
         }

@@ -9,9 +9,9 @@ use std::collections::VecDeque;
 
 use agent_ebpf::wire::{
     self, Exec, Exit, Interval, Sample, Snapshot,
-    record::{CUT, HEAD_KNOWN, UNREADABLE, WAKER_IRQ},
+    record::CUT,
     state::STATES,
-    thread,
+    thread::{HEAD_KNOWN, UNREADABLE, WAKER_IRQ, has},
 };
 use hotspan_lanes::abi::{Event, op};
 
@@ -174,8 +174,8 @@ impl Item {
     /// Markers that must have been drained before this can be linked.
     fn needs(&self) -> u64 {
         match self {
-            Self::Interval(i) if i.flags & HEAD_KNOWN != 0 => i.head,
-            Self::Exit(e) if e.flags & HEAD_KNOWN != 0 => e.head,
+            Self::Interval(i) if has(i.flags, HEAD_KNOWN) => i.head,
+            Self::Exit(e) if has(e.flags, HEAD_KNOWN) => e.head,
             _ => 0,
         }
     }
@@ -267,7 +267,7 @@ impl Timeline {
         match item {
             Item::Lane(taken) => self.take_lane(taken, context),
             Item::Sample(sample) => {
-                if sample.flags & HEAD_KNOWN != 0 {
+                if has(sample.flags, HEAD_KNOWN) {
                     self.checkpoints.push(Checkpoint { at: sample.at, head: sample.head });
                 }
                 self.samples.push(*sample);
@@ -364,7 +364,7 @@ impl Timeline {
         if interval.seq <= position.seq {
             return;
         }
-        let head = (interval.flags & HEAD_KNOWN != 0).then_some(interval.head);
+        let head = has(interval.flags, HEAD_KNOWN).then_some(interval.head);
         // What was told while it was open is not told again.
         let mut wait = wait_of(interval, position.at);
         let mut slice = difference(&interval.total, &position.total);
@@ -379,12 +379,12 @@ impl Timeline {
             slice = [0; STATES];
         }
         // Whose time it was is then known from stamps alone.
-        let unreadable = interval.flags & UNREADABLE != 0;
+        let unreadable = has(interval.flags, UNREADABLE);
         self.slice(interval.out_at, head, &slice, lost, unreadable, context);
         if unreadable {
             wait = Composition::of(State::UnknownContextUnreadable, wait.sum());
         }
-        if interval.flags & CUT == 0 {
+        if !has(interval.flags, CUT) {
             self.wait(interval, &wait, context);
         }
         // A snapshot bears a time a little after it was taken.
@@ -415,14 +415,14 @@ impl Timeline {
             });
         }
         // Whoever ended it ended all of it.
-        let unreadable = interval.flags & UNREADABLE != 0;
+        let unreadable = has(interval.flags, UNREADABLE);
         let whole = if unreadable { rest.clone() } else { wait_of(interval, 0) };
         for (state, ns) in whole.iter() {
             let ready =
                 matches!(state, State::ReadyWakeup | State::ReadyPreempted | State::Throttled);
             let (kind, tid, pid, head_plus_one) = if ready {
                 (CauseKind::Preemptor, interval.rival_tid, interval.rival_tgid, 0)
-            } else if interval.flags & WAKER_IRQ != 0 {
+            } else if has(interval.flags, WAKER_IRQ) {
                 (CauseKind::Interrupt, 0, 0, 0)
             } else if interval.waker_tid != 0 {
                 let head = interval.waker_head;
@@ -448,7 +448,7 @@ impl Timeline {
         let is = |phase: wire::Phase| snapshot.phase == phase as u32;
         let off = is(wire::Phase::Off) || is(wire::Phase::BeforeAttach);
         if snapshot.since > position.at || (off && snapshot.since == position.at) {
-            let head = (snapshot.flags & thread::HEAD_KNOWN != 0).then_some(snapshot.head);
+            let head = has(snapshot.flags, HEAD_KNOWN).then_some(snapshot.head);
             if off {
                 let slice = difference(&snapshot.total, &position.total);
                 let lost = snapshot.seq - position.seq;
@@ -457,7 +457,7 @@ impl Timeline {
                     Some(Position { at: snapshot.since, seq: snapshot.seq, total: snapshot.total });
             }
         }
-        let known = snapshot.flags & thread::HEAD_KNOWN != 0;
+        let known = has(snapshot.flags, HEAD_KNOWN);
         if is(wire::Phase::Off) && known && !end {
             self.open_wait(snapshot, context);
         }
@@ -527,7 +527,7 @@ impl Timeline {
         };
         // The lane's own last word is better than the head the kernel read: both when it was
         // released by the thread itself and when it was read at the thread's death.
-        let head = self.released(context).or((exit.flags & HEAD_KNOWN != 0).then_some(exit.head));
+        let head = self.released(context).or(has(exit.flags, HEAD_KNOWN).then_some(exit.head));
         let slice = difference(&exit.total, &position.total);
         let lost = exit.seq.saturating_sub(position.seq);
         self.turns.push(Turn::Clear { at: exit.exiting_at });
