@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use hotspan::{
     model::state::State,
-    store::{Sort, SpanFilter, sqlite::Reader},
+    store::{self, Sort, SpanFilter, sqlite::Reader},
 };
 use hotspan_tests::service::Place;
 
@@ -37,10 +37,12 @@ pub(crate) fn to_reader(reader: &Reader, contents: &Contents, lines: &mut Vec<Li
     let mut random = Random::new(11);
     let times = timed(DOCUMENTS, || {
         let known = pick(&mut random, contents);
-        let spans = reader.spans(Some(known.trace_id), known.span_id)?;
-        ensure!(!spans.is_empty(), "a span that was stored is not there");
-        reader.details(&spans)?;
-        Ok(())
+        store::answer(reader, |snapshot| {
+            let spans = snapshot.spans(Some(known.trace_id), known.span_id)?;
+            ensure!(!spans.is_empty(), "a span that was stored is not there");
+            snapshot.details(&spans)?;
+            Ok(())
+        })
     })?;
     lines.extend(answers("store: span document", &times, Some(DOCUMENT_MS)));
     for sort in [Sort::Newest, Sort::Slowest] {
@@ -48,7 +50,8 @@ pub(crate) fn to_reader(reader: &Reader, contents: &Contents, lines: &mut Vec<Li
             let mut found = 0;
             let times = timed(SEARCHES, || {
                 let filter = filter(kind, sort, &mut random, contents);
-                found += reader.search(&filter)?.spans.len();
+                let answer = store::answer(reader, |snapshot| snapshot.search(&filter));
+                found += answer?.spans.len();
                 Ok(())
             })?;
             let quantity = format!("store: search {sort:?}, {kind}").to_lowercase();
@@ -62,7 +65,8 @@ pub(crate) fn to_reader(reader: &Reader, contents: &Contents, lines: &mut Vec<Li
         let process = &contents.processes[random.below(contents.processes.len() as u64) as usize];
         let room = (contents.to - contents.from).saturating_sub(60 * SECOND);
         let from = contents.from + random.below(room.max(1));
-        reader.process(process, from, from + 60 * SECOND)?;
+        let until = from + 60 * SECOND;
+        store::answer(reader, |snapshot| snapshot.process(process, from, until))?;
         Ok(())
     })?;
     lines.extend(answers("store: 60 s of a process", &times, None));

@@ -168,12 +168,13 @@ fn report(
     recorded: Vec<RecordedDocument>,
     options: &Options<'_>,
 ) -> anyhow::Result<Report> {
-    let spans: Vec<_> = store.view().all().collect();
+    let view = store.view();
+    let spans: Vec<_> = view.all().collect();
     let (spans, nested) = match options.requests {
-        true => report::requests(&spans, store)?,
-        false => (report::spans(&spans, store)?, 0),
+        true => report::requests(&spans, &view)?,
+        false => (report::spans(&spans, &view)?, 0),
     };
-    let Accounting { loss, conservation } = Accounting::of(store)?;
+    let Accounting { loss, conservation } = Accounting::of(&view)?;
     let threads = report::threads(threads);
     Ok(Report { spans, nested, recorded, threads, loss, conservation })
 }

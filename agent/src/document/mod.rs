@@ -1,5 +1,6 @@
 //! What is shown, wherever it is shown: a span's document and what it sums.
 
+pub mod answer;
 pub mod assemble;
 pub mod conservation;
 pub mod methods;

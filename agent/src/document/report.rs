@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     link::ThreadAccount,
-    store::{Source, SourceError, account::SpanAccount},
+    store::{Snapshot, SourceError, account::SpanAccount},
 };
 
 /// What was captured, and what became of it.
@@ -22,16 +22,19 @@ pub struct Accounting {
 }
 
 /// A document of every span.
-pub fn spans(spans: &[SpanAccount], store: &dyn Source) -> Result<Vec<SpanDocument>, SourceError> {
+pub fn spans(
+    spans: &[SpanAccount],
+    snapshot: &dyn Snapshot,
+) -> Result<Vec<SpanDocument>, SourceError> {
     let trace = Trace::new(spans);
-    spans.iter().map(|span| document(span, &trace, Scope::Span, store)).collect()
+    spans.iter().map(|span| document(span, &trace, Scope::Span, snapshot)).collect()
 }
 
 /// Documents of the spans that have no parent in their process, each with all its descendants there:
 /// what a person calls a request. Second: how many spans are part of others.
 pub fn requests(
     spans: &[SpanAccount],
-    store: &dyn Source,
+    snapshot: &dyn Snapshot,
 ) -> Result<(Vec<SpanDocument>, usize), SourceError> {
     let key = |span: &SpanAccount, id| (span.trace_id, id, span.process.identity.pid);
     let known: HashSet<_> = spans.iter().map(|span| key(span, span.span_id)).collect();
@@ -41,7 +44,7 @@ pub fn requests(
     let trace = Trace::new(spans);
     let roots = spans.iter().filter(is_root);
     let documents: Result<Vec<SpanDocument>, _> =
-        roots.map(|span| document(span, &trace, Scope::Children, store)).collect();
+        roots.map(|span| document(span, &trace, Scope::Children, snapshot)).collect();
     let documents = documents?;
     let nested = spans.len() - documents.len();
     Ok((documents, nested))
@@ -51,11 +54,11 @@ fn document(
     span: &SpanAccount,
     trace: &Trace<'_>,
     scope: Scope,
-    store: &dyn Source,
+    snapshot: &dyn Snapshot,
 ) -> Result<SpanDocument, SourceError> {
     let family = Family::new(span, trace);
     let members: Vec<SpanAccount> = family.members(scope).into_iter().cloned().collect();
-    Ok(family.document(scope, &store.details(&members)?))
+    Ok(family.document(scope, &snapshot.details(&members)?))
 }
 
 /// Accounts of threads, in order of their ids.
@@ -78,8 +81,8 @@ pub fn threads(accounts: Vec<ThreadAccount>) -> Vec<ThreadDocument> {
 
 impl Accounting {
     /// That of the only run in a store.
-    pub fn of(store: &dyn Source) -> Result<Self, SourceError> {
-        let Some(record) = store.runs()?.into_iter().next() else { return Ok(Self::default()) };
+    pub fn of(snapshot: &dyn Snapshot) -> Result<Self, SourceError> {
+        let Some(record) = snapshot.runs()?.into_iter().next() else { return Ok(Self::default()) };
         let loss = conservation::by_reason(&record.account.loss);
         Ok(Self { loss, conservation: conservation::of(&record, false) })
     }

@@ -10,7 +10,8 @@ use std::{
 };
 
 use super::{
-    Body, Entry, Found, RunRecord, Sink, SinkError, Source, SourceError, SpanFilter, StoreHealth,
+    Body, Entry, Found, RunRecord, Sink, SinkError, Snapshot, Source, SourceError, SpanFilter,
+    StoreHealth,
     account::{Details, ProcessKey, ProcessSlice, Sample, SpanAccount, Wait},
     rules::{self, MAX_DEPTH, MAX_FOUND, SpanKey, SpanSum, cap, capped, share, sum},
 };
@@ -112,7 +113,7 @@ impl MemoryView {
         order.into_iter().map(|index| self.0.spans[index].account())
     }
 
-    /// See [`Source::search`].
+    /// See [`Snapshot::search`].
     pub fn search(&self, filter: &SpanFilter) -> Found {
         let mut spans: Vec<SpanAccount> = (self.0.spans.iter())
             .filter(|span| filter.accepts(&span.sum.account))
@@ -125,19 +126,19 @@ impl MemoryView {
         Found { spans, truncated }
     }
 
-    /// See [`Source::spans`].
+    /// See [`Snapshot::spans`].
     pub fn spans(&self, trace: Option<TraceId>, span_id: SpanId) -> Vec<SpanAccount> {
         let mut spans = self.0.accounts(self.0.by_id.get(&span_id));
         spans.retain(|span| trace.is_none_or(|trace| span.trace_id == trace));
         spans
     }
 
-    /// See [`Source::trace`].
+    /// See [`Snapshot::trace`].
     pub fn trace(&self, trace: TraceId) -> Vec<SpanAccount> {
         self.0.accounts(self.0.by_trace.get(&trace))
     }
 
-    /// See [`Source::details`].
+    /// See [`Snapshot::details`].
     pub fn details(&self, spans: &[SpanAccount]) -> Details {
         let (mut samples, mut waits) = (Vec::new(), Waits::default());
         let keys: HashSet<SpanKey> = spans.iter().map(rules::key).collect();
@@ -152,7 +153,7 @@ impl MemoryView {
         Details { samples: self.0.samples(samples), waits: waits.0.into_iter().map(wait).collect() }
     }
 
-    /// See [`Source::process`].
+    /// See [`Snapshot::process`].
     pub fn process(&self, process: &ProcessKey, from: u64, to: u64) -> ProcessSlice {
         let mut slice = ProcessSlice::default();
         let Some(held) = self.0.processes.get(&id_of(process)) else { return slice };
@@ -165,7 +166,7 @@ impl MemoryView {
         slice
     }
 
-    /// See [`Source::runs`].
+    /// See [`Snapshot::runs`].
     pub fn runs(&self) -> Vec<RunRecord> {
         self.0.runs.values().cloned().collect()
     }
@@ -178,8 +179,18 @@ impl MemoryView {
 }
 
 impl Source for MemoryStore {
+    fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, SourceError> {
+        Ok(Box::new(self.view()))
+    }
+
+    fn health(&self) -> Result<StoreHealth, SourceError> {
+        Ok(self.view().health())
+    }
+}
+
+impl Snapshot for MemoryView {
     fn search(&self, filter: &SpanFilter) -> Result<Found, SourceError> {
-        Ok(self.view().search(filter))
+        Ok(self.search(filter))
     }
 
     fn spans(
@@ -187,15 +198,15 @@ impl Source for MemoryStore {
         trace: Option<TraceId>,
         span_id: SpanId,
     ) -> Result<Vec<SpanAccount>, SourceError> {
-        Ok(self.view().spans(trace, span_id))
+        Ok(self.spans(trace, span_id))
     }
 
     fn trace(&self, trace: TraceId) -> Result<Vec<SpanAccount>, SourceError> {
-        Ok(self.view().trace(trace))
+        Ok(self.trace(trace))
     }
 
     fn details(&self, spans: &[SpanAccount]) -> Result<Details, SourceError> {
-        Ok(self.view().details(spans))
+        Ok(self.details(spans))
     }
 
     fn process(
@@ -204,15 +215,11 @@ impl Source for MemoryStore {
         from: u64,
         to: u64,
     ) -> Result<ProcessSlice, SourceError> {
-        Ok(self.view().process(process, from, to))
+        Ok(self.process(process, from, to))
     }
 
     fn runs(&self) -> Result<Vec<RunRecord>, SourceError> {
-        Ok(self.view().runs())
-    }
-
-    fn health(&self) -> Result<StoreHealth, SourceError> {
-        Ok(self.view().health())
+        Ok(self.runs())
     }
 }
 

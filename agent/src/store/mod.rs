@@ -9,4 +9,9 @@ mod source;
 pub mod sqlite;
 
 pub use sink::{Body, Entry, Sink, SinkError};
-pub use source::{Found, RunRecord, SetAside, Sort, Source, SourceError, SpanFilter, StoreHealth};
+#[cfg(test)]
+pub(crate) use source::Questions;
+pub use source::{
+    Found, RunRecord, SetAside, Snapshot, Sort, Source, SourceError, SpanFilter, StoreHealth,
+    answer,
+};

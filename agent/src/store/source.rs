@@ -22,29 +22,57 @@ pub enum SourceError {
 
 /// The store, as far as it is read.
 pub trait Source: Send + Sync + 'static {
+    /// All of it as it is now. [`answer`] is how to ask it.
+    fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, SourceError>;
+    /// How the store is.
+    fn health(&self) -> Result<StoreHealth, SourceError>;
+}
+
+/// The store as it was at one moment: whatever is appended meanwhile, everything that is asked of one
+/// snapshot is of one state. To be dropped soon, since it holds up what the store does for itself.
+pub trait Snapshot {
     /// Spans a filter lets through.
     fn search(&self, filter: &SpanFilter) -> Result<Found, SourceError>;
-    /// Spans with an id, in every process that published it.
+    /// Spans with an id, in every process that published it, in order of start.
     fn spans(
         &self,
         trace: Option<TraceId>,
         span_id: SpanId,
     ) -> Result<Vec<SpanAccount>, SourceError>;
-    /// Every span of a trace.
+    /// Every span of a trace, in order of start.
     fn trace(&self, trace: TraceId) -> Result<Vec<SpanAccount>, SourceError>;
-    /// The rows behind spans.
+    /// The rows behind spans: samples in order of time, waits summed per state and cause.
     fn details(&self, spans: &[SpanAccount]) -> Result<Details, SourceError>;
-    /// A process over a stretch of its host's CLOCK_MONOTONIC.
+    /// A process from `from` until before `to`, CLOCK_MONOTONIC of its host.
     fn process(
         &self,
         process: &ProcessKey,
         from: u64,
         to: u64,
     ) -> Result<ProcessSlice, SourceError>;
-    /// Every run of an agent that anything is stored of.
+    /// Every run of an agent that anything is stored of, in order of id.
     fn runs(&self) -> Result<Vec<RunRecord>, SourceError>;
-    /// How the store is.
-    fn health(&self) -> Result<StoreHealth, SourceError>;
+    /// Whether a part of the store turned out to be damaged meanwhile: that part is set aside, and an
+    /// answer that failed may start over on a new snapshot, which is without it.
+    fn is_spoiled(&self) -> bool {
+        false
+    }
+}
+
+/// Has a whole answer made from one snapshot. When the store sets a part aside meanwhile the answer
+/// starts over on what is left, so `question` may be asked more than once; each time there is a part
+/// less.
+pub fn answer<T, E: From<SourceError>>(
+    source: &(impl Source + ?Sized),
+    question: impl Fn(&dyn Snapshot) -> Result<T, E>,
+) -> Result<T, E> {
+    loop {
+        let snapshot = source.snapshot()?;
+        let answer = question(&*snapshot);
+        if answer.is_ok() || !snapshot.is_spoiled() {
+            return answer;
+        }
+    }
 }
 
 /// Which spans, and how many.
@@ -157,3 +185,43 @@ impl Default for SpanFilter {
         }
     }
 }
+
+/// Single questions, each answered from a snapshot of its own.
+#[cfg(test)]
+pub(crate) trait Questions: Source {
+    fn search(&self, filter: &SpanFilter) -> Result<Found, SourceError> {
+        answer(self, |snapshot| snapshot.search(filter))
+    }
+
+    fn spans(
+        &self,
+        trace: Option<TraceId>,
+        span_id: SpanId,
+    ) -> Result<Vec<SpanAccount>, SourceError> {
+        answer(self, |snapshot| snapshot.spans(trace, span_id))
+    }
+
+    fn trace(&self, trace: TraceId) -> Result<Vec<SpanAccount>, SourceError> {
+        answer(self, |snapshot| snapshot.trace(trace))
+    }
+
+    fn details(&self, spans: &[SpanAccount]) -> Result<Details, SourceError> {
+        answer(self, |snapshot| snapshot.details(spans))
+    }
+
+    fn process(
+        &self,
+        process: &ProcessKey,
+        from: u64,
+        to: u64,
+    ) -> Result<ProcessSlice, SourceError> {
+        answer(self, |snapshot| snapshot.process(process, from, to))
+    }
+
+    fn runs(&self) -> Result<Vec<RunRecord>, SourceError> {
+        answer(self, |snapshot| snapshot.runs())
+    }
+}
+
+#[cfg(test)]
+impl<S: Source + ?Sized> Questions for S {}

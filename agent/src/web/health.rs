@@ -105,7 +105,7 @@ struct Session {
 /// `/api/health`
 pub(super) async fn answer(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ApiError> {
     Parameters::of(&uri, &[])?;
-    let (runs, store) = app.ask(|source| Ok((source.runs()?, source.health()?))).await?;
+    let (runs, store) = app.runs_and_store().await?;
     let mut health = Health::of(&runs, store, app.live.state(), unix_now());
     health.version.clone_from(&app.settings.version);
     health.uptime_ns = app.started.elapsed().as_nanos() as u64;

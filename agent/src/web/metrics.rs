@@ -27,7 +27,7 @@ use crate::store::StoreHealth;
 /// `/metrics`
 pub(super) async fn answer(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ApiError> {
     Parameters::of(&uri, &[])?;
-    let (runs, store) = app.ask(|source| Ok((source.runs()?, source.health()?))).await?;
+    let (runs, store) = app.runs_and_store().await?;
     let live = app.live.state();
     let health = Health::of(&runs, store.clone(), live.clone(), unix_now());
     let mut text = Exposition::default();

@@ -27,7 +27,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{model::clock::unix_now_ns as unix_now, store::Source};
+use crate::{
+    model::clock::unix_now_ns as unix_now,
+    store::{RunRecord, Snapshot, Source, SourceError, StoreHealth, answer},
+};
 use connection::{CONNECTIONS, Limited, SILENCE};
 use error::ApiError;
 use live::Live;
@@ -180,6 +183,23 @@ impl App {
             answered.await.unwrap_or_else(|error| Err(ApiError::internal(error.to_string())))
         };
         timeout(ANSWER_WITHIN, answer).await.unwrap_or_else(|_| Err(ApiError::slow()))
+    }
+
+    /// Has `question` answered from one snapshot of the store; it may be asked again.
+    async fn answer<T: Send + 'static>(
+        &self,
+        question: impl Fn(&dyn Snapshot) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        self.ask(move |source| answer(source, question)).await
+    }
+
+    /// What health and metrics are made of.
+    async fn runs_and_store(&self) -> Result<(Vec<RunRecord>, StoreHealth), ApiError> {
+        self.ask(|source| {
+            let runs = answer::<_, SourceError>(source, |snapshot| snapshot.runs())?;
+            Ok((runs, source.health()?))
+        })
+        .await
     }
 
     fn count(&self, route: &'static str, status: u16) {

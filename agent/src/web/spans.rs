@@ -1,7 +1,7 @@
 //! `/api/spans` and `/api/span/...`: the span documents.
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::BTreeSet,
     str::FromStr,
     sync::Arc,
 };
@@ -16,14 +16,15 @@ use serde::Serialize;
 use super::{App, error::ApiError, json, parameters::Parameters};
 use crate::{
     document::{
-        assemble::{Family, Scope, Trace},
-        span::{SpanDocument, SpanSummary},
+        answer,
+        assemble::Scope,
+        span::SpanSummary,
     },
     model::{
         id::{SpanId, TraceId},
         state::State as SpanState,
     },
-    store::{Sort, Source, SourceError, SpanFilter, account::SpanAccount},
+    store::{Snapshot, Sort, SpanFilter, account::SpanAccount},
 };
 
 const LIMIT: usize = 100;
@@ -40,9 +41,9 @@ struct List {
 pub(super) async fn list(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ApiError> {
     let filter = filter(&uri)?;
     let text = app
-        .ask(move |source| {
-            let found = source.search(&filter)?;
-            let spans = summaries(source, &found.spans)?;
+        .answer(move |snapshot| {
+            let found = snapshot.search(&filter)?;
+            let spans = answer::summaries(snapshot, &found.spans)?;
             written(&List { spans, truncated: found.truncated })
         })
         .await?;
@@ -81,10 +82,10 @@ async fn one(
     let scope = parameters.word("scope", &scopes, Scope::from_key)?.unwrap_or_default();
     let pid: Option<u32> = parameters.number("pid")?;
     let text = app
-        .ask(move |source| {
-            let mut spans = source.spans(trace, span_id)?;
+        .answer(move |snapshot| {
+            let mut spans = snapshot.spans(trace, span_id)?;
             spans.retain(|span| pid.is_none_or(|pid| span.process.identity.pid == pid));
-            written(&document(source, &chosen(source, trace, span_id, spans)?, scope)?)
+            written(&answer::document(snapshot, &chosen(snapshot, trace, span_id, spans)?, scope)?)
         })
         .await?;
     Ok(json(text).into_response())
@@ -93,7 +94,7 @@ async fn one(
 /// The span meant. The same ids published by two processes are two accounts: the one that began
 /// first is told, so that nobody takes another's place by repeating its ids later; `pid` has others.
 fn chosen(
-    source: &dyn Source,
+    snapshot: &dyn Snapshot,
     trace: Option<TraceId>,
     span_id: SpanId,
     mut spans: Vec<SpanAccount>,
@@ -101,52 +102,15 @@ fn chosen(
     spans.sort_by_key(|span| (span.start_unix_ns, span.process.identity.pid));
     let traces: BTreeSet<TraceId> = spans.iter().map(|span| span.trace_id).collect();
     if traces.len() > 1 {
-        return Err(ApiError::ambiguous(&span_id.to_string(), summaries(source, &spans)?));
+        return Err(ApiError::ambiguous(
+            &span_id.to_string(),
+            answer::summaries(snapshot, &spans)?,
+        ));
     }
     spans.into_iter().next().ok_or_else(|| {
         let trace = trace.map(|trace| format!("{trace}/")).unwrap_or_default();
         ApiError::no_such_span(&(trace + &span_id.to_string()))
     })
-}
-
-fn document(
-    source: &dyn Source,
-    span: &SpanAccount,
-    scope: Scope,
-) -> Result<SpanDocument, SourceError> {
-    let trace = source.trace(span.trace_id)?;
-    let trace = Trace::new(&trace);
-    let family = Family::new(span, &trace);
-    Ok(match scope.window(span) {
-        Some((from, to)) => {
-            family.process_document(scope, &source.process(&span.process, from, to)?)
-        }
-        None => {
-            let members: Vec<SpanAccount> = family.members(scope).into_iter().cloned().collect();
-            family.document(scope, &source.details(&members)?)
-        }
-    })
-}
-
-fn summaries(source: &dyn Source, spans: &[SpanAccount]) -> Result<Vec<SpanSummary>, SourceError> {
-    let mut traces: HashMap<TraceId, Vec<SpanAccount>> = HashMap::new();
-    let mut summaries = Vec::with_capacity(spans.len());
-    for span in spans {
-        let nobody = Trace::default();
-        let alone = Family::new(span, &nobody).summary();
-        // Who was active all the time needs no descendants to tell so: most of a long list.
-        if alone.off_thread_ns == 0 {
-            summaries.push(SpanSummary(alone));
-            continue;
-        }
-        let trace = match traces.entry(span.trace_id) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(source.trace(span.trace_id)?),
-        };
-        let trace = Trace::new(trace);
-        summaries.push(SpanSummary(Family::new(span, &trace).summary()));
-    }
-    Ok(summaries)
 }
 
 fn filter(uri: &Uri) -> Result<SpanFilter, ApiError> {

@@ -16,6 +16,7 @@ mod admission;
 mod books;
 mod limits;
 pub(crate) mod memory;
+mod one_state;
 mod routes;
 pub(crate) mod shop;
 

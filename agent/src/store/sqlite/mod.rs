@@ -32,6 +32,7 @@ mod rows;
 mod run;
 mod schema;
 mod search;
+mod snapshot;
 mod span_row;
 mod view;
 mod writer;

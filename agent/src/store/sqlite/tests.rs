@@ -33,7 +33,7 @@ use crate::{
         state::{State, StateTimes},
     },
     store::{
-        Body, Entry, Found, RunRecord, SetAside, StoreHealth,
+        Body, Entry, Found, Questions as _, RunRecord, SetAside, StoreHealth,
         account::{ProcessKey, SpanAccount},
         rules::PARTS_MISSING,
     },

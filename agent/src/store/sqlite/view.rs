@@ -1,5 +1,5 @@
-//! One part as readers see it: a read-only connection, pinned to one state of the part while a call
-//! lasts, with what it remembers of the dictionary. And the sum of a span over several of them.
+//! One part as readers see it: a read-only connection, pinned to one state of the part while a
+//! snapshot lasts, with what it remembers of the dictionary. And the sum of a span over several of them.
 
 use std::collections::HashMap;
 
@@ -49,7 +49,12 @@ impl View {
 
     /// Holds the part still until [`Self::unpin`].
     pub fn pin(&self) -> Result<(), StoreError> {
-        self.conn.execute_batch("BEGIN").map_err(|error| self.error(error.into()))
+        let pinned = (|| {
+            self.conn.execute_batch("BEGIN")?;
+            // SQLite fixes the state of a transaction at its first read.
+            self.conn.prepare_cached("SELECT 1 FROM meta LIMIT 1")?.query_row([], |_| Ok(()))
+        })();
+        pinned.map_err(|error| self.error(error.into()))
     }
 
     /// False when the connection is of no more use.

@@ -1,34 +1,38 @@
-//! A store in memory.
+//! What the API is served from: a store in memory that fails, waits or grows when a test wants it to.
 
-use std::{
-    collections::HashMap,
-    sync::{Condvar, Mutex},
-};
+use std::sync::{Arc, Condvar, Mutex};
 
 use crate::{
-    model::id::{SpanId, TraceId},
+    model::{
+        batch::{Batch, Run},
+        id::{SpanId, TraceId},
+    },
     store::{
-        Found, RunRecord, Sort, Source, SourceError, SpanFilter, StoreHealth,
+        Body, Entry, Found, RunRecord, Sink as _, Snapshot, Source, SourceError, SpanFilter,
+        StoreHealth,
         account::{Details, ProcessKey, ProcessSlice, SpanAccount},
+        memory::{MemoryStore, MemoryView},
     },
     web::live::{CollectorState, Live},
 };
 
-/// What a store holds.
+/// A store and what is around it.
 #[derive(Default)]
 pub(crate) struct Memory {
-    pub(crate) spans: Vec<SpanAccount>,
-    pub(crate) details: HashMap<SpanId, Details>,
-    pub(crate) slice: ProcessSlice,
+    pub(crate) store: MemoryStore,
+    /// In place of the store's own.
     pub(crate) runs: Vec<RunRecord>,
+    /// In place of the store's own.
     pub(crate) health: StoreHealth,
     pub(crate) live: CollectorState,
     /// Every call fails so.
     pub(crate) failure: Option<SourceError>,
     /// Searches wait here while it is closed: how many do, and whether it is open.
-    pub(crate) gate: std::sync::Arc<(Mutex<(usize, bool)>, Condvar)>,
+    pub(crate) gate: Arc<(Mutex<(usize, bool)>, Condvar)>,
     /// Searches asked for.
-    pub(crate) asked: std::sync::Arc<Mutex<Vec<SpanFilter>>>,
+    pub(crate) asked: Arc<Mutex<Vec<SpanFilter>>>,
+    /// Before every question one of these is appended, the last one first.
+    pub(crate) growth: Arc<Mutex<Vec<Batch>>>,
 }
 
 /// A collector that does not change.
@@ -41,42 +45,55 @@ impl Live for Sessions {
 }
 
 impl Memory {
+    /// Stores the next batch of the one agent there is.
+    pub(crate) fn append(&self, batch: Batch) {
+        let mut store = self.store.clone();
+        let run = Arc::new(Run { boot_id: "boot".to_owned(), ..Run::default() });
+        let sequence = store.durable(run.id) + 1;
+        store.append(&[Entry { run, sequence, body: Body::Batch(batch) }]).unwrap();
+    }
+
     fn fail(&self) -> Result<(), SourceError> {
         self.failure.clone().map_or(Ok(()), Err)
     }
 }
 
 impl Source for Memory {
-    fn search(&self, filter: &SpanFilter) -> Result<Found, SourceError> {
+    fn snapshot(&self) -> Result<Box<dyn Snapshot + '_>, SourceError> {
         self.fail()?;
-        self.asked.lock().unwrap().push(filter.clone());
-        let (state, changed) = &*self.gate;
+        Ok(Box::new(Observed { memory: self, view: self.store.view() }))
+    }
+
+    fn health(&self) -> Result<StoreHealth, SourceError> {
+        self.fail()?;
+        Ok(self.health.clone())
+    }
+}
+
+/// A view whose questions are noticed.
+struct Observed<'a> {
+    memory: &'a Memory,
+    view: MemoryView,
+}
+
+impl Observed<'_> {
+    fn view(&self) -> &MemoryView {
+        if let Some(batch) = self.memory.growth.lock().unwrap().pop() {
+            self.memory.append(batch);
+        }
+        &self.view
+    }
+}
+
+impl Snapshot for Observed<'_> {
+    fn search(&self, filter: &SpanFilter) -> Result<Found, SourceError> {
+        self.memory.asked.lock().unwrap().push(filter.clone());
+        let (state, changed) = &*self.memory.gate;
         let mut state = state.lock().unwrap();
         state.0 += 1;
         changed.notify_all();
         drop(changed.wait_while(state, |(_, open)| !*open).unwrap());
-        let mut spans: Vec<SpanAccount> = self
-            .spans
-            .iter()
-            .filter(|span| {
-                let identity = &span.process.identity;
-                filter.service.as_deref().is_none_or(|service| service == &*identity.service)
-                    && filter.name.as_deref().is_none_or(|name| name == &*span.name)
-                    && filter.pid.is_none_or(|pid| pid == identity.pid)
-                    && filter.state.is_none_or(|state| span.states.get(state) > 0)
-                    && filter.from_unix_ns.is_none_or(|from| span.start_unix_ns >= from)
-                    && filter.to_unix_ns.is_none_or(|to| span.start_unix_ns <= to)
-                    && span.wall_ns() >= filter.min_ns
-            })
-            .cloned()
-            .collect();
-        match filter.sort {
-            Sort::Newest => spans.sort_by_key(|span| std::cmp::Reverse(span.start_unix_ns)),
-            Sort::Slowest => spans.sort_by_key(|span| std::cmp::Reverse(span.wall_ns())),
-        }
-        let truncated = spans.len() > filter.limit;
-        spans.truncate(filter.limit);
-        Ok(Found { spans, truncated })
+        Ok(self.view().search(filter))
     }
 
     fn spans(
@@ -84,45 +101,27 @@ impl Source for Memory {
         trace: Option<TraceId>,
         span_id: SpanId,
     ) -> Result<Vec<SpanAccount>, SourceError> {
-        self.fail()?;
-        let spans = self.spans.iter().filter(|span| {
-            span.span_id == span_id && trace.is_none_or(|trace| span.trace_id == trace)
-        });
-        Ok(spans.cloned().collect())
+        Ok(self.view().spans(trace, span_id))
     }
 
     fn trace(&self, trace: TraceId) -> Result<Vec<SpanAccount>, SourceError> {
-        self.fail()?;
-        Ok(self.spans.iter().filter(|span| span.trace_id == trace).cloned().collect())
+        Ok(self.view().trace(trace))
     }
 
     fn details(&self, spans: &[SpanAccount]) -> Result<Details, SourceError> {
-        self.fail()?;
-        let mut all = Details::default();
-        for details in spans.iter().filter_map(|span| self.details.get(&span.span_id)) {
-            all.samples.extend(details.samples.iter().cloned());
-            all.waits.extend(details.waits.iter().cloned());
-        }
-        Ok(all)
+        Ok(self.view().details(spans))
     }
 
     fn process(
         &self,
-        _process: &ProcessKey,
-        _from: u64,
-        _to: u64,
+        process: &ProcessKey,
+        from: u64,
+        to: u64,
     ) -> Result<ProcessSlice, SourceError> {
-        self.fail()?;
-        Ok(self.slice.clone())
+        Ok(self.view().process(process, from, to))
     }
 
     fn runs(&self) -> Result<Vec<RunRecord>, SourceError> {
-        self.fail()?;
-        Ok(self.runs.clone())
-    }
-
-    fn health(&self) -> Result<StoreHealth, SourceError> {
-        self.fail()?;
-        Ok(self.health.clone())
+        Ok(self.memory.runs.clone())
     }
 }

@@ -7,14 +7,15 @@ use serde_json::Value;
 use super::{
     Api,
     memory::Memory,
-    shop::{CART, CHECKOUT, TRACE},
+    shop::{CART, CHECKOUT, TRACE, batch_of},
 };
 use crate::{
     document::{
         assemble::{Family, Scope, Trace},
         span::SpanDocument,
     },
-    store::{Sort, Source as _, SourceError, SpanFilter, account::SpanAccount},
+    model::id::SpanId,
+    store::{Sort, SourceError, SpanFilter, account::SpanAccount},
 };
 
 fn path(id: u64) -> String {
@@ -110,18 +111,21 @@ fn a_list_holds_the_documents_without_three_keys() {
 #[test]
 fn a_span_is_told_in_every_scope() {
     let memory = Memory::shop();
-    let (spans, slice) = (memory.spans.clone(), memory.slice.clone());
-    let trace: Vec<SpanAccount> = memory.trace(TRACE).unwrap();
+    let view = memory.store.view();
+    let trace: Vec<SpanAccount> = view.trace(TRACE);
+    let span = &view.spans(Some(TRACE), SpanId(CHECKOUT.to_be_bytes()))[0];
     let of_all = Trace::new(&trace);
-    let family = Family::new(&spans[0], &of_all);
+    let family = Family::new(span, &of_all);
     let expected: Vec<SpanDocument> = Scope::ALL
         .into_iter()
-        .map(|scope| match scope.window(&spans[0]) {
-            Some(_) => family.process_document(scope, &slice),
+        .map(|scope| match scope.window(span) {
+            Some((from, to)) => {
+                family.process_document(scope, &view.process(&span.process, from, to))
+            }
             None => {
                 let members: Vec<SpanAccount> =
                     family.members(scope).into_iter().cloned().collect();
-                family.document(scope, &memory.details(&members).unwrap())
+                family.document(scope, &view.details(&members))
             }
         })
         .collect();
@@ -149,12 +153,12 @@ fn sorted(mut span: SpanDocument) -> SpanDocument {
 
 #[test]
 fn a_span_id_alone_is_enough_unless_it_is_not() {
-    let mut memory = Memory::shop();
+    let memory = Memory::shop();
     // The cart's ids, published again by another process a second later.
-    let mut copy = memory.spans[1].clone();
+    let mut copy = memory.store.view().spans(None, SpanId(CART.to_be_bytes())).remove(0);
     copy.process.identity.pid = 666;
     copy.start_unix_ns += 1_000_000_000;
-    memory.spans.insert(0, copy);
+    memory.append(batch_of(&[copy]));
     let api = Api::new(memory);
     assert_eq!(api.json(&format!("/api/span/{CHECKOUT:016X}")), api.json(&path(CHECKOUT)));
     assert_eq!(api.json(&path(CART))["process"]["pid"], 812, "who was first");

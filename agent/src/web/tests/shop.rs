@@ -1,19 +1,22 @@
 //! What is in the store: a shop whose checkout waits for a lock, for a database and for a CPU.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::memory::Memory;
 use crate::{
     model::{
-        batch::{Account, AgentCost, Counts, KindAccount, ProcessIdentity, Run, SpanName},
+        batch::{
+            Account, AgentCost, Batch, Counts, KindAccount, ProcessIdentity, Run, SampleRow,
+            SpanName, SpanPart, TotalRow, WaitRow,
+        },
         cause::{Cause, CauseKind},
-        frame::{Frame, FrameKind},
+        frame::{Frame, FrameKind, Stack},
         id::{RunId, SpanId, TraceId},
         state::{State, StateTimes},
     },
     store::{
         RunRecord, StoreHealth,
-        account::{Details, ProcessKey, ProcessSlice, Sample, SpanAccount, Wait},
+        account::{ProcessKey, SpanAccount},
     },
     web::{live::Session, unix_now},
 };
@@ -145,12 +148,19 @@ impl Memory {
         twin.trace_id = TraceId([0x77; 16]);
         twin.span_id = report.span_id;
         twin.name = "GET /help".into();
+        let mut batch = batch_of(&[checkout, cart, query, home, report, twin]);
+        let of = |span, row: SampleRow| SampleRow { span: Some(span), ..row };
+        let cart_stack = ["shop::cart::total|cart.rs|41", "main"];
+        batch.samples = samples(&mut batch.stacks).into_iter().map(|row| of(0, row)).collect();
+        batch.samples.push(of(1, sample(&mut batch.stacks, K::Running, 1, &cart_stack)));
+        batch.waits = waits();
+        batch.totals = vec![TotalRow {
+            process: 0,
+            from: START,
+            to: START + 60 * MS,
+            states: times(&[(K::Running, 60 * MS), (K::Poll, 300 * MS), (K::Lock, 40 * MS)]),
+        }];
         let mut memory = Self {
-            spans: vec![checkout, cart, query, home, report, twin],
-            slice: ProcessSlice {
-                states: times(&[(K::Running, 60 * MS), (K::Poll, 300 * MS), (K::Lock, 40 * MS)]),
-                samples: samples(),
-            },
             health: StoreHealth {
                 bytes: 12_345_678,
                 parts: 2,
@@ -160,12 +170,8 @@ impl Memory {
             },
             ..Self::default()
         };
+        memory.append(batch);
         memory.gate.0.lock().unwrap().1 = true;
-        let details = Details { samples: samples(), waits: waits() };
-        memory.details.insert(SpanId(CHECKOUT.to_be_bytes()), details);
-        let cart_samples = vec![sample(K::Running, 1, &["shop::cart::total|cart.rs|41", "main"])];
-        let cart_details = Details { samples: cart_samples, waits: Vec::new() };
-        memory.details.insert(SpanId(CART.to_be_bytes()), cart_details);
         memory.runs = vec![run(RunId([1; 16]), "web-1")];
         memory.live.sessions = vec![Session {
             run_id: RunId([1; 16]),
@@ -204,8 +210,39 @@ pub(crate) fn run(id: RunId, host: &str) -> RunRecord {
     }
 }
 
+/// These spans, each as one whole addition.
+pub(crate) fn batch_of(spans: &[SpanAccount]) -> Batch {
+    let mut batch = Batch::default();
+    for span in spans {
+        let identity = &span.process.identity;
+        let known = batch.processes.iter().position(|process| process == identity);
+        let process = known.unwrap_or_else(|| {
+            batch.processes.push(identity.clone());
+            batch.processes.len() - 1
+        });
+        batch.spans.push(SpanPart {
+            trace_id: span.trace_id,
+            span_id: span.span_id,
+            parent: span.parent,
+            name: Arc::clone(&span.name),
+            process: process as u32,
+            start_unix_ns: span.start_unix_ns,
+            start: span.start,
+            end: span.end,
+            active_ns: span.active_ns,
+            states: span.states.clone(),
+            active: span.active.clone(),
+            exact: span.exact,
+            open: span.open,
+            part: 0,
+            loss: span.loss.clone(),
+        });
+    }
+    batch
+}
+
 /// `name|file|line`, innermost first; a name with a leading `k:` is the kernel's.
-fn sample(state: State, ns: u64, frames: &[&str]) -> Sample {
+fn sample(stacks: &mut Vec<Stack>, state: State, ns: u64, frames: &[&str]) -> SampleRow {
     let frames = frames.iter().map(|text| {
         let mut parts = text.split('|');
         let name = parts.next().unwrap_or_default();
@@ -216,10 +253,12 @@ fn sample(state: State, ns: u64, frames: &[&str]) -> Sample {
             kind: if name.starts_with("k:") { FrameKind::Kernel } else { FrameKind::Native },
         }
     });
-    Sample { at: START, tid: 813, stack: Some(frames.collect()), state, ns }
+    stacks.push(frames.collect());
+    let stack = Some(stacks.len() as u32 - 1);
+    SampleRow { at: START, tid: 813, stack, state, ns, ..SampleRow::default() }
 }
 
-fn samples() -> Vec<Sample> {
+fn samples(stacks: &mut Vec<Stack>) -> Vec<SampleRow> {
     const BASE: [&str; 4] = [
         "shop::http::serve|http.rs|88",
         "tokio::runtime::task::harness::Harness<T,S>::poll|harness.rs|153",
@@ -229,6 +268,7 @@ fn samples() -> Vec<Sample> {
     let stack = |top: &[&'static str]| -> Vec<&'static str> {
         top.iter().copied().chain(["shop::checkout::handle|checkout.rs|20"]).chain(BASE).collect()
     };
+    let mut sample = |state, ns, frames: &[&str]| sample(stacks, state, ns, frames);
     vec![
         sample(State::Running, 400, &stack(&["shop::cart::total|cart.rs|41"])),
         sample(
@@ -253,9 +293,10 @@ fn samples() -> Vec<Sample> {
     ]
 }
 
-fn waits() -> Vec<Wait> {
-    let wait = |state, kind, name: &str, pid, ns, count, span| Wait {
-        state,
+fn waits() -> Vec<WaitRow> {
+    let wait = |state, kind, name: &str, pid, ns, count, span| WaitRow {
+        span: 0,
+        state: state,
         cause: Cause { kind, name: name.into(), pid, tid: pid, span },
         ns,
         count,
