@@ -3,7 +3,18 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::model::batch::Run;
+use crate::{
+    model::batch::Run,
+    store::conformance::{self, Subject},
+};
+
+fn subject() -> Subject {
+    let store = MemoryStore::default();
+    let source = Arc::new(store.clone());
+    Subject { sink: Box::new(store), source, set_clock: Box::new(|_| ()), _kept: Box::new(()) }
+}
+
+conformance::conforms!(subject);
 
 fn entry(sequence: u64, span: u16, start: u64) -> Entry {
     let mut span_id = [0; 8];

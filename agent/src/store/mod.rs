@@ -8,6 +8,11 @@ mod sink;
 mod source;
 pub mod sqlite;
 
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod synthetic;
+
 pub use sink::{Body, Entry, Sink, SinkError};
 #[cfg(test)]
 pub(crate) use source::Questions;

@@ -1,10 +1,6 @@
 //! `/api/spans` and `/api/span/...`: the span documents.
 
-use std::{
-    collections::BTreeSet,
-    str::FromStr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, str::FromStr, sync::Arc};
 
 use axum::{
     extract::{Path, State, rejection::PathRejection},
@@ -15,11 +11,7 @@ use serde::Serialize;
 
 use super::{App, error::ApiError, json, parameters::Parameters};
 use crate::{
-    document::{
-        answer,
-        assemble::Scope,
-        span::SpanSummary,
-    },
+    document::{answer, assemble::Scope, span::SpanSummary},
     model::{
         id::{SpanId, TraceId},
         state::State as SpanState,

@@ -38,8 +38,6 @@ mod view;
 mod writer;
 
 #[cfg(test)]
-mod synthetic;
-#[cfg(test)]
 mod tests;
 
 use std::{path::PathBuf, time::Duration};

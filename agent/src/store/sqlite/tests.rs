@@ -1,13 +1,12 @@
 //! The store on real files: appending, merging, parts, cursors, and who may open it.
 
+mod conformance;
 mod crash;
 mod damage;
 mod gone;
-mod hostile;
 mod measure;
 mod model;
 mod retention;
-mod search;
 
 use std::{
     fs,
@@ -20,30 +19,21 @@ use std::{
     time::Duration,
 };
 
-use super::{synthetic::Host, *};
+use super::*;
 use crate::{
     model::{
-        batch::{
-            Account, Batch, Counts, Gap, ProcessIdentity, Run, SampleRow, SpanPart, TotalRow,
-            WaitRow,
-        },
+        batch::{Counts, Gap, ProcessIdentity, SampleRow, SpanPart, WaitRow},
         cause::Cause,
-        frame::{Frame, FrameKind},
         id::{RunId, SpanId, TraceId},
-        state::{State, StateTimes},
+        state::State,
     },
     store::{
         Body, Entry, Found, Questions as _, RunRecord, SetAside, StoreHealth,
         account::{ProcessKey, SpanAccount},
         rules::PARTS_MISSING,
+        synthetic::{DAY, HOUR, Host, MIDNIGHT, SECOND, entry, one_span, only, run, times},
     },
 };
-
-const SECOND: u64 = 1_000_000_000;
-const HOUR: u64 = 3_600 * SECOND;
-const DAY: u64 = 24 * HOUR;
-/// 2026-10-01 00:00 UTC.
-const MIDNIGHT: u64 = 20_727 * DAY;
 
 /// A directory that goes with it.
 struct TempDir(PathBuf);
@@ -114,80 +104,6 @@ impl Bench {
     }
 }
 
-fn run(id: u8) -> Arc<Run> {
-    Arc::new(Run { id: RunId([id; 16]), boot_id: "boot".into(), pid: 7, ..Run::default() })
-}
-
-fn entry(run: &Arc<Run>, sequence: u64, batch: Batch) -> Entry {
-    Entry { run: Arc::clone(run), sequence, body: Body::Batch(batch) }
-}
-
-fn times(running: u64, lock: u64) -> StateTimes {
-    let mut states = StateTimes::default();
-    states.add(State::default(), running);
-    states.add(State::from_key("lock").unwrap(), lock);
-    states
-}
-
-/// One part of span `span` of 100 ns, with a sample and a wait.
-fn one_span(span: u8, part: u32, at: u64) -> Batch {
-    let frame = |name: &str| Frame {
-        name: name.into(),
-        file: "main.rs".into(),
-        line: 3,
-        kind: FrameKind::Native,
-    };
-    Batch {
-        from: at,
-        to: at + SECOND,
-        unix_offset_ns: MIDNIGHT as i64,
-        processes: vec![ProcessIdentity {
-            pid: 42,
-            since: 5,
-            comm: "comm".into(),
-            service: "shop".into(),
-        }],
-        stacks: vec![[frame("inner"), frame("outer")].into()],
-        spans: vec![SpanPart {
-            trace_id: TraceId([9; 16]),
-            span_id: SpanId([span; 8]),
-            name: "GET /".into(),
-            start_unix_ns: MIDNIGHT + at,
-            start: at,
-            end: at + 100,
-            active_ns: 100,
-            states: times(60, 40),
-            active: vec![(at, at + 100)],
-            exact: true,
-            part,
-            ..SpanPart::default()
-        }],
-        samples: vec![SampleRow {
-            at,
-            tid: 43,
-            span: Some(0),
-            stack: Some(0),
-            ns: 60,
-            ..SampleRow::default()
-        }],
-        waits: vec![WaitRow {
-            span: 0,
-            state: State::from_key("lock").unwrap(),
-            cause: Cause { name: "other".into(), ..Cause::default() },
-            ns: 40,
-            count: 1,
-        }],
-        totals: vec![TotalRow { process: 0, from: at, to: at + SECOND, states: times(1_000, 0) }],
-        counts: Counts { samples: 1, spans: 1, ..Counts::default() },
-        account: Account::default(),
-    }
-}
-
-fn only(spans: Vec<SpanAccount>) -> SpanAccount {
-    assert_eq!(spans.len(), 1, "{spans:?}");
-    spans.into_iter().next().unwrap()
-}
-
 #[test]
 fn what_goes_in_comes_out_once() {
     let bench = Bench::new("once");
@@ -240,39 +156,6 @@ fn what_goes_in_comes_out_once() {
 
 fn count(store: &Store, sql: &str) -> i64 {
     store.newest.conn.query_row(sql, [], |row| row.get(0)).unwrap()
-}
-
-#[test]
-fn a_missing_part_is_told_within_and_across_parts() {
-    let bench = Bench::new("missing");
-    let mut store = bench.open();
-    let run = run(1);
-    store.append(&[entry(&run, 1, one_span(1, 0, HOUR))]).unwrap();
-    store.append(&[entry(&run, 2, one_span(1, 3, HOUR + 10))]).unwrap();
-    let reader = store.reader();
-    let missing = |span: u8| {
-        let span = only(reader.spans(None, SpanId([span; 8])).unwrap());
-        (span.loss.get(PARTS_MISSING).copied(), span.exact)
-    };
-    assert_eq!(missing(1), (Some(2), false));
-    store.append(&[entry(&run, 3, one_span(2, 0, HOUR))]).unwrap();
-    bench.set(MIDNIGHT + DAY + 1);
-    store.append(&[entry(&run, 4, one_span(2, 1, HOUR + 100))]).unwrap();
-    assert_eq!(bench.main_files().len(), 2);
-    assert_eq!(missing(2), (None, true));
-    store.append(&[entry(&run, 5, one_span(2, 3, HOUR + 200))]).unwrap();
-    assert_eq!(missing(2), (Some(1), false));
-    // A span whose beginning is nowhere.
-    store.append(&[entry(&run, 6, one_span(3, 2, HOUR))]).unwrap();
-    assert_eq!(missing(3), (Some(2), false));
-    // Starting over is a restart.
-    store.append(&[entry(&run, 7, one_span(2, 0, HOUR + 300))]).unwrap();
-    assert_eq!(missing(2), (Some(1), false));
-    assert_eq!(
-        only(reader.spans(None, SpanId([2; 8])).unwrap()).active,
-        // Touching ones are joined, over parts too.
-        [(HOUR, HOUR + 400)]
-    );
 }
 
 #[test]
@@ -342,23 +225,6 @@ fn a_newer_schema_is_refused_and_left_alone() {
     let refused = bench.try_open().unwrap_err();
     assert!(matches!(refused, StoreError::Newer { found: 2, known: 1, .. }), "{refused}");
     assert!(fs::read(&file).unwrap() == before);
-}
-
-#[test]
-fn a_process_is_matched_without_its_names() {
-    let bench = Bench::new("process");
-    let mut store = bench.open();
-    store.append(&[entry(&run(1), 1, one_span(1, 0, HOUR))]).unwrap();
-    let process = |pid, since| ProcessKey {
-        boot_id: "boot".into(),
-        identity: ProcessIdentity { pid, since, comm: "renamed".into(), service: "x".into() },
-    };
-    let reader = store.reader();
-    let samples = |process| reader.process(&process, 0, 2 * HOUR).unwrap().samples.len();
-    assert_eq!(
-        [samples(process(42, 5)), samples(process(42, 6)), samples(process(41, 5))],
-        [1, 0, 0]
-    );
 }
 
 #[test]

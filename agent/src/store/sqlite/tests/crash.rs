@@ -5,8 +5,11 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::{super::synthetic::Random, *};
-use crate::{model::id::SpanId, store::SpanFilter};
+use super::*;
+use crate::{
+    model::id::SpanId,
+    store::{SpanFilter, synthetic::Random},
+};
 
 const CHILD: &str = "HOTSPAN_STORE_CRASH_CHILD";
 

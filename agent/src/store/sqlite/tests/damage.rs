@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{super::synthetic::Random, *};
+use super::*;
 use crate::{
     model::{batch::Run, id::SpanId},
-    store::SpanFilter,
+    store::{SourceError, SpanFilter, answer, synthetic::Random},
 };
 
 /// Three days with 60 spans each, closed.
@@ -159,4 +159,29 @@ fn damage_met_while_writing_begins_a_new_part() {
     drop(store);
     let durable = bench.open().durable(run.id);
     assert_eq!(durable, before + 3);
+}
+
+#[test]
+fn an_answer_that_meets_damage_starts_over_on_the_rest() {
+    let (bench, ..) = filled("restart");
+    // Rows behind spans of the first day: a search does not look at them.
+    let conn = rusqlite::Connection::open(&bench.main_files()[0]).unwrap();
+    assert!(conn.execute("UPDATE chunk SET body = zeroblob(20)", []).unwrap() > 0);
+    drop(conn);
+    let store = bench.open();
+    let filter = SpanFilter { limit: 10_000, ..SpanFilter::default() };
+    let found = std::cell::RefCell::new(Vec::new());
+    let (spans, details) = answer::<_, SourceError>(&store.reader(), |snapshot| {
+        let spans = snapshot.search(&filter)?.spans;
+        found.borrow_mut().push(spans.len());
+        let details = snapshot.details(&spans)?;
+        Ok((spans, details))
+    })
+    .unwrap();
+    let found = found.into_inner();
+    assert_eq!((found.len(), found[1]), (2, spans.len()), "{found:?}");
+    assert!(found[1] < found[0] && found[1] > 100, "{found:?}");
+    assert!(!details.samples.is_empty());
+    assert_eq!(store.reader().health().set_aside.len(), 1);
+    assert_eq!(everything(&store).len(), spans.len());
 }

@@ -4,10 +4,10 @@
 use std::time::Instant;
 
 use super::{
-    super::{catalogue::Clock, part::PartName, synthetic::Random},
+    super::{catalogue::Clock, part::PartName},
     *,
 };
-use crate::store::{Sort, SpanFilter};
+use crate::store::{Sort, SpanFilter, synthetic::Random};
 
 #[test]
 #[ignore = "takes minutes; prints figures"]

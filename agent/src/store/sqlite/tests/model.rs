@@ -6,7 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::batch::Batch,
+    model::{
+        batch::Batch,
+        id::{SpanId, TraceId},
+    },
     store::{
         SpanFilter,
         rules::{join, sum},

@@ -1,7 +1,7 @@
 //! Age, size, and a clock that does what it likes.
 
 use super::*;
-use crate::store::SpanFilter;
+use crate::{model::id::SpanId, store::SpanFilter};
 
 #[test]
 fn a_day_of_batches_stays_within_age_and_bytes() {

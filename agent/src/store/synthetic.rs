@@ -1,15 +1,25 @@
-//! Batches as a busy host makes them, for tests and figures: 8,000 stacks by Zipf, 400 threads of 40
+//! Batches for tests and figures: small ones by hand, and those of a busy host: 8,000 stacks by Zipf, 400 threads of 40
 //! processes, 41 % of the samples in spans. The same seed makes the same batches.
 
 use std::sync::Arc;
 
+use super::{Body, Entry, account::SpanAccount};
 use crate::model::{
-    batch::{Batch, Counts, ProcessIdentity, SampleRow, SpanName, SpanPart, TotalRow, WaitRow},
+    batch::{
+        Account, Batch, Counts, ProcessIdentity, Run, SampleRow, SpanName, SpanPart, TotalRow,
+        WaitRow,
+    },
     cause::{Cause, CauseKind},
     frame::{Frame, FrameKind, Stack},
-    id::{SpanId, TraceId},
+    id::{RunId, SpanId, TraceId},
     state::{State, StateTimes},
 };
+
+pub(super) const SECOND: u64 = 1_000_000_000;
+pub(super) const HOUR: u64 = 3_600 * SECOND;
+pub(super) const DAY: u64 = 24 * HOUR;
+/// 2026-10-01 00:00 UTC.
+pub(super) const MIDNIGHT: u64 = 20_727 * DAY;
 
 /// Xorshift: numbers that look random.
 #[derive(Clone, Debug)]
@@ -237,6 +247,84 @@ impl Host {
             count: 1 + self.random.below(5),
         }
     }
+}
+
+/// A run of an agent on one host.
+pub(super) fn run(id: u8) -> Arc<Run> {
+    Arc::new(Run { id: RunId([id; 16]), boot_id: "boot".into(), pid: 7, ..Run::default() })
+}
+
+/// A batch of a run.
+pub(super) fn entry(run: &Arc<Run>, sequence: u64, batch: Batch) -> Entry {
+    Entry { run: Arc::clone(run), sequence, body: Body::Batch(batch) }
+}
+
+/// Running, and waiting for a lock.
+pub(super) fn times(running: u64, lock: u64) -> StateTimes {
+    let mut states = StateTimes::default();
+    states.add(State::default(), running);
+    states.add(State::from_key("lock").unwrap(), lock);
+    states
+}
+
+/// One part of span `span` of 100 ns, with a sample and a wait.
+pub(super) fn one_span(span: u8, part: u32, at: u64) -> Batch {
+    let frame = |name: &str| Frame {
+        name: name.into(),
+        file: "main.rs".into(),
+        line: 3,
+        kind: FrameKind::Native,
+    };
+    Batch {
+        from: at,
+        to: at + SECOND,
+        unix_offset_ns: MIDNIGHT as i64,
+        processes: vec![ProcessIdentity {
+            pid: 42,
+            since: 5,
+            comm: "comm".into(),
+            service: "shop".into(),
+        }],
+        stacks: vec![[frame("inner"), frame("outer")].into()],
+        spans: vec![SpanPart {
+            trace_id: TraceId([9; 16]),
+            span_id: SpanId([span; 8]),
+            name: "GET /".into(),
+            start_unix_ns: MIDNIGHT + at,
+            start: at,
+            end: at + 100,
+            active_ns: 100,
+            states: times(60, 40),
+            active: vec![(at, at + 100)],
+            exact: true,
+            part,
+            ..SpanPart::default()
+        }],
+        samples: vec![SampleRow {
+            at,
+            tid: 43,
+            span: Some(0),
+            stack: Some(0),
+            ns: 60,
+            ..SampleRow::default()
+        }],
+        waits: vec![WaitRow {
+            span: 0,
+            state: State::from_key("lock").unwrap(),
+            cause: Cause { name: "other".into(), ..Cause::default() },
+            ns: 40,
+            count: 1,
+        }],
+        totals: vec![TotalRow { process: 0, from: at, to: at + SECOND, states: times(1_000, 0) }],
+        counts: Counts { samples: 1, spans: 1, ..Counts::default() },
+        account: Account::default(),
+    }
+}
+
+/// The span there is.
+pub(super) fn only(spans: Vec<SpanAccount>) -> SpanAccount {
+    assert_eq!(spans.len(), 1, "{spans:?}");
+    spans.into_iter().next().unwrap()
 }
 
 /// Stacks that share their outer frames as those of programs do.
