@@ -3,6 +3,7 @@
 mod conformance;
 mod crash;
 mod damage;
+mod fixture;
 mod gone;
 mod measure;
 mod model;
@@ -29,7 +30,7 @@ use crate::{
     },
     store::{
         Body, Entry, Found, Questions as _, RunRecord, SetAside, StoreHealth,
-        account::{ProcessKey, SpanAccount},
+        account::{ProcessKey, Sample, SpanAccount},
         rules::PARTS_MISSING,
         synthetic::{DAY, HOUR, Host, MIDNIGHT, SECOND, entry, one_span, only, run, times},
     },
