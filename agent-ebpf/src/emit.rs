@@ -34,18 +34,24 @@ pub enum Urgency {
 /// `record` must point to at least `len` readable bytes the verifier knows.
 #[inline(always)]
 pub unsafe fn send(record: *const u8, len: usize, urgency: Urgency, full: Counter) -> bool {
-    let Some(ring) = own_ring() else {
-        count(full);
-        return false;
-    };
-    let flags = wakeup(ring, urgency);
-    // SAFETY: `ring` is a ring map from the outer map; `record` holds `len` bytes by contract.
-    let failed =
-        unsafe { bpf_ringbuf_output(ring.cast(), record.cast_mut().cast(), len as u64, flags) };
-    if failed != 0 {
+    // SAFETY: the same contract.
+    let sent = unsafe { output(record, len, urgency) };
+    if !sent {
         count(full);
     }
-    failed == 0
+    sent
+}
+
+/// Sends the first `len` bytes of `record`. Returns whether there was room; counts nothing.
+///
+/// # Safety
+/// As of [`send`].
+#[inline(always)]
+unsafe fn output(record: *const u8, len: usize, urgency: Urgency) -> bool {
+    let Some(ring) = own_ring() else { return false };
+    let flags = wakeup(ring, urgency);
+    // SAFETY: `ring` is a ring map from the outer map; `record` holds `len` bytes by contract.
+    unsafe { bpf_ringbuf_output(ring.cast(), record.cast_mut().cast(), len as u64, flags) == 0 }
 }
 
 /// Sends a record that `fill` writes straight into the ring. Returns whether there was room.
@@ -115,9 +121,17 @@ fn may_wake() -> bool {
     true
 }
 
-/// Sends a whole record.
+/// Sends a whole record. Returns whether there was room; else counts `full`.
 #[inline(always)]
 pub fn record<T>(record: &T, urgency: Urgency, full: Counter) -> bool {
     // SAFETY: a reference covers its whole type.
     unsafe { send(core::ptr::from_ref(record).cast(), size_of::<T>(), urgency, full) }
+}
+
+/// Sends a whole record. Returns whether there was room: whoever has another way for it counts what
+/// becomes of it.
+#[inline(always)]
+pub fn offer<T>(record: &T, urgency: Urgency) -> bool {
+    // SAFETY: a reference covers its whole type.
+    unsafe { output(core::ptr::from_ref(record).cast(), size_of::<T>(), urgency) }
 }

@@ -29,6 +29,10 @@ type Line = [u64; lane_line::LEN / 8];
 /// of the smallest ring.
 const RUN_AHEAD: u64 = 256;
 
+/// `BPF_NOEXIST` and `BPF_EXIST` of uapi bpf.h: make an entry; replace one.
+const NOEXIST: u64 = 1;
+const EXIST: u64 = 2;
+
 #[inline(always)]
 fn u32_at(line: &Line, at: usize) -> u32 {
     (line[at / 8] >> ((at % 8) * 8)) as u32
@@ -222,14 +226,25 @@ fn lane_named(address: u64) {
     seen.since = thread.since;
     seen.total = thread.total;
     // A lane nobody knows of costs all spans of its thread, not only this moment's.
-    let mut told = emit::record(seen, Urgency::Always, Counter::LifecycleRingFull);
-    if !told && PARKED_LANES.insert(&seen.serial, &*seen, 0).is_ok() {
-        count(Counter::LanesParked);
-        told = true;
+    let mut told = emit::offer(seen, Urgency::Always);
+    if !told {
+        told = park(seen);
     }
     if told {
         storage::guarded(thread, |t| t.flags |= LANE_ANNOUNCED);
     }
+}
+
+/// Keeps an announcement until the daemon looks. Where the thread's former one still waits, the latest
+/// lane counts and one of the two is lost: each is counted once, whatever the daemon takes meanwhile.
+#[inline(always)]
+fn park(seen: &LaneSeen) -> bool {
+    if PARKED_LANES.insert(&seen.serial, seen, NOEXIST).is_ok() {
+        count(Counter::LanesParked);
+        return true;
+    }
+    count(Counter::LanesLost);
+    PARKED_LANES.insert(&seen.serial, seen, EXIST).is_ok()
 }
 
 /// The last look at a lane: at `sched_process_exit`, while the memory is still there (6.16+; before
@@ -357,7 +372,7 @@ fn send_name(copying: &Copying, id: u32) {
     name.pad = 0;
     let at = copying.names + u64::from(id - 1) * lane_line::NAME_STRIDE;
     if read_user_into(&mut name.entry, at) {
-        emit::record(name, Urgency::Now, Counter::LifecycleRingFull);
+        emit::record(name, Urgency::Now, Counter::NamesRingFull);
     }
 }
 
@@ -412,7 +427,8 @@ unsafe extern "C" fn copy_batch(_index: u32, context: *mut c_void) -> i64 {
     }
     tail.count = filled;
     count_by(Counter::TailMarkersCaptured, filled);
-    if !emit::record(tail, Urgency::Now, Counter::LifecycleRingFull) {
+    if !emit::offer(tail, Urgency::Now) {
+        count_by(Counter::TailMarkersRingFull, filled);
         // What followed would show the daemon a gap, which it counts itself.
         copying.lost += filled + (copying.end - copying.next);
         return 1;

@@ -364,7 +364,7 @@ fn send_exit(thread: &Thread, task: Task) {
         let _ = LANES.remove(&exit.tid);
     }
     count(Counter::LifecycleCaptured);
-    if emit::record(exit, Urgency::Timer, Counter::LifecycleRingFull) {
+    if emit::offer(exit, Urgency::Timer) {
         return;
     }
     if PARKED_EXITS.insert(&thread.serial, exit, 0).is_ok() {

@@ -71,9 +71,9 @@ counters! {
     StackCopiesCaptured => "stack_copies_captured",
     /// Such copies the ring had no room for.
     StackCopiesRingFull => "stack_copies_ring_full",
-    /// fork, exec, exit and lane records.
+    /// fork, exec, exit, lane and mapping records.
     LifecycleCaptured => "lifecycle_captured",
-    /// Lifecycle records the ring had no room for.
+    /// Records of fork, exec and mappings the ring had no room for.
     LifecycleRingFull => "lifecycle_ring_full",
     /// Exit records parked in the fallback map because the ring was full.
     ExitsParked => "exits_parked",
@@ -112,4 +112,10 @@ counters! {
     TailMarkersLost => "tail_markers_lost",
     /// Samples taken while the idle task ran, not reported.
     SamplesIdle => "samples_idle",
+    /// Announcements of lanes neither the ring nor the fallback map had room for.
+    LanesLost => "lanes_lost",
+    /// Of the markers in `TailMarkersCaptured`: the ring had no room for them.
+    TailMarkersRingFull => "tail_markers_ring_full",
+    /// Names of saved markers the ring had no room for.
+    NamesRingFull => "names_ring_full",
 }

@@ -240,7 +240,8 @@ impl Daemon {
         self.tell_attached(publishers);
         if is_new(&mut self.parked.exits, self.kernel.counter(Counter::ExitsParked)?) {
             for exit in self.kernel.parked_exits()? {
-                self.linker.exit(&exit, &mut self.processes);
+                let (linker, mut parts) = self.join();
+                linker.take(Record::Exit(exit), &mut parts);
             }
         }
         Ok(())

@@ -226,12 +226,13 @@ impl KernelSide {
         let failed = |error| KernelError::Map(name, error);
         let map = self.loaded.ebpf.map_mut(name).ok_or(KernelError::Missing(name))?;
         let mut map: BpfHashMap<_, u64, T> = map.try_into().map_err(failed)?;
-        let parked: Vec<_> = map.iter().filter_map(Result::ok).collect();
-        for (serial, _) in &parked {
-            // One that is replaced while the map is walked can be seen twice.
+        // One that is replaced while the map is walked moves within it, and others are seen twice.
+        let parked: BTreeMap<u64, T> = map.iter().filter_map(Result::ok).collect();
+        for serial in parked.keys() {
+            // Without effect on one that is not there.
             let _ = map.remove(serial);
         }
-        Ok(parked.into_iter().map(|(_, value)| value).collect())
+        Ok(parked.into_values().collect())
     }
 
     /// Every thread's account, now.
@@ -298,7 +299,8 @@ impl KernelSide {
     /// The programs' counters, summed over CPUs.
     pub fn counters(&self) -> Result<BTreeMap<Counter, u64>, KernelError> {
         let mut counters = BTreeMap::new();
-        for &counter in Counter::ALL {
+        // Backwards: what was captured is read after what became of it, and is never less than that.
+        for &counter in Counter::ALL.iter().rev() {
             counters.insert(counter, self.counter(counter)?);
         }
         if let Some(missing) = counters.get_mut(&Counter::StorageMissing) {
