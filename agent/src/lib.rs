@@ -9,6 +9,7 @@ mod config;
 mod contexts;
 pub mod document;
 pub mod kernel;
+pub mod ledger;
 pub mod link;
 pub mod model;
 pub mod naming;

@@ -1,7 +1,8 @@
 //! The kernel side's named counters: one slot each in a per-CPU array, only ever added to.
 //!
 //! `*Captured` counts before the ring is asked for room; `*RingFull` counts refusals. So
-//! `captured - ring full` is what the daemon must find in the rings.
+//! `captured - ring full` is what the daemon must find in the rings. What each of them says about the
+//! account, and its meaning, is in the daemon's ledger.
 
 /// Declares the counters once: the enum, the list and the key each one has in reports.
 macro_rules! counters {

@@ -14,13 +14,9 @@ use agent_ebpf::{
 
 use crate::{
     contexts::lanes::Lanes,
-    document::span::Conservation,
     kernel::{Config, KernelError, KernelSide, Record, StartError, ktime},
-    link::{
-        Linker, Parts, ThreadAccount,
-        flush::Flush,
-        stacks::{stop_counter, stop_key},
-    },
+    ledger::{self, Conservation, DaemonCounter, Sums, Tally},
+    link::{Linker, Parts, ThreadAccount, flush::Flush, stacks::stop_counter},
     model::id::Pid,
     process::{Processes, family::Family, procfs},
     unwind::Unwinder,
@@ -77,8 +73,7 @@ pub struct Daemon {
     totals_at: Instant,
     sweep_at: Instant,
     parked: Parked,
-    /// Times the threads' totals could not be read.
-    totals_unread: u64,
+    counts: Tally,
     cpus_at: Instant,
     /// Descriptors came since that was last asked.
     new_fds: bool,
@@ -117,7 +112,7 @@ impl Daemon {
             cpus_at: now,
             new_fds: false,
             parked: Parked::default(),
-            totals_unread: 0,
+            counts: Tally::default(),
             below: Vec::new(),
         };
         // From here on forks are told: who is not found now is the child of one that is.
@@ -189,10 +184,10 @@ impl Daemon {
         match self.kernel.totals() {
             Ok(snapshots) => Some(snapshots),
             Err(error) => {
-                if self.totals_unread == 0 {
+                if self.counts.get(DaemonCounter::TotalsUnread) == 0 {
                     tracing::warn!(%error, "totals of threads come late");
                 }
-                self.totals_unread += 1;
+                self.counts.add(None, DaemonCounter::TotalsUnread, 1);
                 None
             }
         }
@@ -311,136 +306,48 @@ impl Daemon {
 
     fn outcome(&self, counters: &BTreeMap<Counter, u64>) -> Outcome {
         let linker = &self.linker;
-        let get = |counter: Counter| counters.get(&counter).copied().unwrap_or(0);
-        let delivered = linker.delivered;
-        let rings = [
-            ("samples", Counter::SamplesCaptured, delivered.samples, Counter::SamplesRingFull),
-            (
-                "intervals",
-                Counter::IntervalsCaptured,
-                delivered.intervals,
-                Counter::IntervalsRingFull,
-            ),
-            (
-                "interval_ns",
-                Counter::IntervalNsCaptured,
-                delivered.interval_ns,
-                Counter::IntervalNsRingFull,
-            ),
-            ("stacks", Counter::StacksCaptured, delivered.stacks, Counter::StacksRingFull),
-            (
-                "stack_copies",
-                Counter::StackCopiesCaptured,
-                delivered.stack_copies,
-                Counter::StackCopiesRingFull,
-            ),
-        ];
-        let mut conservation: BTreeMap<&'static str, Conservation> = rings
-            .into_iter()
-            .map(|(kind, captured, delivered, full)| {
-                let lost = BTreeMap::from([("ring_full", get(full))]);
-                (kind, balance(get(captured), delivered, 0, lost))
-            })
-            .collect();
-        // Every walk over user frames: whole, or cut for a reason. Of a tree only its own processes'
-        // tables are asked for, so most others' walks are cut.
+        let mut sums = Sums::default();
+        for (&counter, &n) in counters.iter().filter(|&(&counter, _)| !is_walk_end(counter)) {
+            // Whose events they were is not known: a tree counts what its own threads lack.
+            if ledger::Counter::from(counter).is_of_any_thread() && !self.processes.is_host() {
+                sums.add_unreported(counter, n);
+            } else {
+                sums.add(counter, n);
+            }
+        }
+        // The ends of walks are those of the whole host; of a tree only its own processes' tables are
+        // asked for: it counts their stacks instead.
         if self.processes.is_host() {
-            let ends = self.ends(&get);
-            let lost = ends.into_iter().filter(|(stop, _)| *stop != Stop::Bottom);
-            let lost = lost.map(|(stop, n)| (stop_key(stop), n)).collect();
-            let walks = ends.iter().map(|(_, n)| n).sum();
-            conservation.insert("walks", balance(walks, ends[Stop::Bottom as usize].1, 0, lost));
+            let in_kernel = |stop| counters.get(&stop_counter(stop)).copied().unwrap_or(0);
+            for (stop, n) in self.unwinder.ends(in_kernel) {
+                sums.add(stop_counter(stop), n);
+            }
         }
-        let (unseen_samples, _) = linker.spans.unseen();
-        if let Some(samples) = conservation.get_mut("samples")
-            && unseen_samples > 0
-        {
-            samples.delivered -= unseen_samples;
-            samples.lost.insert("samples_over_budget".to_owned(), unseen_samples);
+        sums.add(DaemonCounter::SpansFlushed, linker.parts_told);
+        for (counter, n) in linker.delivered.counts().into_iter().chain(self.lanes.counts()) {
+            sums.add(counter, n);
         }
-        // The lanes count what they know of; the kernel side what died with a lane it could not announce.
-        let unsaved = get(Counter::TailMarkersLost);
-        let mut lost = BTreeMap::from([("tail_markers_lost", unsaved)]);
-        for ((_, reason), n) in &self.lanes.lost {
-            *lost.entry(reason).or_default() += n;
+        for (counter, n) in self.unwinder.counters().counts.iter() {
+            sums.add(counter, n);
         }
+        sums.add(DaemonCounter::TimersStopped, self.kernel.timers_stopped());
         let lanes = &self.lanes;
-        conservation.insert(
-            "markers",
-            balance(lanes.captured + unsaved, lanes.delivered, lanes.in_flight, lost),
-        );
-        if linker.parts_told > 0 {
-            let parts = linker.parts_told;
-            conservation.insert("spans", balance(parts, parts, 0, BTreeMap::new()));
+        let tallies = [&lanes.lost, &lanes.refused, &lanes.publishers_refusals(), &linker.counts];
+        let own = [&linker.spans.counts, &self.kernel.counts, &self.counts];
+        for tally in tallies.into_iter().chain(own) {
+            sums.add_tally(tally, |pid| self.processes.is_watched(pid));
         }
-        Outcome { conservation, loss: self.loss(&get) }
+        Outcome {
+            conservation: sums.conservation(self.processes.is_host()),
+            loss: sums.loss(),
+            information: sums.information(),
+        }
     }
+}
 
-    /// How walks ended.
-    fn ends(&self, get: &dyn Fn(Counter) -> u64) -> [(Stop, u64); Stop::ALL.len()] {
-        self.unwinder.ends(|stop| get(stop_counter(stop)))
-    }
-
-    /// Everything that was lost, and everything that made part of the account unknown.
-    fn loss(&self, get: &dyn Fn(Counter) -> u64) -> BTreeMap<String, u64> {
-        const LOSSES: [Counter; 17] = [
-            Counter::SamplesRingFull,
-            Counter::IntervalsRingFull,
-            Counter::StacksRingFull,
-            Counter::StackCopiesRingFull,
-            Counter::StacksOverBudget,
-            Counter::LifecycleRingFull,
-            Counter::ExitsParked,
-            Counter::LanesParked,
-            Counter::ExitsLost,
-            Counter::ExitNsLost,
-            Counter::StorageMissing,
-            Counter::LaneUnreadable,
-            Counter::LaneMismatch,
-            Counter::LanesRefused,
-            Counter::KernelStackFailed,
-            Counter::TailMarkersLost,
-            Counter::NegativeClamped,
-        ];
-        let mut loss = BTreeMap::new();
-        let mut add = |key: &str, n: u64| {
-            if n > 0 {
-                *loss.entry(key.to_owned()).or_default() += n;
-            }
-        };
-        for counter in LOSSES {
-            add(counter.key(), get(counter));
-        }
-        let linker = &self.linker;
-        if self.processes.is_host() {
-            for (stop, n) in self.ends(get).into_iter().filter(|(stop, _)| *stop != Stop::Bottom) {
-                add(stop_key(stop), n);
-            }
-        }
-        for (key, n) in self.unwinder.counters().losses() {
-            add(key, n);
-        }
-        // Where a loss has a process, only the recorded ones' are this report's.
-        let tallies = self.lanes.lost.iter().chain(&self.lanes.refused).chain(&linker.counts);
-        for ((pid, reason), n) in tallies {
-            if self.processes.is_watched(*pid) {
-                add(reason, *n);
-            }
-        }
-        add("spans_table_full", self.linker.spans.refused);
-        let (unseen_samples, unseen_waits) = linker.spans.unseen();
-        add("samples_over_budget", unseen_samples);
-        add("wait_stacks_over_budget", unseen_waits);
-        for (pid, reason, n) in self.lanes.publishers_refusals() {
-            if self.processes.is_watched(pid) {
-                add(reason, n);
-            }
-        }
-        add("totals_unread", self.totals_unread);
-        add("records_undecoded", self.kernel.undecoded);
-        add("timers_stopped", self.kernel.timers_stopped());
-        loss
-    }
+/// Whether it counts how walks over user stacks end.
+fn is_walk_end(counter: Counter) -> bool {
+    Stop::ALL.into_iter().any(|stop| stop_counter(stop) == counter)
 }
 
 /// Whether a counter moved.
@@ -448,30 +355,15 @@ fn is_new(known: &mut u64, now: u64) -> bool {
     std::mem::replace(known, now) != now
 }
 
-/// One kind's balance.
-fn balance(
-    captured: u64,
-    delivered: u64,
-    in_flight: u64,
-    lost: BTreeMap<&'static str, u64>,
-) -> Conservation {
-    let lost = lost.into_iter().filter(|(_, n)| *n > 0);
-    Conservation {
-        captured,
-        delivered,
-        in_flight: in_flight as i64,
-        spooled: 0,
-        lost: lost.map(|(reason, n)| (reason.to_owned(), n)).collect(),
-    }
-}
-
-/// What a finished recording says about itself.
+/// What a run says of itself.
 #[derive(Debug)]
 pub struct Outcome {
     /// Per kind.
     pub conservation: BTreeMap<&'static str, Conservation>,
-    /// By reason.
+    /// What was lost, and what made part of the account unknown or less, by key.
     pub loss: BTreeMap<String, u64>,
+    /// What was counted besides and is no loss, by key.
+    pub information: BTreeMap<String, u64>,
 }
 
 /// Priority of the draining thread, where CAP_SYS_NICE allows it.

@@ -229,7 +229,7 @@ fn account(outcome: Outcome, closed: bool, queue_bytes: u64, started: Instant) -
     });
     Account {
         kinds: kinds.collect(),
-        loss: outcome.loss.into_iter().map(by_name).collect(),
+        loss: outcome.loss.into_iter().chain(outcome.information).map(by_name).collect(),
         cost: AgentCost {
             cpu_ns: cpu_ns(),
             wall_ns: u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX),

@@ -27,8 +27,9 @@ use super::{
     writer::{Acked, Submission, Writer},
 };
 use crate::{
+    ledger::DaemonCounter,
     model::{
-        batch::{AGENT_FORGOT, Counts, Gap, Run},
+        batch::{Counts, Gap, Run},
         clock::unix_now_ns,
         id::RunId,
     },
@@ -46,6 +47,7 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 pub const CREDIT: u64 = 4 << 20;
 /// What all sessions together may hold, by estimate of the heap.
 pub const BUDGET: usize = 64 << 20;
+
 /// Batches in a row that cannot be followed.
 const MOST_VIOLATIONS: u32 = 3;
 /// Longest names in a Hello, bytes.
@@ -180,7 +182,7 @@ impl Session {
             let gap = Gap {
                 from_sequence: durable + 1,
                 to_sequence: hello.first_sequence - 1,
-                reason: AGENT_FORGOT.into(),
+                reason: DaemonCounter::AgentForgot.key().into(),
                 counts: Counts::default(),
                 from: 0,
                 to: 0,

@@ -15,6 +15,7 @@ use super::{
     span::{CauseDocument, Exact, Key, ProcessDocument, SpanDocument, StackDocument},
 };
 use crate::{
+    ledger::DaemonCounter,
     link::spans::{Tally, union},
     model::{
         cause::Cause,
@@ -220,7 +221,7 @@ impl<'a> Family<'a> {
         let process = &span.process.identity;
         let missing = samples.iter().filter(|sample| sample.stack.is_none()).count() as u64;
         if missing > 0 {
-            *loss.entry("stacks_missing".to_owned()).or_default() += missing;
+            *loss.entry(DaemonCounter::StacksMissing.key().to_owned()).or_default() += missing;
         }
         let mut stacks = stacks(&states, tallied(samples));
         let methods = methods(&stacks);
@@ -261,7 +262,7 @@ pub(super) fn check_identity(
 ) {
     let gap = states.sum().abs_diff(active_ns);
     if gap > 0 {
-        loss.insert("identity_broken_ns".to_owned(), gap);
+        loss.insert(DaemonCounter::IdentityBrokenNs.key().to_owned(), gap);
     }
 }
 

@@ -8,11 +8,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::span::Conservation;
-use crate::{model::batch::AGENT_FORGOT, store::RunRecord};
+use crate::{
+    ledger::{Conservation, DaemonCounter},
+    store::RunRecord,
+};
 
 /// Reason for what a run had left when it died.
-const AGENT_DIED: &str = "agent_died";
+const AGENT_DIED: &str = DaemonCounter::AgentDied.key();
+/// Reason for what a run had delivered to a part of the store that is gone.
+pub const AGENT_FORGOT: &str = DaemonCounter::AgentForgot.key();
 
 /// Of one run, per kind. `connected`: the rest may still come.
 pub fn of(record: &RunRecord, connected: bool) -> BTreeMap<String, Conservation> {

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use super::{
     assemble::{Family, Scope, Trace},
     conservation,
-    span::{Conservation, SpanDocument, ThreadDocument},
+    span::{SpanDocument, ThreadDocument},
 };
 use crate::{
+    ledger::{self, Conservation},
     link::ThreadAccount,
     store::{Snapshot, SourceError, account::SpanAccount},
 };
@@ -83,7 +84,8 @@ impl Accounting {
     /// That of the only run in a store.
     pub fn of(snapshot: &dyn Snapshot) -> Result<Self, SourceError> {
         let Some(record) = snapshot.runs()?.into_iter().next() else { return Ok(Self::default()) };
-        let loss = conservation::by_reason(&record.account.loss);
+        let mut loss = conservation::by_reason(&record.account.loss);
+        loss.retain(|reason, _| !ledger::is_information(reason));
         Ok(Self { loss, conservation: conservation::of(&record, false) })
     }
 }

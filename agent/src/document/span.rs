@@ -5,10 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeStruct as _};
 
-use crate::model::{
-    cause::CauseKind,
-    frame::Frame,
-    state::{State, StateTimes},
+use crate::{
+    ledger::Conservation,
+    model::{
+        cause::CauseKind,
+        frame::Frame,
+        state::{State, StateTimes},
+    },
 };
 
 /// A word of one of the closed lists below.
@@ -48,22 +51,6 @@ pub struct RecordedDocument {
     pub with_children: bool,
     /// Processes below it at the start that were not recorded.
     pub left_out: usize,
-}
-
-/// `captured = delivered + in_flight + spooled + lost(by reason)` of one kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Conservation {
-    /// Counted at the source, before any buffer was asked for room.
-    pub captured: u64,
-    /// Stored.
-    pub delivered: u64,
-    /// What the others leave: on its way. Below zero when more was delivered than captured, which is
-    /// a bug.
-    pub in_flight: i64,
-    /// On disk, waiting for a collector.
-    pub spooled: u64,
-    /// Lost, by reason.
-    pub lost: BTreeMap<String, u64>,
 }
 
 /// Where one span's time went.

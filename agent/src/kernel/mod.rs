@@ -23,6 +23,8 @@ use aya::{
     util::online_cpus,
 };
 
+use crate::ledger::{DaemonCounter, Tally};
+
 pub use load::{Config, LoadError};
 pub use records::{Record, StackCopy, StackDefinition};
 
@@ -56,8 +58,8 @@ pub struct KernelSide {
     live: Live,
     /// Accounts that could not be made at once at the start.
     storage_baseline: u64,
-    /// Records that could not be decoded: zero unless this build is broken.
-    pub undecoded: u64,
+    /// Records that could not be decoded: none unless this build is broken.
+    pub counts: Tally,
 }
 
 #[derive(Clone, Copy)]
@@ -100,7 +102,7 @@ impl KernelSide {
             refused_cpus: BTreeSet::new(),
             ring_bytes: config.ring_bytes,
             live: Live::default(),
-            undecoded: 0,
+            counts: Tally::default(),
             storage_baseline: 0,
         };
         side.live.stack_generation = 1;
@@ -202,7 +204,7 @@ impl KernelSide {
             while let Some(item) = ring.next() {
                 match Record::decode(&item) {
                     Some(record) => take(record),
-                    None => self.undecoded += 1,
+                    None => self.counts.add(None, DaemonCounter::RecordsUndecoded, 1),
                 }
             }
         }

@@ -2,10 +2,7 @@
 //! the time of every process, since the last flush. Addresses and ids are still the kernel's:
 //! naming them is `profile::batcher`'s business.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use agent_ebpf::wire::{Exit, Phase, Snapshot, state::STATES};
 
@@ -17,7 +14,7 @@ use super::{
     totals,
 };
 use crate::{
-    contexts::lanes::{Lanes, Tally},
+    contexts::lanes::Lanes,
     model::{
         batch::{Counts, ProcessIdentity},
         id::Pid,
@@ -219,10 +216,9 @@ impl Linker {
             self.spans.forget(now.saturating_sub(FORGET_NS));
             parts.processes.forget_dead(now.saturating_sub(FORGET_NS));
         }
-        // Books by process would grow with every process that ever ran.
-        fold(&mut self.counts);
-        fold(&mut parts.lanes.lost);
-        fold(&mut parts.lanes.refused);
+        self.counts.fold();
+        parts.lanes.lost.fold();
+        parts.lanes.refused.fold();
         flush
     }
 
@@ -236,12 +232,4 @@ impl Linker {
             spans: 0,
         }
     }
-}
-
-fn fold(tally: &mut Tally) {
-    let mut folded: BTreeMap<(Pid, &'static str), u64> = BTreeMap::new();
-    for ((_, reason), n) in std::mem::take(tally) {
-        *folded.entry((Pid(0), reason)).or_default() += n;
-    }
-    *tally = folded;
 }

@@ -12,14 +12,18 @@ pub mod window;
 
 use std::collections::{HashMap, HashSet};
 
-use agent_ebpf::wire::{Exit, Phase, Snapshot, State as K};
+use agent_ebpf::wire::{
+    Counter, Exit, Phase, Snapshot, State as K,
+    thread::{self, NO_WAKEUP},
+};
 
 use crate::{
-    contexts::lanes::{LaneId, Lanes, Owner, Tally},
+    contexts::lanes::{LaneId, Lanes, Owner},
     kernel::{
         Record,
         ktime::{self, TscClock},
     },
+    ledger::{DaemonCounter, Tally},
     model::{id::Pid, state::StateTimes},
     process::{Processes, comm_text, maps::Address},
     unwind::Unwinder,
@@ -77,6 +81,25 @@ pub struct Parts<'a> {
     pub unwinder: &'a Unwinder,
 }
 
+// === impl Delivered ===
+
+impl Delivered {
+    /// Each by its counter.
+    pub fn counts(&self) -> [(DaemonCounter, u64); 7] {
+        let &Self { samples, intervals, interval_ns, stacks, lifecycle, tails, stack_copies } =
+            self;
+        [
+            (DaemonCounter::SamplesDelivered, samples),
+            (DaemonCounter::IntervalsDelivered, intervals),
+            (DaemonCounter::IntervalNsDelivered, interval_ns),
+            (DaemonCounter::StacksDelivered, stacks),
+            (DaemonCounter::LifecycleDelivered, lifecycle),
+            (DaemonCounter::TailMarkersDelivered, tails),
+            (DaemonCounter::StackCopiesDelivered, stack_copies),
+        ]
+    }
+}
+
 /// Owner of the join.
 pub struct Linker {
     /// What came of it.
@@ -89,7 +112,7 @@ pub struct Linker {
     pub delivered: Delivered,
     /// Parts of spans that flushes took.
     pub parts_told: u64,
-    /// What went wrong, by process and name.
+    /// What went wrong, by process.
     pub counts: Tally,
     timelines: HashMap<u64, Timeline>,
     by_tid: HashMap<u32, u64>,
@@ -122,7 +145,7 @@ impl Linker {
             stacks: HashMap::new(),
             delivered: Delivered::default(),
             parts_told: 0,
-            counts: Tally::new(),
+            counts: Tally::default(),
             timelines: HashMap::new(),
             by_tid: HashMap::new(),
             finished: Vec::new(),
@@ -160,11 +183,14 @@ impl Linker {
                 self.delivered.intervals += 1;
                 self.delivered.interval_ns += interval.in_at - interval.out_at;
                 self.by_tid.insert(interval.tid, interval.serial);
+                if !parts.processes.is_host() && thread::has(interval.flags, NO_WAKEUP) {
+                    self.counts.add(Pid(interval.tgid), Counter::WakeupMissing, 1);
+                }
                 if let Some(timeline) = self.timelines.get_mut(&interval.serial) {
                     timeline.push(Item::Interval(interval));
                 } else {
                     let pid = Pid(interval.tgid);
-                    *self.counts.entry((pid, "intervals_unbound")).or_default() += 1;
+                    self.counts.add(pid, DaemonCounter::IntervalsUnbound, 1);
                 }
             }
             Record::Stack(stack) => {
@@ -178,7 +204,7 @@ impl Linker {
                 if self.stacks.len() < MAX_STACKS {
                     self.stacks.insert(seen.definition.hash, seen);
                 } else {
-                    *self.counts.entry((pid, "stacks_table_full")).or_default() += 1;
+                    self.counts.add(pid, DaemonCounter::StacksTableFull, 1);
                 }
             }
             Record::StackCopy(copy) => {
@@ -247,7 +273,7 @@ impl Linker {
     }
 
     /// A thread is gone: its whole account.
-    pub fn exit(&mut self, exit: &Exit, processes: &mut Processes) {
+    fn exit(&mut self, exit: &Exit, processes: &mut Processes) {
         let pid = Pid(exit.tgid);
         if exit.tid == exit.tgid {
             processes.exited(pid, &exit.comm, exit.at);
@@ -256,6 +282,7 @@ impl Linker {
         self.memory.exit(exit, watched);
         self.gone.push((exit.tid, exit.serial));
         if watched && !processes.is_host() {
+            self.counts.add(pid, DaemonCounter::EventsLostNs, events_lost(&exit.total));
             self.threads.push(ThreadAccount {
                 tid: exit.tid,
                 pid,
@@ -318,7 +345,7 @@ impl Linker {
                         unnamed: &mut self.unnamed,
                         sample_ns: self.sample_ns,
                         recorded: parts.processes.is_watched(pid),
-                        count: &mut |name, n| *counts.entry((pid, name)).or_default() += n,
+                        count: &mut |counter, n| counts.add(pid, counter, n),
                     },
                 );
                 self.timelines.insert(snapshot.serial, timeline);
@@ -344,6 +371,8 @@ impl Linker {
                 timeline.push(Item::Snapshot { snapshot: *snapshot, end });
             }
             if end && of_tree && processes.is_watched(Pid(snapshot.tgid)) {
+                let (pid, lost) = (Pid(snapshot.tgid), events_lost(&snapshot.total));
+                self.counts.add(pid, DaemonCounter::EventsLostNs, lost);
                 let mut states = totals(&snapshot.total);
                 for (state, ns) in open_part(snapshot, 0).iter() {
                     states.add(state, ns);
@@ -390,9 +419,7 @@ impl Linker {
         let counts = &mut self.counts;
         for timeline in self.timelines.values_mut() {
             let pid = timeline.pid;
-            let mut count = |name: &'static str, n: u64| {
-                *counts.entry((pid, name)).or_default() += n;
-            };
+            let mut count = |counter: DaemonCounter, n: u64| counts.add(pid, counter, n);
             let mut context = Context {
                 lanes: parts.lanes,
                 spans: &mut self.spans,
@@ -469,6 +496,11 @@ impl Linker {
             self.spans.get_mut(unnamed.span).add_cause(cause, unnamed.ns);
         }
     }
+}
+
+/// The part of a thread's account of which the kernel side missed events.
+fn events_lost(total: &[u64]) -> u64 {
+    total[K::UnknownEventsLost.index()]
 }
 
 fn totals(total: &[u64]) -> StateTimes {

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     kernel::ktime::TscClock,
+    ledger::DaemonCounter,
     model::{
         id::{Pid, SpanId, TraceId},
         state::State,
@@ -44,7 +45,7 @@ impl Timeline {
         let len = end - position.at;
         if lost > 0 {
             if self.lane.is_some() || self.active.is_some() {
-                (context.count)("intervals_bridged", lost);
+                (context.count)(DaemonCounter::IntervalsBridged, lost);
             }
             if head.is_none_or(|head| head != self.next) {
                 composition = Composition::of(State::UnknownEventsLost, len);
@@ -168,7 +169,7 @@ impl Timeline {
         self.piece(start, cursor, known, len, composition, context);
         if let Some(active) = self.active {
             let span = context.spans.get_mut(active.span);
-            *span.loss.entry("markers_lost").or_default() += index - self.next;
+            *span.loss.entry(DaemonCounter::MarkersLost).or_default() += index - self.next;
         }
         self.credit_samples(self.next, context);
         self.deactivate(known, context);
@@ -176,7 +177,7 @@ impl Timeline {
             context.lanes.unread(lane, index);
         }
         self.next = index;
-        (context.count)("markers_skipped", 1);
+        (context.count)(DaemonCounter::MarkersSkipped, 1);
         known
     }
 
@@ -312,10 +313,10 @@ pub(super) fn stamp(event: &Event, clock: &TscClock) -> Option<u64> {
 fn settle(composition: &mut Composition, len: u64, context: &mut Context<'_>) {
     let sum = composition.sum();
     if sum < len {
-        (context.count)("time_unexplained_ns", len - sum);
+        (context.count)(DaemonCounter::TimeUnexplainedNs, len - sum);
         composition.add(State::UnknownEventsLost, len - sum);
     } else if sum > len {
-        (context.count)("time_overlapping_ns", sum - len);
+        (context.count)(DaemonCounter::TimeOverlappingNs, sum - len);
         *composition = composition.share(sum, 0, len);
     }
 }

@@ -5,9 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use crate::model::{
-    id::{Pid, SpanId, TraceId},
-    state::{State, StateTimes},
+use crate::{
+    ledger::{self, DaemonCounter},
+    model::{
+        id::{Pid, SpanId, TraceId},
+        state::{State, StateTimes},
+    },
 };
 
 /// A span's identity.
@@ -126,7 +129,7 @@ pub struct Span {
     /// Whether every state of it is exact.
     pub exact: bool,
     /// What is missing.
-    pub loss: BTreeMap<&'static str, u64>,
+    pub loss: BTreeMap<DaemonCounter, u64>,
 }
 
 /// A stack seen, for a stream: rows keep the time and the thread, a recording only sums.
@@ -156,8 +159,8 @@ pub struct Spans {
     index: HashMap<SpanKey, SpanIndex>,
     /// Spans of processes that are not reported.
     foreign: usize,
-    /// Reported spans the table had no room for.
-    pub refused: u64,
+    /// What there was no room for.
+    pub counts: ledger::Tally,
     /// Reported spans so far, each as often as it was forgotten in between.
     seen: u64,
     untaken: Untaken,
@@ -174,10 +177,6 @@ struct Slot {
 struct Untaken {
     changed: Vec<SpanIndex>,
     seen: Vec<Seen>,
-    /// Timer samples there was no room for.
-    unseen_samples: u64,
-    /// Stacks of waits there was no room for.
-    unseen_waits: u64,
 }
 
 /// Spans kept at once.
@@ -209,7 +208,7 @@ impl Spans {
         }
         // Others' spans only serve to name wakers: they must not take the recorded ones' room.
         if self.index.len() >= MAX_LIVE || (!recorded && self.foreign >= MAX_FOREIGN) {
-            self.refused += u64::from(recorded);
+            self.counts.add(None, DaemonCounter::SpansTableFull, u64::from(recorded));
             return None;
         }
         self.foreign += usize::from(!recorded);
@@ -276,13 +275,12 @@ impl Spans {
             // Its row refers to a part of the span.
             let _ = self.get_mut(index);
         }
-        let untaken = &mut self.untaken;
-        if untaken.seen.len() < MAX_SEEN {
-            untaken.seen.push(seen);
+        if self.untaken.seen.len() < MAX_SEEN {
+            self.untaken.seen.push(seen);
         } else if seen.is_sample {
-            untaken.unseen_samples += 1;
+            self.counts.add(None, DaemonCounter::SamplesOverBudget, 1);
         } else {
-            untaken.unseen_waits += 1;
+            self.counts.add(None, DaemonCounter::WaitStacksOverBudget, 1);
         }
     }
 
@@ -295,11 +293,6 @@ impl Spans {
             }
         }
         (changed, std::mem::take(&mut self.untaken.seen))
-    }
-
-    /// Timer samples and stacks of waits there was no room for so far.
-    pub fn unseen(&self) -> (u64, u64) {
-        (self.untaken.unseen_samples, self.untaken.unseen_waits)
     }
 
     /// Takes what was added to a span since the last time; its identity stays.

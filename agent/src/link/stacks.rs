@@ -93,7 +93,7 @@ impl Linker {
         let late = asked.and_then(|map| parts.unwinder.wanted(map, &definition.frames, copy));
         // Of the host the kernel side counts every walk; of a recording, its own processes' stacks.
         if !parts.processes.is_host() && definition.stop != Stop::Bottom && late.is_none() {
-            *self.counts.entry((pid, stop_key(definition.stop))).or_default() += 1;
+            self.counts.add(pid, stop_counter(definition.stop), 1);
         }
         SeenStack { definition, map, late }
     }
@@ -124,18 +124,13 @@ pub fn stop_counter(stop: Stop) -> Counter {
     Counter::ALL[Counter::StacksWhole as usize + stop as usize]
 }
 
-/// The name under which stacks that end so are counted.
-pub fn stop_key(stop: Stop) -> &'static str {
-    stop_counter(stop).key()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn ends_of_walks_are_counted_in_their_order() {
-        let keys = Stop::ALL.map(stop_key);
+        let keys = Stop::ALL.map(|stop| stop_counter(stop).key());
         assert_eq!(keys[0], "stacks_whole");
         assert_eq!(keys[Stop::Compat as usize], "stacks_32_bit");
         assert_eq!(keys[Stop::Unloaded as usize], "stacks_tables_missing");

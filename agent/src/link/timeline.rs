@@ -24,6 +24,7 @@ use super::{
 use crate::{
     contexts::lanes::{LaneId, Lanes},
     kernel::ktime::TscClock,
+    ledger::DaemonCounter,
     model::{id::Pid, state::State},
 };
 
@@ -101,8 +102,8 @@ pub struct Context<'a> {
     pub sample_ns: u64,
     /// Whether the thread's process is one that is reported.
     pub recorded: bool,
-    /// What went wrong, by name.
-    pub count: &'a mut dyn FnMut(&'static str, u64),
+    /// Counts what went wrong.
+    pub count: &'a mut dyn FnMut(DaemonCounter, u64),
 }
 
 /// The span now active on the thread.
@@ -301,7 +302,7 @@ impl Timeline {
             has => {
                 if has.is_some() {
                     // Two lanes for one thread: a publisher that lies or is doubled. The latest wins.
-                    (context.count)("lane_replaced", 1);
+                    (context.count)(DaemonCounter::LaneReplaced, 1);
                 }
                 self.turns.push(Turn::Bind { at, lane, first_index });
             }

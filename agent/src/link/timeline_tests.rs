@@ -46,7 +46,7 @@ struct World {
     /// ns by (span, state)
     truth: HashMap<(u8, wire::State), u64>,
     unnamed: Vec<Unnamed>,
-    counts: HashMap<&'static str, u64>,
+    counts: HashMap<DaemonCounter, u64>,
     stamped: bool,
 }
 
@@ -280,7 +280,7 @@ impl World {
                 unnamed: &mut self.unnamed,
                 sample_ns: 1,
                 recorded: true,
-                count: &mut |name, n| *counts.entry(name).or_default() += n,
+                count: &mut |counter, n| *counts.entry(counter).or_default() += n,
             },
         );
     }
@@ -500,7 +500,7 @@ fn span_open_before_attach_is_charged_to_before_attach() {
             unnamed: &mut world.unnamed,
             sample_ns: 1,
             recorded: true,
-            count: &mut |name, n| *counts.entry(name).or_default() += n,
+            count: &mut |counter, n| *counts.entry(counter).or_default() += n,
         },
     );
     timeline.push(Item::Snapshot { snapshot, end: true });
@@ -558,7 +558,7 @@ fn what_is_older_than_the_sight_of_a_lane_takes_nothing_away() {
     world.link(u64::MAX);
     assert_eq!(world.timeline.lane, Some(lane));
     assert!(world.timeline.active.is_some(), "the span was published after all of that");
-    assert_eq!(world.counts.get("lane_replaced"), None);
+    assert_eq!(world.counts.get(&DaemonCounter::LaneReplaced), None);
 
     // An exec after that ends it.
     let at = world.now + 10;

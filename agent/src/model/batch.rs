@@ -174,7 +174,7 @@ pub struct Counts {
 pub struct Account {
     /// Per kind of captured things.
     pub kinds: BTreeMap<Arc<str>, KindAccount>,
-    /// Everything lost or disturbed, by reason.
+    /// Everything lost or disturbed, and what else was counted: which of both is in the ledger.
     pub loss: BTreeMap<Arc<str>, u64>,
     /// What the agent itself took.
     pub cost: AgentCost,
@@ -205,9 +205,6 @@ pub struct AgentCost {
     /// Batches waiting.
     pub queue_bytes: u64,
 }
-
-/// Reason of a gap that no agent reported: it has forgotten what the collector does not have.
-pub const AGENT_FORGOT: &str = "agent_forgot";
 
 /// Batches that were given up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

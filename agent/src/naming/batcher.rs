@@ -19,6 +19,7 @@ use super::{
     syscalls::syscall_name,
 };
 use crate::{
+    ledger::{DaemonCounter, Tally},
     link::{
         flush::Flush,
         spans::{self, Span, SpanIndex, StackKey},
@@ -55,7 +56,7 @@ pub struct Batcher {
     /// Asks the kernel side for a new generation.
     resend: Arc<AtomicBool>,
     /// Stacks whose definition never came.
-    missing: u64,
+    counts: Tally,
 }
 
 /// A batch's own table of `T`, filled as rows refer to it.
@@ -86,7 +87,7 @@ impl Batcher {
     /// again.
     pub fn new(symbols: Arc<Symbols>, resend: Arc<AtomicBool>) -> Self {
         let halves = [HashMap::new(), HashMap::new()];
-        Self { symbols, halves, whole: HashMap::new(), resend, missing: 0 }
+        Self { symbols, halves, whole: HashMap::new(), resend, counts: Tally::default() }
     }
 
     /// Names everything of a flush. `unix_offset` is CLOCK_REALTIME - CLOCK_MONOTONIC, ns.
@@ -145,12 +146,9 @@ impl Batcher {
                 states: time.states.clone(),
             })
             .collect();
-        if self.missing > 0 {
-            account.loss.insert("stacks_missing".into(), self.missing);
-        }
-        for (reason, n) in self.symbols.counters().losses() {
-            account.loss.insert(reason.into(), n);
-        }
+        let own = self.counts.iter().map(|(_, counter, n)| (counter.key(), n));
+        let names = self.symbols.counters().iter().map(|(counter, n)| (counter.key(), n));
+        account.loss.extend(own.chain(names).map(|(key, n)| (key.into(), n)));
         self.turn();
         Batch {
             from: flush.from,
@@ -195,7 +193,7 @@ impl Batcher {
         if has_kernel && has_user {
             self.whole.insert((user, kernel), stack.clone());
         } else {
-            self.missing += 1;
+            self.counts.add(None, DaemonCounter::StacksMissing, 1);
         }
         stack
     }
@@ -222,7 +220,7 @@ impl Batcher {
 }
 
 fn part(span: &Span, process: u32, unix_offset: i64) -> SpanPart {
-    let loss = span.loss.iter().map(|(&reason, &n)| (reason.into(), n));
+    let loss = span.loss.iter().map(|(reason, &n)| (reason.key().into(), n));
     SpanPart {
         trace_id: span.key.trace_id,
         span_id: span.key.span_id,

@@ -8,14 +8,17 @@ use super::{
     Body, Entry, RunRecord, Sort, SpanFilter,
     account::{ProcessKey, SpanAccount},
 };
-use crate::model::{
-    batch::{Account, Counts, SpanPart},
-    id::{SpanId, TraceId},
-    state::StateTimes,
+use crate::{
+    ledger::DaemonCounter,
+    model::{
+        batch::{Account, Counts, SpanPart},
+        id::{SpanId, TraceId},
+        state::StateTimes,
+    },
 };
 
 /// Loss of a span whose additions did not all arrive.
-pub(super) const PARTS_MISSING: &str = "parts_missing";
+pub(super) const PARTS_MISSING: &str = DaemonCounter::PartsMissing.key();
 /// Longer strings are cut.
 pub(super) const MAX_STRING_BYTES: usize = 4096;
 /// Deeper stacks lose their outermost frames.

@@ -32,10 +32,13 @@ use super::{
     queue::Queue,
     status::ClientStatus,
 };
-use crate::model::{batch::Run, clock::unix_now_ns};
+use crate::{
+    ledger::DaemonCounter,
+    model::{batch::Run, clock::unix_now_ns},
+};
 
 /// Key of the gap that stands for a batch the collector will never take.
-pub const COLLECTOR_REFUSED: &str = "collector_refused";
+pub const COLLECTOR_REFUSED: &str = DaemonCounter::CollectorRefused.key();
 /// Frames on their way to the transport.
 const OUTBOUND: usize = 2;
 /// The collector's frames are small.

@@ -20,12 +20,13 @@ use tonic::{Code, Status, Streaming};
 use super::{client::ClientSettings, queue::Queue, status::ClientStatus};
 use crate::{
     kernel::ktime,
+    ledger::DaemonCounter,
     model::{batch::Run, clock::unix_now_ns},
     wire::encode::Encoder,
 };
 
 /// Key of the gap that stands for a batch that fits no frame.
-pub const FRAME_TOO_LARGE: &str = "frame_too_large";
+pub const FRAME_TOO_LARGE: &str = DaemonCounter::FrameTooLarge.key();
 /// New epochs asked for without anything acknowledged in between, after which the stream is given up.
 const MOST_RESETS: u32 = 8;
 

@@ -15,6 +15,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
+    ledger::DaemonCounter,
     model::{
         batch::{Batch, Counts, Gap},
         frame::Stack,
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// Given up because the queue had no room.
-pub const QUEUE_FULL: &str = "queue_full";
+pub const QUEUE_FULL: &str = DaemonCounter::QueueFull.key();
 
 /// The queue. Shared by the thread that fills it and the client that empties it.
 #[derive(Debug)]

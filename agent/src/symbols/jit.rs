@@ -14,8 +14,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Counters, code_map::CodeMap, jitdump::JitDump, perf_map::PerfMap};
+use super::{code_map::CodeMap, jitdump::JitDump, perf_map::PerfMap};
 use crate::{
+    ledger::{AtomicTally, DaemonCounter},
     model::{
         frame::{Frame, FrameKind},
         id::Pid,
@@ -68,7 +69,7 @@ struct Process {
 /// All of them.
 pub(super) struct Jits {
     processes: HashMap<Pid, Process>,
-    counters: Arc<Counters>,
+    counters: Arc<AtomicTally>,
     clock: u64,
     batch: u64,
 }
@@ -76,7 +77,7 @@ pub(super) struct Jits {
 // === impl Jits ===
 
 impl Jits {
-    pub(super) fn new(counters: Arc<Counters>) -> Self {
+    pub(super) fn new(counters: Arc<AtomicTally>) -> Self {
         Self { processes: HashMap::new(), counters, clock: 0, batch: 0 }
     }
 
@@ -139,7 +140,7 @@ impl Jits {
         process.read();
         if process.is_over() && !process.is_cut {
             process.is_cut = true;
-            Counters::add(&self.counters.jits_cut);
+            self.counters.add(DaemonCounter::SymbolJitsCut, 1);
         }
         self.keep_bounds(pid);
     }

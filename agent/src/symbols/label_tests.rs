@@ -2,11 +2,14 @@
 
 use std::{collections::HashMap, fs, path::Path, process::Command, sync::Arc};
 
-use super::{Counters, Frame, module::*};
-use crate::process::{
-    elf::Header,
-    fixture::{Directory, NOBODY, map_of},
-    maps::{Address, Backing, FileOffset},
+use super::{Frame, module::*};
+use crate::{
+    ledger::AtomicTally,
+    process::{
+        elf::Header,
+        fixture::{Directory, NOBODY, map_of},
+        maps::{Address, Backing, FileOffset},
+    },
 };
 
 /// Code with sizes and without, in two sections of its own, of which the second has no symbols.
@@ -37,7 +40,7 @@ struct Asker(Modules);
 
 impl Asker {
     fn new() -> Self {
-        Self(Modules::new(Bounds::default(), Arc::new(Counters::default())))
+        Self(Modules::new(Bounds::default(), Arc::new(AtomicTally::default())))
     }
 
     fn name(&mut self, program: &Path, at: u64) -> Option<String> {

@@ -10,7 +10,6 @@ use std::{
     os::unix::ffi::OsStrExt as _,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread,
@@ -18,6 +17,7 @@ use std::{
 };
 
 use crate::{
+    ledger::{AtomicTally, DaemonCounter},
     model::{
         frame::{Frame, FrameKind},
         id::Pid,
@@ -81,25 +81,6 @@ pub struct Request {
     pub space: Space,
 }
 
-/// What could not be had, for the account of losses.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Frames that got no name.
-    pub unresolved: AtomicU64,
-    /// Frames of those, because their batch had run out of time.
-    pub late: AtomicU64,
-    /// Requests that were not looked at: the thread hangs.
-    pub unanswered: AtomicU64,
-    /// Files that could not be opened, or are no longer those that were mapped.
-    pub files_absent: AtomicU64,
-    /// Files that are too large, no ELF, or broken.
-    pub files_refused: AtomicU64,
-    /// Files whose tables were dropped to stay within memory.
-    pub files_evicted: AtomicU64,
-    /// Processes with more names of just-in-time code than are kept.
-    pub jits_cut: AtomicU64,
-}
-
 enum Job {
     Open(Arc<ProcessMap>),
     Resolve { requests: Arc<[Request]>, answer: SyncSender<Vec<Vec<Frame>>> },
@@ -109,7 +90,8 @@ enum Job {
 #[derive(Debug)]
 pub struct Symbols {
     jobs: SyncSender<Job>,
-    counters: Arc<Counters>,
+    /// What could not be had.
+    counters: Arc<AtomicTally>,
     patience: Duration,
 }
 
@@ -125,39 +107,6 @@ impl FrameAddress {
     }
 }
 
-// === impl Counters ===
-
-impl Counters {
-    fn add(counter: &AtomicU64) {
-        counter.fetch_add(1, Relaxed);
-    }
-
-    /// Every counter that is not zero, by the key it has in reports.
-    pub fn losses(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let Self {
-            unresolved,
-            late,
-            unanswered,
-            files_absent,
-            files_refused,
-            files_evicted,
-            jits_cut,
-        } = self;
-        [
-            ("symbols_unresolved", unresolved),
-            ("symbols_late", late),
-            ("symbols_unanswered", unanswered),
-            ("symbol_files_absent", files_absent),
-            ("symbol_files_refused", files_refused),
-            ("symbol_files_evicted", files_evicted),
-            ("symbol_jits_cut", jits_cut),
-        ]
-        .into_iter()
-        .map(|(key, counter)| (key, counter.load(Relaxed)))
-        .filter(|&(_, count)| count > 0)
-    }
-}
-
 // === impl Symbols ===
 
 impl Symbols {
@@ -168,7 +117,7 @@ impl Symbols {
 
     fn spawn_within(bounds: Bounds) -> io::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE);
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(AtomicTally::default());
         let worker_counters = Arc::clone(&counters);
         thread::Builder::new()
             .name("hotspan-symbols".into())
@@ -199,7 +148,7 @@ impl Symbols {
         };
         let frames = if sent { answered.recv_timeout(self.patience).ok() } else { None };
         frames.unwrap_or_else(|| {
-            self.counters.unanswered.fetch_add(requests.len() as u64, Relaxed);
+            self.counters.add(DaemonCounter::SymbolsUnanswered, requests.len() as u64);
             requests
                 .iter()
                 .map(|request| {
@@ -210,13 +159,13 @@ impl Symbols {
     }
 
     /// What could not be had so far.
-    pub fn counters(&self) -> &Counters {
+    pub fn counters(&self) -> &AtomicTally {
         &self.counters
     }
 }
 
 /// The life of the thread: until every sender is gone.
-fn serve(queue: &Receiver<Job>, mut modules: Modules, counters: &Counters) {
+fn serve(queue: &Receiver<Job>, mut modules: Modules, counters: &AtomicTally) {
     loop {
         let job = match queue.recv_timeout(modules.rest_time()) {
             Ok(job) => job,
@@ -244,7 +193,12 @@ fn serve(queue: &Receiver<Job>, mut modules: Modules, counters: &Counters) {
 // === impl Request ===
 
 impl Request {
-    fn resolve(&self, modules: &mut Modules, counters: &Counters, deadline: Instant) -> Vec<Frame> {
+    fn resolve(
+        &self,
+        modules: &mut Modules,
+        counters: &AtomicTally,
+        deadline: Instant,
+    ) -> Vec<Frame> {
         if let Some(map) = &self.map {
             map.restore();
         }
@@ -252,11 +206,11 @@ impl Request {
         for &frame in &self.frames {
             let is_late = Instant::now() >= deadline;
             if is_late {
-                Counters::add(&counters.late);
+                counters.add(DaemonCounter::SymbolsLate, 1);
             } else if self.name(frame, modules, &mut frames) {
                 continue;
             }
-            Counters::add(&counters.unresolved);
+            counters.add(DaemonCounter::SymbolsUnresolved, 1);
             // Late because reading is slow: then nothing more is read.
             let id = self.file(frame).filter(|_| !is_late);
             frames.push(self.placeholder(frame, id.and_then(|id| modules.id(id))));

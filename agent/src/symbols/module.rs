@@ -18,13 +18,13 @@ use std::{
 };
 
 use super::{
-    Counters,
     image::Image,
     jit::Jits,
     kernel::KernelNames,
     names::{Broken, Names, tame},
 };
 use crate::{
+    ledger::{AtomicTally, DaemonCounter},
     model::{
         frame::{Frame, FrameKind},
         id::{Pid, hex},
@@ -104,7 +104,7 @@ pub(super) struct Modules {
     /// Ours, which is that of every 64-bit process.
     vdso: Option<Image>,
     jits: Jits,
-    counters: Arc<Counters>,
+    counters: Arc<AtomicTally>,
     clock: u64,
     batch: u64,
 }
@@ -112,7 +112,7 @@ pub(super) struct Modules {
 // === impl Modules ===
 
 impl Modules {
-    pub(super) fn new(bounds: Bounds, counters: Arc<Counters>) -> Self {
+    pub(super) fn new(bounds: Bounds, counters: Arc<AtomicTally>) -> Self {
         Self {
             bounds,
             known: HashMap::new(),
@@ -225,7 +225,7 @@ impl Modules {
             }
             Err(Broken) => {
                 module.content = Content::Refused;
-                Counters::add(&self.counters.files_refused);
+                self.counters.add(DaemonCounter::SymbolFilesRefused, 1);
                 None
             }
         }
@@ -255,7 +255,7 @@ impl Modules {
             Some((file, version))
         }) else {
             self.absent.insert(id);
-            Counters::add(&self.counters.files_absent);
+            self.counters.add(DaemonCounter::SymbolFilesAbsent, 1);
             return false;
         };
         let (content, last_use, checked_in) = (Content::Unread, clock, batch);
@@ -276,7 +276,7 @@ impl Modules {
         module.content = match Image::read(&module.file, path) {
             Some(image) => Content::Ready(Box::new(image)),
             None => {
-                Counters::add(&self.counters.files_refused);
+                self.counters.add(DaemonCounter::SymbolFilesRefused, 1);
                 Content::Refused
             }
         };
@@ -304,7 +304,7 @@ impl Modules {
                 })
                 .min_by_key(|(_, module)| module.last_use)
                 .map(|(&id, _)| id);
-            Counters::add(&self.counters.files_evicted);
+            self.counters.add(DaemonCounter::SymbolFilesEvicted, 1);
             match oldest {
                 Some(oldest) if too_many_modules => self.forget(oldest),
                 Some(oldest) => self.unread(oldest),

@@ -4,15 +4,14 @@ use std::{
     fs,
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::PathBuf,
-    sync::atomic::Ordering::Relaxed,
 };
 
 use super::*;
 use crate::process::fixture::{Directory, NOBODY, map_of};
 use crate::{process::maps::Address, symbols::fixture::*};
 
-fn modules(bounds: Bounds) -> (Modules, Arc<Counters>) {
-    let counters = Arc::new(Counters::default());
+fn modules(bounds: Bounds) -> (Modules, Arc<AtomicTally>) {
+    let counters = Arc::new(AtomicTally::default());
     (Modules::new(bounds, Arc::clone(&counters)), counters)
 }
 
@@ -58,7 +57,7 @@ fn what_is_kept_stays_within_bounds() {
             assert!(modules.known.len() <= 4 && images.len() <= 2 && names <= 8);
         }
     }
-    assert!(counters.files_evicted.load(Relaxed) > 0);
+    assert!(counters.get(DaemonCounter::SymbolFilesEvicted) > 0);
 }
 
 #[test]
@@ -125,7 +124,7 @@ fn garbage_is_refused_without_harm() {
         assert_eq!(name(&mut modules, &path, 16), None);
         assert_eq!(name(&mut modules, &path, 16), None);
     }
-    assert_eq!(counters.files_refused.load(Relaxed), 4);
+    assert_eq!(counters.get(DaemonCounter::SymbolFilesRefused), 4);
 }
 
 /// Real files with bytes changed, where it hurts most: every answer is fine, as long as there is

@@ -2,6 +2,8 @@
 
 use std::{fs, process};
 
+use DaemonCounter::{SymbolFilesAbsent, SymbolsLate, SymbolsUnanswered, SymbolsUnresolved};
+
 use super::{fixture::*, *};
 use crate::process::{
     elf::Header,
@@ -75,7 +77,7 @@ fn name_without_symbols(program: &std::path::Path) -> String {
     let symbols = symbols();
     let found = symbols.resolve(vec![request(&map, &[running.plain, running.plain])]);
     assert_eq!(found[0][0], found[0][1]);
-    assert_eq!(symbols.counters().losses().collect::<Vec<_>>(), [("symbols_unresolved", 2)]);
+    assert_eq!(symbols.counters().iter().collect::<Vec<_>>(), [(SymbolsUnresolved, 2)]);
     running.end();
     lines(&found[0][..1])[0].replace(&format!("{offset:#x}"), "OFFSET")
 }
@@ -132,7 +134,7 @@ fn functions_of_the_vdso_are_named() {
         "__kernel_clock_gettime"
     };
     assert!(names.contains(&expected), "{names:?}");
-    assert_eq!(symbols.counters().losses().count(), 0);
+    assert_eq!(symbols.counters().iter().count(), 0);
 }
 
 #[test]
@@ -298,8 +300,8 @@ fn a_fifo_in_place_of_a_file_does_not_block() {
     let symbols = symbols();
     let found = symbols.resolve(vec![request(&map, &[FrameAddress::Ip(0x10010)])]);
     assert_eq!(&*found[0][0].name, "lib.so+0x10");
-    let losses: Vec<_> = symbols.counters().losses().collect();
-    assert_eq!(losses, [("symbols_unresolved", 1), ("symbol_files_absent", 1)]);
+    let losses: Vec<_> = symbols.counters().iter().collect();
+    assert_eq!(losses, [(SymbolsUnresolved, 1), (SymbolFilesAbsent, 1)]);
 }
 
 #[test]
@@ -315,7 +317,7 @@ fn a_debug_link_to_a_fifo_is_not_followed() {
     let symbols = symbols();
     let found = symbols.resolve(vec![request(&running.map(), &[running.plain])]);
     assert_eq!(lines(&found[0]), ["plain native :0"]);
-    assert_eq!(symbols.counters().losses().count(), 0);
+    assert_eq!(symbols.counters().iter().count(), 0);
     running.end();
 }
 
@@ -332,8 +334,8 @@ fn a_batch_out_of_time_keeps_its_addresses() {
     let address = FrameAddress::Ip(landmark as fn() -> u32 as usize as u64);
     let found = symbols.resolve(vec![request(&map, &[address])]);
     assert!(found[0][0].name.contains("+0x"), "{found:?}");
-    let losses: Vec<_> = symbols.counters().losses().collect();
-    assert_eq!(losses, [("symbols_unresolved", 1), ("symbols_late", 1)]);
+    let losses: Vec<_> = symbols.counters().iter().collect();
+    assert_eq!(losses, [(SymbolsUnresolved, 1), (SymbolsLate, 1)]);
 }
 
 #[test]
@@ -350,6 +352,6 @@ fn a_caller_does_not_wait_for_ever() {
     for _ in 0..QUEUE * 4 {
         assert_eq!(symbols.resolve(requests()).len(), 3);
     }
-    let unanswered = symbols.counters().unanswered.load(Relaxed);
+    let unanswered = symbols.counters().get(SymbolsUnanswered);
     assert!(unanswered > 0 && unanswered.is_multiple_of(3), "{unanswered}");
 }

@@ -38,6 +38,7 @@ use agent_ebpf::unwind::Stop;
 
 use crate::{
     kernel::{StackCopy, tables::Tables as Maps},
+    ledger::{AtomicTally, DaemonCounter},
     model::id::Pid,
     process::maps::ProcessMap,
 };
@@ -60,27 +61,19 @@ enum Job {
     Gone(Pid),
 }
 
-/// What became of files and stacks, for the books.
+/// What became of files and stacks.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Files with tables.
     pub files: AtomicU64,
     /// Files without any: code is followed by frame pointer.
     pub files_bare: AtomicU64,
-    /// Files that could not be opened, or were refused.
-    pub files_refused: AtomicU64,
-    /// Tables that did not fit the budget.
-    pub over_budget: AtomicU64,
-    /// Tables taken out to make room.
-    pub evicted: AtomicU64,
-    /// Functions whose entry in a table was not understood.
-    pub entries_refused: AtomicU64,
     /// Bytes of tables and slabs in the kernel.
     pub bytes: AtomicU64,
     /// Copies of stacks walked here, by how the walk ended.
     pub walked: [AtomicU64; Stop::ALL.len()],
-    /// Copies of stacks the worker was too busy for.
-    pub unanswered: AtomicU64,
+    /// What goes into the accounts.
+    pub counts: AtomicTally,
 }
 
 /// The worker, as its users see it. It ends when this is dropped.
@@ -115,7 +108,7 @@ impl Unwinder {
     ) -> Option<Arc<Late>> {
         let most = if copy.is_some() { MAX_WAITING } else { MAX_WAITING_UNCOPIED };
         if self.waiting.load(Relaxed) >= most {
-            Counters::add(&self.counters.unanswered, u64::from(copy.is_some()));
+            self.counters.counts.add(DaemonCounter::UnwindUnanswered, u64::from(copy.is_some()));
             return None;
         }
         self.waiting.fetch_add(1, Relaxed);
@@ -168,18 +161,5 @@ impl Unwinder {
 impl Counters {
     fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Relaxed);
-    }
-
-    /// Everything that costs stacks their frames, by the key it has in reports; what is zero left out.
-    pub fn losses(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        [
-            ("unwind_files_refused", &self.files_refused),
-            ("unwind_tables_over_budget", &self.over_budget),
-            ("unwind_entries_refused", &self.entries_refused),
-            ("unwind_unanswered", &self.unanswered),
-        ]
-        .into_iter()
-        .map(|(key, counter)| (key, counter.load(Relaxed)))
-        .filter(|&(_, count)| count > 0)
     }
 }

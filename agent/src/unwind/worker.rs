@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     kernel::tables::{Tables as Maps, TablesError},
+    ledger::DaemonCounter,
     model::id::Pid,
     process::{
         file::{self, Version},
@@ -246,7 +247,7 @@ impl Worker {
         };
         let Some(source) = source else {
             // A process that is gone took its name with it: whoever maps the file next is asked.
-            Counters::add(&self.counters.files_refused, 1);
+            self.counters.counts.add(DaemonCounter::UnwindFilesRefused, 1);
             self.tables.set_state(exe, NO_TABLES);
             self.known.remove(&origin);
             return;
@@ -273,7 +274,9 @@ impl Worker {
             Some(table) => Some(table),
             None => match source.table() {
                 Ok(made) => {
-                    Counters::add(&self.counters.entries_refused, made.summary.refused);
+                    self.counters
+                        .counts
+                        .add(DaemonCounter::UnwindEntriesRefused, made.summary.refused);
                     if let (Some(cache), Some(table)) = (&mut self.cache, &made.table) {
                         cache.put(&content, table);
                     }
@@ -281,7 +284,7 @@ impl Worker {
                 }
                 Err(error) => {
                     tracing::debug!(%error, ?origin, "no unwind table");
-                    Counters::add(&self.counters.files_refused, 1);
+                    self.counters.counts.add(DaemonCounter::UnwindFilesRefused, 1);
                     None
                 }
             },
@@ -298,7 +301,7 @@ impl Worker {
             }
             Ok(false) => {
                 // Another process that maps the file asks again; by then there may be room.
-                Counters::add(&self.counters.over_budget, 1);
+                self.counters.counts.add(DaemonCounter::UnwindTablesOverBudget, 1);
                 self.tables.set_state(exe, NO_TABLES);
                 self.known.remove(&origin);
             }
@@ -317,7 +320,7 @@ impl Worker {
             if !self.tables.evict(Instant::now()) {
                 break;
             }
-            Counters::add(&self.counters.evicted, 1);
+            self.counters.counts.add(DaemonCounter::UnwindTablesEvicted, 1);
             out += 1;
         }
     }

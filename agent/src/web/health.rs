@@ -18,15 +18,14 @@ use super::{
     unix_now,
 };
 use crate::{
-    document::{conservation, span::Conservation},
+    document::conservation,
+    ledger::{self, Conservation, Counter, Kind, Role},
     model::id::RunId,
     store::{RunRecord, StoreHealth},
 };
 
 /// An open run that has not been heard of for this long is worth a look.
 const UNHEARD_NS: u64 = 10_000_000_000;
-/// The kind that says how walks over user stacks ended.
-const WALKS: &str = "walks";
 
 /// How everything is.
 #[derive(Debug, Serialize)]
@@ -58,7 +57,10 @@ pub(super) struct Agent {
     sequence: u64,
     pub(super) cost: Cost,
     pub(super) conservation: BTreeMap<String, Conservation>,
+    /// What was lost, and what made part of the account unknown or less.
     pub(super) loss: BTreeMap<String, u64>,
+    /// What was counted besides and is no loss.
+    pub(super) information: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -170,13 +172,12 @@ fn reasons(agents: &[Agent], store: &StoreHealth, live: &CollectorState) -> Vec<
             let seconds = agent.lag_ns / 1_000_000_000;
             reasons.push(format!("agent on {host} was last heard of {seconds} s ago"));
         }
-        for (reason, n) in agent.loss.iter().filter(|(reason, _)| reason.starts_with("segment_")) {
+        for (reason, n) in agent.loss.iter().filter(|(reason, _)| is_unreadable(reason)) {
             reasons.push(format!("agent on {host} cannot read {n} segments of spans: {reason}"));
         }
         for (kind, books) in &agent.conservation {
-            // How a walk ended is marked in its stack: nothing that was captured is missing.
-            let lost = books.lost.iter().filter(|_| kind != WALKS);
-            for (reason, n) in lost {
+            let is_marked = Kind::of_key(kind).is_some_and(Kind::is_marked);
+            for (reason, n) in books.lost.iter().filter(|_| !is_marked) {
                 reasons.push(format!("agent on {host} lost {n} {kind}: {reason}"));
             }
             if books.in_flight < 0 || (agent.closed && books.in_flight > 0) {
@@ -188,11 +189,19 @@ fn reasons(agents: &[Agent], store: &StoreHealth, live: &CollectorState) -> Vec<
     reasons
 }
 
+/// Whether it counts segments that cannot be read.
+fn is_unreadable(reason: &str) -> bool {
+    Counter::of_key(reason).is_some_and(|counter| counter.entry().roles.contains(&Role::Unreadable))
+}
+
 // === impl Agent ===
 
 impl Agent {
     fn of(record: &RunRecord, connected: bool, now: u64) -> Self {
         let cost = &record.account.cost;
+        let (information, loss) = conservation::by_reason(&record.account.loss)
+            .into_iter()
+            .partition(|(reason, _)| ledger::is_information(reason));
         let lag_ns = match record.closed {
             true => 0,
             false => now.saturating_sub(record.last_unix_ns),
@@ -220,7 +229,8 @@ impl Agent {
                 queue_bytes: cost.queue_bytes,
             },
             conservation: conservation::of(record, connected),
-            loss: conservation::by_reason(&record.account.loss),
+            loss,
+            information,
         }
     }
 }

@@ -90,6 +90,7 @@ struct Sums<'a> {
     in_flight: BTreeMap<[&'a str; 2], i64>,
     lost: BTreeMap<[&'a str; 3], u64>,
     loss: BTreeMap<[&'a str; 2], u64>,
+    information: BTreeMap<[&'a str; 2], u64>,
     connected: BTreeMap<&'a str, u64>,
     cpu_ns: BTreeMap<&'a str, u64>,
     /// Of connected agents: rss, queue, lag.
@@ -112,6 +113,8 @@ fn agents(agents: &[Agent], text: &mut Exposition) {
     text.samples(["host", "kind", "reason"], &sums.lost);
     text.family("hotspan_disturbed_total", "counter", "What made part of the account unknown.");
     text.samples(["host", "reason"], &sums.loss);
+    text.family("hotspan_information_total", "counter", "Counted besides, and no loss.");
+    text.samples(["host", "reason"], &sums.information);
     text.family("hotspan_agent_connected", "gauge", "Agents of the host that are connected.");
     text.per_host(&sums.connected, |n| n);
     text.family("hotspan_agent_cpu_seconds_total", "counter", "CPU time agents took.");
@@ -140,6 +143,9 @@ impl<'a> Sums<'a> {
         }
         for (reason, n) in &agent.loss {
             *self.loss.entry([host, reason]).or_default() += n;
+        }
+        for (reason, n) in &agent.information {
+            *self.information.entry([host, reason]).or_default() += n;
         }
         *self.connected.entry(host).or_default() += u64::from(agent.connected);
         *self.cpu_ns.entry(host).or_default() += agent.cost.cpu_ns;

@@ -10,6 +10,7 @@ use std::{
 
 use agent_ebpf::unwind::table::{CODE_WORDS, ProcessCode};
 use anyhow::Result;
+use hotspan::ledger::DaemonCounter;
 use hotspan_tests::host::{Scratch, read_text};
 
 use super::{files, recording::Recording};
@@ -62,8 +63,8 @@ pub(super) fn measure() -> Result<Vec<Line>> {
         "{} files with tables, {} without, {} refused, {} over budget",
         books.files.load(Relaxed),
         books.files_bare.load(Relaxed),
-        books.files_refused.load(Relaxed),
-        books.over_budget.load(Relaxed)
+        books.counts.get(DaemonCounter::UnwindFilesRefused),
+        books.counts.get(DaemonCounter::UnwindTablesOverBudget)
     );
     recording.finish()?;
     let most = slabs.iter().copied().fold(0.0, f64::max);

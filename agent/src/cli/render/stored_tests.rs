@@ -169,7 +169,7 @@ fn what_a_span_lacks_is_told() {
         "with its descendants in this process",
         "Where the time went: partly unknown",
         "no stack was taken",
-        "3  stacks_missing  stacks seen and not told",
+        "3  stacks_missing  stacks seen and not reported",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }

@@ -6,9 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    document::span::{
-        CauseDocument, Conservation, Exact, MethodDocument, ProcessDocument, ThreadDocument,
-    },
+    document::span::{CauseDocument, Exact, MethodDocument, ProcessDocument, ThreadDocument},
+    ledger::Conservation,
     model::{
         cause::CauseKind,
         state::{State, StateTimes},

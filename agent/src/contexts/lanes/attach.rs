@@ -9,6 +9,7 @@ use std::{
     path::Path,
 };
 
+use agent_ebpf::wire::Counter;
 use hotspan_lanes::abi;
 
 use super::{
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     kernel::ktime,
+    ledger::DaemonCounter,
     model::id::Pid,
     process::maps::{Address, Backing, Mapping, ProcessMap},
 };
@@ -44,7 +46,7 @@ pub(super) struct Retry {
     is_lacking: bool,
     /// What was refused, and how often. A segment that is still being made is refused, too: so only
     /// what is refused again and again counts, and counts once.
-    refused: HashMap<(Address, &'static str), u32>,
+    refused: HashMap<(Address, DaemonCounter), u32>,
 }
 
 // === impl Retry ===
@@ -69,7 +71,7 @@ impl Lanes {
         for (n, mapping) in segments(&map).enumerate() {
             let known = self.images.get(&pid).map_or(&[][..], |image| &image.segments);
             if n >= MAX_SEGMENTS {
-                self.refuse(pid, mapping.start, "segment_too_many", from_birth);
+                self.refuse(pid, mapping.start, DaemonCounter::SegmentTooMany, from_birth);
                 break;
             }
             let same = |&index: &usize| {
@@ -85,7 +87,7 @@ impl Lanes {
                 Err(Refused::Open(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(refused) => {
                     tracing::debug!(%pid, %refused, "segment not attached");
-                    self.refuse(pid, mapping.start, refused.key(), from_birth);
+                    self.refuse(pid, mapping.start, refused.counter(), from_birth);
                 }
             }
         }
@@ -153,7 +155,7 @@ impl Lanes {
     }
 
     /// Counts what is wrong with a segment, and asks the process again later.
-    fn refuse(&mut self, pid: Pid, address: Address, reason: &'static str, from_birth: bool) {
+    fn refuse(&mut self, pid: Pid, address: Address, reason: DaemonCounter, from_birth: bool) {
         let retry = self.retries.entry(pid).or_insert_with(|| Retry::of(from_birth));
         retry.is_lacking = true;
         if retry.refused.len() >= 2 * MAX_SEGMENTS {
@@ -162,7 +164,7 @@ impl Lanes {
         let times = retry.refused.entry((address, reason)).or_default();
         *times += 1;
         if *times == COUNTED_AT {
-            *self.refused.entry((pid, reason)).or_default() += 1;
+            self.refused.add(pid, reason, 1);
         }
     }
 
@@ -219,7 +221,7 @@ impl Lanes {
             return Some(id);
         }
         if image.virtual_lanes >= MAX_VIRTUAL {
-            *self.refused.entry((pid, "lanes_refused")).or_default() += 1;
+            self.refused.add(pid, Counter::LanesRefused, 1);
             return None;
         }
         image.virtual_lanes += 1;

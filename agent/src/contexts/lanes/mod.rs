@@ -12,14 +12,19 @@ mod sweep;
 pub use sweep::Owner;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     ops::Range,
 };
 
 use agent_ebpf::wire::{self, thread::lane_line};
 use hotspan_lanes::abi::{self, Event};
 
-use crate::{kernel::ktime, model::id::Pid, process::maps::Address};
+use crate::{
+    kernel::ktime,
+    ledger::{DaemonCounter, Tally},
+    model::id::Pid,
+    process::maps::Address,
+};
 use attach::Retry;
 use segment::{Control, Segment};
 
@@ -131,9 +136,6 @@ pub struct Lanes {
     pub refused: Tally,
 }
 
-/// Counts by process and reason.
-pub type Tally = BTreeMap<(Pid, &'static str), u64>;
-
 // === impl Lanes ===
 
 impl Lanes {
@@ -159,12 +161,10 @@ impl Lanes {
             }
             let gap = event.index - lane.tail;
             let Some(tail) = event.index.checked_add(1).filter(|_| gap <= MAX_JUMP) else {
-                *self.refused.entry((pid, "lane_head_jumped_ahead")).or_default() += 1;
+                self.refused.add(pid, DaemonCounter::LaneHeadJumpedAhead, 1);
                 break;
             };
-            if gap > 0 {
-                *self.lost.entry((pid, "markers_unread")).or_default() += gap;
-            }
+            self.lost.add(pid, DaemonCounter::MarkersUnread, gap);
             self.captured += gap + 1;
             self.in_flight += 1;
             lane.tail = tail;
@@ -215,8 +215,11 @@ impl Lanes {
         let back = control.head < lane.tail;
         let behind = control.head.wrapping_sub(lane.tail);
         if back || behind > MAX_JUMP {
-            let reason = if back { "lane_head_jumped_back" } else { "lane_head_jumped_ahead" };
-            *self.refused.entry((lane.pid, reason)).or_default() += 1;
+            let jumped = match back {
+                true => DaemonCounter::LaneHeadJumpedBack,
+                false => DaemonCounter::LaneHeadJumpedAhead,
+            };
+            self.refused.add(lane.pid, jumped, 1);
             lane.tail = control.head;
             return;
         }
@@ -228,9 +231,7 @@ impl Lanes {
         lane.events.extend(queued);
         self.in_flight += read;
         lane.tail = control.head;
-        if behind > read {
-            *self.lost.entry((lane.pid, "markers_lapped")).or_default() += behind - read;
-        }
+        self.lost.add(lane.pid, DaemonCounter::MarkersLapped, behind.saturating_sub(read));
         self.trim(id);
     }
 
@@ -244,10 +245,8 @@ impl Lanes {
 
     /// Events left their queue, so many of them unclaimed: these are lost.
     fn lose_unclaimed(&mut self, pid: Pid, unclaimed: u64) {
-        if unclaimed > 0 {
-            self.in_flight -= unclaimed;
-            *self.lost.entry((pid, "markers_unclaimed")).or_default() += unclaimed;
-        }
+        self.in_flight -= unclaimed;
+        self.lost.add(pid, DaemonCounter::MarkersUnclaimed, unclaimed);
     }
 
     /// Events of a thread, which is known to have published them.
@@ -315,7 +314,7 @@ impl Lanes {
         }
         lane.tail = head;
         self.captured += behind;
-        *self.lost.entry((lane.pid, "markers_unread")).or_default() += behind;
+        self.lost.add(lane.pid, DaemonCounter::MarkersUnread, behind);
     }
 
     /// Events drained and not yet consumed, in order of index (with holes where some were lost).
@@ -381,20 +380,31 @@ impl Lanes {
         for index in old {
             self.dying.push_back((end, index));
             let Some(Attached { segment, .. }) = self.segments.get(&index) else { continue };
-            for (key, n) in refusals(segment) {
-                *self.refused.entry((pid, key)).or_default() += n;
+            for (counter, n) in refusals(segment) {
+                self.refused.add(pid, counter, n);
             }
         }
     }
 
     /// What publishers that still live could not publish, as they count it themselves.
-    pub fn publishers_refusals(&self) -> impl Iterator<Item = (Pid, &'static str, u64)> {
-        let segments = self.images.iter().flat_map(move |(&pid, image)| {
-            image.segments.iter().filter_map(move |index| Some((pid, self.segments.get(index)?)))
-        });
-        segments.flat_map(|(pid, attached)| {
-            refusals(&attached.segment).map(move |(key, n)| (pid, key, n))
-        })
+    pub fn publishers_refusals(&self) -> Tally {
+        let mut tally = Tally::default();
+        for (&pid, image) in &self.images {
+            let segments = image.segments.iter().filter_map(|index| self.segments.get(index));
+            for (counter, n) in segments.flat_map(|attached| refusals(&attached.segment)) {
+                tally.add(pid, counter, n);
+            }
+        }
+        tally
+    }
+
+    /// The account of markers, without what was lost.
+    pub fn counts(&self) -> [(DaemonCounter, u64); 3] {
+        [
+            (DaemonCounter::MarkersCaptured, self.captured),
+            (DaemonCounter::MarkersDelivered, self.delivered),
+            (DaemonCounter::MarkersInFlight, self.in_flight),
+        ]
     }
 
     /// The pid a lane belongs to.
@@ -420,12 +430,11 @@ fn unclaimed(events: impl IntoIterator<Item = Queued>) -> u64 {
 }
 
 /// A publisher's own counts of what it could not publish; they stand in the first segment of a process.
-fn refusals(segment: &Segment) -> impl Iterator<Item = (&'static str, u64)> {
-    let counts = [
-        ("threads_without_lane", segment.threads_without_lane()),
-        ("publishes_refused", segment.publishes_refused()),
-    ];
-    counts.into_iter().filter(|(_, n)| *n > 0)
+fn refusals(segment: &Segment) -> [(DaemonCounter, u64); 2] {
+    [
+        (DaemonCounter::ThreadsWithoutLane, segment.threads_without_lane()),
+        (DaemonCounter::PublishesRefused, segment.publishes_refused()),
+    ]
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use std::{
 use hotspan_lanes::abi::{self, Event, header, lane};
 
 use crate::{
+    ledger::DaemonCounter,
     model::id::Pid,
     process::{
         descriptors,
@@ -30,7 +31,7 @@ use crate::{
 /// `TMPFS_MAGIC` (include/uapi/linux/magic.h).
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
-/// Why a segment was not attached. The key is the reason in loss reports.
+/// Why a segment was not attached.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// Gone, or we may not look.
@@ -63,18 +64,18 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// The key in loss reports.
-    pub fn key(&self) -> &'static str {
+    /// What it is counted as.
+    pub fn counter(&self) -> DaemonCounter {
         match self {
-            Self::Open(_) => "segment_unopened",
-            Self::NotMemory => "segment_not_memory",
-            Self::Unsealed => "segment_unsealed",
-            Self::Size => "segment_size",
-            Self::Header => "segment_header",
-            Self::Geometry => "segment_geometry",
-            Self::Foreign => "segment_foreign",
-            Self::Descriptors => "segment_descriptors",
-            Self::Map(_) => "segment_unmapped",
+            Self::Open(_) => DaemonCounter::SegmentUnopened,
+            Self::NotMemory => DaemonCounter::SegmentNotMemory,
+            Self::Unsealed => DaemonCounter::SegmentUnsealed,
+            Self::Size => DaemonCounter::SegmentSize,
+            Self::Header => DaemonCounter::SegmentHeader,
+            Self::Geometry => DaemonCounter::SegmentGeometry,
+            Self::Foreign => DaemonCounter::SegmentForeign,
+            Self::Descriptors => DaemonCounter::SegmentDescriptors,
+            Self::Map(_) => DaemonCounter::SegmentUnmapped,
         }
     }
 }

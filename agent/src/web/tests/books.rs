@@ -117,6 +117,51 @@ fn gaps_and_losses_are_told_by_reason() {
 }
 
 #[test]
+fn what_is_no_loss_is_shown_apart() {
+    let mut memory = Memory::shop();
+    memory.runs[0].account.loss = BTreeMap::from([
+        ("wakeup_ignored".into(), 9),
+        ("switch_out_missed".into(), 2),
+        ("a_key_of_tomorrow".into(), 1),
+    ]);
+    let samples = parsed(
+        &Api::new(Memory { runs: memory.runs.clone(), ..Memory::shop() }).get("/metrics").body,
+    );
+    let answer = health(memory);
+    let agent = &answer["agents"][0];
+    assert_eq!(agent["information"], json!({"wakeup_ignored": 9}));
+    assert_eq!(agent["loss"], json!({"switch_out_missed": 2, "a_key_of_tomorrow": 1}));
+    assert_eq!(answer["loss"], agent["loss"]);
+    assert_eq!(answer["status"], "ok", "{answer}");
+    for (sample, value) in [
+        (r#"hotspan_information_total{host="web-1",reason="wakeup_ignored"}"#, 9.0),
+        (r#"hotspan_disturbed_total{host="web-1",reason="switch_out_missed"}"#, 2.0),
+    ] {
+        assert!((samples[sample] - value).abs() < 1e-12, "{sample}");
+    }
+    assert!(
+        !samples.keys().any(|it| it.starts_with("hotspan_disturbed") && it.contains("ignored"))
+    );
+}
+
+#[test]
+fn segments_that_cannot_be_read_and_walks_that_ended_early() {
+    let mut memory = Memory::shop();
+    memory.runs[0].account.loss = BTreeMap::from([("segment_size".into(), 3)]);
+    let lost = |reason: &str| KindAccount {
+        captured: 5,
+        linked: 4,
+        lost: BTreeMap::from([(reason.into(), 1)]),
+    };
+    memory.runs[0].account.kinds.insert("walks".into(), lost("stacks_cut"));
+    memory.runs[0].account.kinds.insert("lifecycle".into(), lost("ring_full"));
+    let reasons = reasons(memory);
+    assert!(reasons.contains("cannot read 3 segments of spans: segment_size"), "{reasons}");
+    assert!(reasons.contains("lost 1 lifecycle: ring_full"), "{reasons}");
+    assert!(!reasons.contains("walks"), "{reasons}");
+}
+
+#[test]
 fn a_gap_may_come_before_the_account_that_knows_it() {
     let mut memory = Memory::shop();
     memory.runs[0].gaps =
