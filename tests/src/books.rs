@@ -8,16 +8,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
+use hotspan::ledger::{Counter, Kind, Role};
 
 use crate::{
     check::conservation_problems,
     report::Report,
     service::{Agent, Health, Place, Service},
 };
-
-/// Losses between the kernel or a lane and the join.
-const AT_THE_SOURCE: [&str; 5] =
-    ["ring_full", "markers_lapped", "markers_unclaimed", "markers_unread", "tail_markers_lost"];
 
 /// What is wrong with the books of a run. A loss for a reason that is not in `may_lose` is.
 pub fn problems(agent: &Agent, may_lose: &[&str]) -> Vec<String> {
@@ -36,13 +33,25 @@ pub fn problems(agent: &Agent, may_lose: &[&str]) -> Vec<String> {
         if kept.delivered > kept.captured {
             problems.push(format!("more {kind} delivered than captured: {kept:?}"));
         }
-        let allowed = |reason: &str| may_lose.contains(&reason) || AT_THE_SOURCE.contains(&reason);
-        // Walks that ended early left a mark in their stacks; the stacks are all there.
-        if kind != "walks" && kept.lost.keys().any(|reason| !allowed(reason)) {
+        let allowed = |reason: &str| may_lose.contains(&reason) || is_at_the_source(kind, reason);
+        if !is_marked(kind) && kept.lost.keys().any(|reason| !allowed(reason)) {
             problems.push(format!("{kind} lost: {kept:?}"));
         }
     }
     problems
+}
+
+/// Whether it is a loss between the kernel or a lane and the join.
+fn is_at_the_source(kind: &str, reason: &str) -> bool {
+    let is_it =
+        |role: &Role| matches!(role, Role::Lost(of, key) if of.key() == kind && *key == reason);
+    Counter::all().any(|counter| counter.entry().roles.iter().any(is_it))
+}
+
+/// Whether what a kind lost left its mark elsewhere: walks that ended early did in their stacks, and the
+/// stacks are all there.
+fn is_marked(kind: &str) -> bool {
+    Kind::of_key(kind).is_some_and(Kind::is_marked)
 }
 
 /// The books of one run, ended well.
@@ -56,7 +65,7 @@ pub fn balanced(agent: &Agent, may_lose: &[&str]) -> Result<()> {
 /// What a run lost, by reason, over all kinds.
 pub fn lost(agent: &Agent) -> BTreeMap<String, u64> {
     let mut sums = BTreeMap::new();
-    let kinds = agent.conservation.iter().filter(|(kind, _)| *kind != "walks");
+    let kinds = agent.conservation.iter().filter(|(kind, _)| !is_marked(kind));
     for (reason, n) in kinds.flat_map(|(_, kept)| &kept.lost) {
         *sums.entry(reason.clone()).or_default() += n;
     }

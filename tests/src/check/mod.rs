@@ -10,6 +10,7 @@ use std::{
 
 use account::{booked_as_cpu, cpu_problem};
 use anyhow::{Result, ensure};
+use hotspan::ledger::Kind;
 
 use crate::{
     fixture::Recording,
@@ -315,9 +316,9 @@ fn example_of_other_cause(pairs: &[(SpanTruth, &Span)], state: &str) -> String {
 /// What is wrong with the conservation of a report.
 pub fn conservation_problems(report: &Report) -> Vec<String> {
     let mut problems = Vec::new();
-    for kind in ["samples", "intervals", "markers", "stacks"] {
-        if !report.conservation.contains_key(kind) {
-            problems.push(format!("conservation does not tell about {kind}"));
+    for kind in Kind::ALL.into_iter().filter(|kind| kind.is_of_every_run()) {
+        if !report.conservation.contains_key(kind.key()) {
+            problems.push(format!("there is no account of {}", kind.key()));
         }
     }
     for (kind, kept) in &report.conservation {
