@@ -14,6 +14,7 @@ pub mod maps;
 mod moved;
 pub mod packed;
 pub mod procfs;
+pub mod reader;
 pub mod vdso;
 
 use std::{

@@ -1,0 +1,341 @@
+//! Reads what strange processes show under `/proc`, on threads of its own.
+//!
+//! Opening `/proc/PID/maps` or a file of `map_files` waits for locks of that process (`mm_access` in
+//! kernel/fork.c takes `exec_update_lock`, then reading takes the mmap lock), for as long as the process
+//! likes. So whoever must not wait asks here and collects the outcome later.
+//!
+//! ```text
+//! ask ─► waiting ─► worker ─► answers ─► collect
+//!           │          └─ past the deadline: the worker is left to itself, the question unread
+//!           └─ nobody left to read it: unread
+//! ```
+//! Invariants:
+//! - every question has exactly one outcome;
+//! - asking and collecting never wait for a process;
+//! - there are at most `Limits::workers` threads, those that hang included. A hanging thread cannot be
+//!   ended, only outlived;
+//! - a process that let a worker hang is not asked for a while, and for longer each time.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fs::File,
+    io::{self, Read as _, Write as _},
+    os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::model::id::Pid;
+
+/// Something to be read of one process.
+pub trait Question: Send + Sync + 'static {
+    /// What is read.
+    type Answer: Send + 'static;
+
+    /// Whom it is about.
+    fn pid(&self) -> Pid;
+
+    /// Reads it. May wait for the process.
+    fn read(&self) -> Self::Answer;
+}
+
+/// What became of a question.
+pub struct Outcome<Q: Question> {
+    /// As it was asked.
+    pub question: Arc<Q>,
+    /// None: its process could not be read in time, or is not asked for now.
+    pub answer: Option<Q::Answer>,
+    /// With it a process became unread that was not before.
+    pub is_newly_unread: bool,
+}
+
+/// How long is waited, and for how many.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// A worker that reads for longer is not counted on for the questions that wait.
+    slow: Duration,
+    /// A question that is read for longer is unread.
+    deadline: Duration,
+    /// How long a process is not asked after the first time, and after many.
+    pause: (Duration, Duration),
+    /// One that works and four that hang.
+    workers: usize,
+    /// Questions waiting.
+    waiting: usize,
+}
+
+const LIMITS: Limits = Limits {
+    slow: Duration::from_millis(20),
+    deadline: Duration::from_secs(1),
+    pause: (Duration::from_secs(1), Duration::from_secs(60)),
+    workers: 5,
+    waiting: 1 << 16,
+};
+
+/// Pauses kept before those that are long over are dropped.
+const MAX_PAUSES: usize = 1024;
+
+/// A process that is not asked.
+#[derive(Clone, Copy, Debug)]
+struct Pause {
+    until: Instant,
+    length: Duration,
+}
+
+/// The workers, as their only user sees them. They end when this is dropped, as far as they can.
+pub struct Reader<Q: Question> {
+    shared: Arc<Shared<Q>>,
+    limits: Limits,
+    /// What each worker does first.
+    prepare: fn(),
+    /// Outcomes not collected yet that no worker brought.
+    unread: Vec<Outcome<Q>>,
+    /// Questions without a collected outcome.
+    open: usize,
+    pauses: HashMap<Pid, Pause>,
+}
+
+struct Shared<Q: Question> {
+    state: Mutex<State<Q>>,
+    work: Condvar,
+    /// Readable when there are answers.
+    call: File,
+}
+
+struct State<Q: Question> {
+    waiting: VecDeque<(Instant, Arc<Q>)>,
+    /// By number of worker. One that is missing here and not idle was left to itself.
+    running: HashMap<u64, (Instant, Arc<Q>)>,
+    answers: Vec<(Arc<Q>, Q::Answer)>,
+    idle: usize,
+    threads: usize,
+    /// Workers ever.
+    numbers: u64,
+    has_ended: bool,
+}
+
+// === impl Reader ===
+
+impl<Q: Question> Reader<Q> {
+    /// Starts the first worker; each of them calls `prepare` first.
+    pub fn start(prepare: fn()) -> io::Result<Self> {
+        Self::with(prepare, LIMITS)
+    }
+
+    fn with(prepare: fn(), limits: Limits) -> io::Result<Self> {
+        let state = State {
+            waiting: VecDeque::new(),
+            running: HashMap::new(),
+            answers: Vec::new(),
+            idle: 0,
+            threads: 0,
+            numbers: 0,
+            has_ended: false,
+        };
+        let shared = Shared { state: Mutex::new(state), work: Condvar::new(), call: call()? };
+        let shared = Arc::new(shared);
+        let (unread, pauses) = (Vec::new(), HashMap::new());
+        let reader = Self { shared, limits, prepare, unread, open: 0, pauses };
+        reader.start_worker(&mut reader.shared.lock())?;
+        Ok(reader)
+    }
+
+    /// Asks. Does not wait.
+    pub fn ask(&mut self, question: Q) {
+        self.ask_at(question, Instant::now());
+    }
+
+    fn ask_at(&mut self, question: Q, now: Instant) {
+        self.open += 1;
+        let question = Arc::new(question);
+        let paused = self.pauses.get(&question.pid()).is_some_and(|pause| now < pause.until);
+        let mut state = self.shared.lock();
+        if paused || state.waiting.len() >= self.limits.waiting {
+            drop(state);
+            return self.give_up(question, false, now);
+        }
+        state.waiting.push_back((now, question));
+        if state.idle > 0 {
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// The outcomes that came since the last call. Does not wait. To be called now and then also when
+    /// nothing came: deadlines pass here.
+    pub fn collect(&mut self) -> Vec<Outcome<Q>> {
+        self.collect_at(Instant::now())
+    }
+
+    fn collect_at(&mut self, now: Instant) -> Vec<Outcome<Q>> {
+        let shared = Arc::clone(&self.shared);
+        let mut state = shared.lock();
+        let answers = std::mem::take(&mut state.answers);
+        if !answers.is_empty() {
+            shared.quiet();
+        }
+        for (question, stuck) in self.overdue(&mut state, now) {
+            self.give_up(question, stuck, now);
+        }
+        drop(state);
+        let mut outcomes = std::mem::take(&mut self.unread);
+        for (question, answer) in answers {
+            self.pauses.remove(&question.pid());
+            outcomes.push(Outcome { question, answer: Some(answer), is_newly_unread: false });
+        }
+        self.open -= outcomes.len();
+        outcomes
+    }
+
+    /// Leaves workers that hang to themselves and sees to it that somebody works. Returns the questions
+    /// that are given up, and whether a worker hangs in it.
+    fn overdue(&self, state: &mut State<Q>, now: Instant) -> Vec<(Arc<Q>, bool)> {
+        let Limits { slow, deadline, workers, .. } = self.limits;
+        let for_long = |since: Instant, long| now.saturating_duration_since(since) >= long;
+        let hanging = state.running.extract_if(|_, (since, _)| for_long(*since, deadline));
+        let mut overdue: Vec<_> = hanging.map(|(_, (_, question))| (question, true)).collect();
+        let is_quick = |(since, _): &(Instant, Arc<Q>)| !for_long(*since, slow);
+        let somebody_works = state.idle > 0 || state.running.values().any(is_quick);
+        if somebody_works || state.waiting.is_empty() {
+            return overdue;
+        }
+        if state.threads < workers {
+            // Without another thread the questions wait for those there are.
+            let _ = self.start_worker(state);
+            return overdue;
+        }
+        while let Some((_, question)) =
+            state.waiting.pop_front_if(|(since, _)| for_long(*since, deadline))
+        {
+            overdue.push((question, false));
+        }
+        overdue
+    }
+
+    /// A question whose process is to blame if a worker is `stuck` in it.
+    fn give_up(&mut self, question: Arc<Q>, stuck: bool, now: Instant) {
+        let (first, most) = self.limits.pause;
+        if self.pauses.len() >= MAX_PAUSES {
+            self.pauses.retain(|_, pause| now < pause.until + pause.length);
+        }
+        let before = self.pauses.get(&question.pid()).copied();
+        let length = match before {
+            Some(before) if stuck => (before.length * 2).min(most),
+            Some(before) => before.length,
+            None => first,
+        };
+        if before.is_none_or(|before| now >= before.until) {
+            self.pauses.insert(question.pid(), Pause { until: now + length, length });
+        }
+        self.unread.push(Outcome { question, answer: None, is_newly_unread: before.is_none() });
+    }
+
+    /// The process of this number is another, or has another image: it may be asked.
+    pub fn renewed(&mut self, pid: Pid) {
+        self.pauses.remove(&pid);
+    }
+
+    /// Whether every question's outcome was collected.
+    pub fn is_idle(&self) -> bool {
+        self.open == 0
+    }
+
+    /// Waits until there are answers, at most for so long.
+    pub fn wait(&self, most: Duration) {
+        let millis = libc::c_int::try_from(most.as_millis()).unwrap_or(libc::c_int::MAX);
+        let mut call = libc::pollfd { fd: self.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one live pollfd.
+        unsafe { libc::poll(&raw mut call, 1, millis) };
+    }
+
+    fn start_worker(&self, state: &mut State<Q>) -> io::Result<()> {
+        let (shared, prepare, number) = (Arc::clone(&self.shared), self.prepare, state.numbers);
+        thread::Builder::new().name("hotspan-reader".into()).spawn(move || {
+            prepare();
+            work(&shared, number);
+        })?;
+        state.numbers += 1;
+        state.threads += 1;
+        Ok(())
+    }
+}
+
+/// Readable when there are answers.
+impl<Q: Question> AsRawFd for Reader<Q> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.shared.call.as_raw_fd()
+    }
+}
+
+impl<Q: Question> Drop for Reader<Q> {
+    fn drop(&mut self) {
+        self.shared.lock().has_ended = true;
+        self.shared.work.notify_all();
+    }
+}
+
+// === impl Shared ===
+
+impl<Q: Question> Shared<Q> {
+    fn lock(&self) -> MutexGuard<'_, State<Q>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the call back, under the lock.
+    fn quiet(&self) {
+        // Nothing to read: somebody waited in between.
+        let _ = (&self.call).read(&mut [0; 8]);
+    }
+}
+
+/// An eventfd.
+fn call() -> io::Result<File> {
+    // SAFETY: takes no memory.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just returned this descriptor to us, nobody else owns it.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// Counts a worker out, however it ends.
+struct Leaving<'a, Q: Question>(&'a Shared<Q>);
+
+impl<Q: Question> Drop for Leaving<'_, Q> {
+    fn drop(&mut self) {
+        self.0.lock().threads -= 1;
+    }
+}
+
+/// The life of a worker: until it is left to itself, or nobody needs it.
+fn work<Q: Question>(shared: &Shared<Q>, number: u64) {
+    let _leaving = Leaving(shared);
+    let mut state = shared.lock();
+    while !state.has_ended {
+        let Some((_, question)) = state.waiting.pop_front() else {
+            if state.idle > 0 {
+                return;
+            }
+            state.idle += 1;
+            state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+            continue;
+        };
+        state.running.insert(number, (Instant::now(), Arc::clone(&question)));
+        drop(state);
+        let answer = question.read();
+        state = shared.lock();
+        if state.running.remove(&number).is_none() {
+            // It has had its outcome.
+            return;
+        }
+        state.answers.push((question, answer));
+        // The counter is far from full, the only way to fail.
+        let _ = (&shared.call).write(&1u64.to_ne_bytes());
+    }
+}
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod tests;

@@ -1,0 +1,196 @@
+//! The reader with processes that answer when the test says so.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::*;
+
+/// Says that it is being read, then answers its number once it is let go.
+struct Asked {
+    pid: Pid,
+    begun: Sender<Pid>,
+    go: Mutex<Receiver<()>>,
+}
+
+impl Question for Asked {
+    type Answer = u32;
+
+    fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    fn read(&self) -> u32 {
+        self.begun.send(self.pid).unwrap();
+        // An error lets it go too: nobody holds it.
+        let _ = self.go.lock().unwrap().recv();
+        self.pid.0
+    }
+}
+
+/// A reader and what its workers say.
+struct Bench {
+    reader: Reader<Asked>,
+    begun: (Sender<Pid>, Receiver<Pid>),
+}
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(1000);
+
+impl Bench {
+    fn new(workers: usize) -> Self {
+        let pause = (LONG * 10, LONG * 30);
+        let limits = Limits { slow: LONG, deadline: LONG * 2, pause, workers, waiting: 8 };
+        Self { reader: Reader::with(|| (), limits).unwrap(), begun: channel() }
+    }
+
+    /// Asks a process that hangs until what is returned goes.
+    fn hang(&mut self, pid: u32, now: Instant) -> Sender<()> {
+        let (hold, go) = channel();
+        let (pid, begun) = (Pid(pid), self.begun.0.clone());
+        self.reader.ask_at(Asked { pid, begun, go: Mutex::new(go) }, now);
+        hold
+    }
+
+    /// The next one that is read is this.
+    fn begins(&self, pid: u32) {
+        assert_eq!(self.begun.1.recv_timeout(Duration::from_secs(20)).unwrap(), Pid(pid));
+    }
+
+    /// Outcomes at a moment: number, whether it was answered, whether it is newly unread.
+    fn at(&mut self, now: Instant) -> Vec<(u32, bool, bool)> {
+        let outcomes = self.reader.collect_at(now).into_iter();
+        let outcomes = outcomes.map(|outcome| {
+            let pid = outcome.question.pid.0;
+            assert!(outcome.answer.is_none_or(|answer| answer == pid));
+            (pid, outcome.answer.is_some(), outcome.is_newly_unread)
+        });
+        outcomes.collect()
+    }
+
+    /// The next outcome that a worker brings.
+    fn next(&mut self, now: Instant) -> Vec<(u32, bool, bool)> {
+        self.reader.wait(Duration::from_secs(20));
+        self.at(now)
+    }
+
+    fn threads(&self) -> usize {
+        self.reader.shared.lock().threads
+    }
+}
+
+#[test]
+fn every_question_is_answered_once() {
+    let mut bench = Bench::new(2);
+    let now = Instant::now();
+    assert!(bench.reader.is_idle());
+    drop(bench.hang(1, now));
+    assert!(!bench.reader.is_idle());
+    assert_eq!(bench.next(now), [(1, true, false)]);
+    assert!(bench.reader.is_idle());
+    assert_eq!(bench.at(now), []);
+    bench.reader.wait(Duration::ZERO);
+    assert_eq!(bench.at(now + LONG * 50), [], "no deadline holds for what is answered");
+}
+
+#[test]
+fn one_that_hangs_delays_nobody_and_is_asked_ever_less_often() {
+    let mut bench = Bench::new(2);
+    let now = Instant::now();
+    let hold = bench.hang(1, now);
+    bench.begins(1);
+    drop(bench.hang(2, now));
+    assert_eq!((bench.at(now), bench.threads()), (vec![], 1), "it may be about to answer");
+    // Real time passed as well, but not that much.
+    assert_eq!(bench.at(now + LONG + LONG / 2), []);
+    assert_eq!(bench.next(now), [(2, true, false)], "by another worker");
+    assert_eq!(bench.at(now + LONG * 3), [(1, false, true)]);
+
+    let first = now + LONG * 3;
+    drop(bench.hang(1, first + LONG * 9));
+    assert_eq!(bench.at(first + LONG * 9), [(1, false, false)], "not asked, not counted again");
+    let again = bench.hang(1, first + LONG * 11);
+    bench.begins(2);
+    bench.begins(1);
+    assert_eq!(bench.at(first + LONG * 14), [(1, false, false)], "asked, and hangs again");
+    drop(bench.hang(1, first + LONG * 33));
+    assert_eq!(bench.at(first + LONG * 33), [(1, false, false)], "for longer this time");
+    bench.reader.renewed(Pid(1));
+    drop((hold, again));
+    drop(bench.hang(1, now));
+    // Both workers that hung go now; the question finds another.
+    let outcomes = loop {
+        let outcomes = bench.at(now);
+        if !outcomes.is_empty() {
+            break outcomes;
+        }
+        thread::yield_now();
+    };
+    assert_eq!(outcomes, [(1, true, false)]);
+}
+
+#[test]
+fn when_all_hang_the_others_are_unread_not_waited_for() {
+    let mut bench = Bench::new(2);
+    let now = Instant::now();
+    let first = bench.hang(1, now);
+    bench.begins(1);
+    let second = bench.hang(2, now);
+    assert_eq!(bench.at(now + LONG + LONG / 2), []);
+    bench.begins(2);
+    drop(bench.hang(3, now + LONG * 3));
+    let mut outcomes = bench.at(now + LONG * 4);
+    outcomes.sort_unstable();
+    assert_eq!(outcomes, [(1, false, true), (2, false, true)]);
+    assert_eq!(bench.at(now + LONG * 4), [], "it waits for a worker");
+    assert_eq!(bench.at(now + LONG * 5), [(3, false, true)], "for as long as one may read");
+    assert_eq!(bench.threads(), 2);
+
+    // One answers at last: nobody waits for that, and the next question has a worker.
+    drop(first);
+    while bench.threads() == 2 {
+        thread::yield_now();
+    }
+    let later = now + LONG * 100;
+    drop(bench.hang(3, later));
+    assert_eq!(bench.at(later), []);
+    assert_eq!(bench.next(later), [(3, true, false)]);
+    drop(second);
+}
+
+#[test]
+fn more_questions_than_wait_are_unread() {
+    let mut bench = Bench::new(1);
+    let now = Instant::now();
+    let hold = bench.hang(1, now);
+    bench.begins(1);
+    let waiting: Vec<_> = (0..9).map(|pid| bench.hang(10 + pid, now)).collect();
+    assert_eq!(bench.at(now), [(18, false, true)]);
+    drop(waiting);
+    drop(hold);
+    let mut answered = 0;
+    while !bench.reader.is_idle() {
+        answered += bench.next(now).len();
+    }
+    assert_eq!(answered, 9);
+}
+
+#[test]
+fn a_question_that_panics_takes_one_worker_with_it() {
+    struct Panics;
+    impl Question for Panics {
+        type Answer = ();
+        fn pid(&self) -> Pid {
+            Pid(1)
+        }
+        fn read(&self) {
+            std::panic::resume_unwind(Box::new(()));
+        }
+    }
+    let mut reader = Reader::with(|| (), LIMITS).unwrap();
+    reader.ask(Panics);
+    while reader.shared.lock().threads > 0 {
+        thread::yield_now();
+    }
+    let outcomes = reader.collect_at(Instant::now() + LONG);
+    assert_eq!(outcomes.len(), 1);
+    assert!(outcomes[0].answer.is_none() && outcomes[0].is_newly_unread);
+}
