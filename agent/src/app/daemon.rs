@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::RawFd,
+    os::fd::{AsRawFd as _, RawFd},
     time::{Duration, Instant},
 };
 
@@ -12,13 +12,14 @@ use agent_ebpf::{
     wire::{Counter, Snapshot},
 };
 
+use super::reading::{self, Asked};
 use crate::{
     contexts::lanes::Lanes,
     kernel::{Config, KernelError, KernelSide, Record, StartError, ktime},
     ledger::{self, Conservation, DaemonCounter, Sums, Tally},
     link::{Linker, Parts, ThreadAccount, flush::Flush, stacks::stop_counter},
     model::id::Pid,
-    process::{Processes, family::Family, procfs},
+    process::{Processes, reader::Reader},
     unwind::Unwinder,
 };
 
@@ -30,18 +31,10 @@ const ROUND: Duration = Duration::from_millis(20);
 const ROUND_WITHOUT_LANES: Duration = Duration::from_millis(200);
 /// A record is in its ring this long after the time it bears.
 const SENT_WITHIN_NS: u64 = 2_000_000;
-/// How long the end waits for the last switch of threads that are gone.
-const LAST_SWITCH: Duration = Duration::from_millis(200);
 /// How often open waits are looked at, so that a thread that does not come back is still shown.
 const TOTALS_EVERY: Duration = Duration::from_millis(500);
 /// How often CPUs are looked at: some may be new, or back.
 const CPUS_EVERY: Duration = Duration::from_secs(1);
-/// How often processes without a segment are looked at again.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// The same where it could not be finished.
-const SWEEP_AGAIN: Duration = Duration::from_secs(1);
-/// The same where new lanes do not announce themselves.
-const SWEEP_EVERY_BLIND: Duration = Duration::from_millis(200);
 
 /// Whose time is reported.
 #[derive(Clone, Debug)]
@@ -61,7 +54,7 @@ struct Parked {
 
 /// Kernel side and join.
 pub struct Daemon {
-    kernel: KernelSide,
+    pub(super) kernel: KernelSide,
     /// The join, with all it has found.
     pub linker: Linker,
     /// What the processes publish.
@@ -70,8 +63,12 @@ pub struct Daemon {
     pub processes: Processes,
     /// Who makes unwind tables.
     pub unwinder: Unwinder,
+    /// Who asks processes.
+    pub(super) reader: Reader<Asked>,
     totals_at: Instant,
-    sweep_at: Instant,
+    /// When the last sweep began, and the next is to.
+    pub(super) swept_at: Instant,
+    pub(super) sweep_at: Instant,
     parked: Parked,
     counts: Tally,
     cpus_at: Instant,
@@ -91,7 +88,8 @@ impl Daemon {
             Watched::Host => &[],
         };
         // Looked at before and after: a child whose parent ends in between is an orphan by then.
-        let before = Family::of_roots(roots);
+        let mut reader = reading::start().map_err(StartError::Worker)?;
+        let (before, unread) = reading::family(&mut reader, roots);
         let mut kernel = KernelSide::start(config)?;
         let unwinder = Unwinder::spawn(kernel.take_tables()?, config.table_cache.clone());
         let unwinder = unwinder.map_err(StartError::Worker)?;
@@ -107,7 +105,9 @@ impl Daemon {
             lanes: Lanes::default(),
             processes,
             unwinder,
+            reader,
             totals_at: now,
+            swept_at: now,
             sweep_at: now,
             cpus_at: now,
             new_fds: false,
@@ -117,7 +117,8 @@ impl Daemon {
         };
         // From here on forks are told: who is not found now is the child of one that is.
         let at = ktime::now();
-        let now = Family::of_roots(roots);
+        let (now, more) = reading::family(&mut daemon.reader, roots);
+        unread.into_iter().chain(more).for_each(|pid| daemon.count_unread(pid));
         for root in roots {
             let members = before.with(&now, root.pid);
             daemon.below.push(members.iter().filter(|&&member| now.has(member)).count());
@@ -129,7 +130,7 @@ impl Daemon {
                 members.into_iter().for_each(|member| processes.add_member(member, at));
             }
         }
-        daemon.sweep()?;
+        daemon.first_sweep()?;
         Ok(daemon)
     }
 
@@ -139,9 +140,10 @@ impl Daemon {
         if self.linker.has_lanes() { ROUND } else { ROUND_WITHOUT_LANES }
     }
 
-    /// Descriptors that become readable when the kernel side calls.
+    /// Descriptors that become readable when the kernel side calls, or the reader.
     pub fn wake_fds(&self) -> Vec<RawFd> {
-        self.kernel.wake_fds()
+        let reader = self.reader.as_raw_fd();
+        self.kernel.wake_fds().into_iter().chain([reader]).collect()
     }
 
     /// Whether those are others than at the last call: CPUs may come.
@@ -150,37 +152,14 @@ impl Daemon {
     }
 
     /// The join, and the parts it works with.
-    fn join(&mut self) -> (&mut Linker, Parts<'_>) {
+    pub(super) fn join(&mut self) -> (&mut Linker, Parts<'_>) {
         let Self { linker, lanes, processes, unwinder, .. } = self;
         (linker, Parts { lanes, processes, unwinder })
     }
 
-    fn sweep(&mut self) -> Result<(), KernelError> {
-        let every = if self.kernel.has_breadcrumb() { SWEEP_EVERY } else { SWEEP_EVERY_BLIND };
-        self.sweep_at = Instant::now() + every;
-        let owners = self.lanes.sweep(Pid(std::process::id()));
-        let Some(snapshots) = self.totals() else {
-            // The lanes it found are nobody's until then.
-            self.sweep_at = Instant::now() + SWEEP_AGAIN;
-            return Ok(());
-        };
-        let (linker, mut parts) = self.join();
-        let (lanes, pids) = linker.adopt(&owners, &snapshots, &mut parts);
-        self.kernel.add_lanes(&lanes)?;
-        self.tell_attached(pids);
-        Ok(())
-    }
-
-    /// Of a process with a lane that cannot be read here the kernel side saves what it can.
-    fn tell_attached(&mut self, pids: impl IntoIterator<Item = Pid>) {
-        for pid in pids {
-            self.kernel.set_attached(pid.0, self.lanes.is_whole(pid));
-        }
-    }
-
     /// Every thread's account. It takes descriptors and memory that a crowded host may lack at this
     /// moment: then the next look has all of it, for totals only grow.
-    fn totals(&mut self) -> Option<Vec<Snapshot>> {
+    pub(super) fn totals(&mut self) -> Option<Vec<Snapshot>> {
         match self.kernel.totals() {
             Ok(snapshots) => Some(snapshots),
             Err(error) => {
@@ -195,9 +174,10 @@ impl Daemon {
 
     /// One round.
     pub fn round(&mut self) -> Result<(), KernelError> {
-        if Instant::now() >= self.sweep_at {
-            self.sweep()?;
+        if Instant::now() >= self.sweep_at && !self.lanes.is_sweeping() {
+            self.sweep();
         }
+        self.collect()?;
         // A switch-in is stamped a little before its record is sent: interrupts run in between.
         let watermark = ktime::now() - SENT_WITHIN_NS;
         self.kernel.begin_round()?;
@@ -210,6 +190,8 @@ impl Daemon {
         }
         let (linker, mut parts) = self.join();
         linker.round(watermark, &mut parts);
+        self.processes.ask_who_is_over();
+        self.send();
         if self.cpus_at.elapsed() >= CPUS_EVERY {
             self.cpus_at = Instant::now();
             self.new_fds |= self.kernel.look_after_cpus()?;
@@ -217,7 +199,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn drain(&mut self) -> Result<(), KernelError> {
+    pub(super) fn drain(&mut self) -> Result<(), KernelError> {
         let mut records = Vec::new();
         self.kernel.drain(|record| records.push(record));
         // Looking through these maps costs more than a quiet round: only when there is something new.
@@ -228,11 +210,18 @@ impl Daemon {
         // would undo what came after it.
         records.sort_by_key(Record::at);
         let mut publishers = BTreeSet::new();
-        let (linker, mut parts) = self.join();
+        let Self { linker, lanes, processes, unwinder, reader, .. } = self;
+        let mut parts = Parts { lanes, processes, unwinder };
         for record in records {
+            match &record {
+                Record::Fork(fork) => reader.renewed(Pid(fork.tgid)),
+                Record::Exec(exec) => reader.renewed(Pid(exec.tgid)),
+                _ => {}
+            }
             publishers.extend(linker.take(record, &mut parts));
         }
         self.tell_attached(publishers);
+        self.send();
         if is_new(&mut self.parked.exits, self.kernel.counter(Counter::ExitsParked)?) {
             for exit in self.kernel.parked_exits()? {
                 let (linker, mut parts) = self.join();
@@ -247,6 +236,7 @@ impl Daemon {
         let counters = self.kernel.counters()?;
         let (linker, mut parts) = self.join();
         let flush = linker.flush(ktime::now(), false, &mut parts);
+        self.send();
         Ok((flush, self.outcome(&counters)))
     }
 
@@ -255,6 +245,8 @@ impl Daemon {
         let counters = self.close()?;
         let (linker, mut parts) = self.join();
         let flush = linker.flush(ktime::now(), true, &mut parts);
+        // The names it asks for are told here or not at all.
+        self.last_reads()?;
         Ok((flush, self.outcome(&counters)))
     }
 
@@ -279,15 +271,10 @@ impl Daemon {
     }
 
     fn close(&mut self) -> Result<BTreeMap<Counter, u64>, KernelError> {
-        // A process is over when its last thread says so, which is before that thread's last switch.
-        let deadline = Instant::now() + LAST_SWITCH;
-        while self.awaits_exits() && Instant::now() < deadline {
-            self.kernel.begin_round()?;
-            self.drain()?;
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.await_exits()?;
         self.kernel.detach()?;
         self.drain()?;
+        self.last_reads()?;
         // Before the accounts are read: what is published later is after the end.
         self.lanes.drain();
         if let Some(snapshots) = self.totals() {
@@ -296,12 +283,6 @@ impl Daemon {
         let (linker, mut parts) = self.join();
         linker.end(ktime::now(), &mut parts);
         self.kernel.counters()
-    }
-
-    /// Whether the last switch of a thread that is gone is still to be told: its process was seen to be
-    /// over a moment before it.
-    fn awaits_exits(&self) -> bool {
-        self.linker.open_processes().into_iter().any(|pid| !procfs::is_alive(pid))
     }
 
     fn outcome(&self, counters: &BTreeMap<Counter, u64>) -> Outcome {

@@ -4,6 +4,7 @@ mod agent;
 pub mod daemon;
 pub mod doctor;
 mod profiler;
+mod reading;
 pub mod record;
 pub mod service;
 mod serving;

@@ -115,6 +115,7 @@ counters! {
         "time charged to unknown.events_lost";
     TimeOverlappingNs = "time_overlapping_ns", [Disturbance],
         "time two records claimed, counted once";
+    ProcessesUnread = "processes_unread", [Disturbance], "processes that did not let hotspan look at them in time";
     TotalsUnread = "totals_unread", [Disturbance],
         "totals of threads reported late: out of descriptors or memory";
     RecordsUndecoded = "records_undecoded", [Disturbance],

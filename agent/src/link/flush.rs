@@ -15,12 +15,8 @@ use super::{
 };
 use crate::{
     contexts::lanes::Lanes,
-    model::{
-        batch::{Counts, ProcessIdentity},
-        id::Pid,
-        state::StateTimes,
-    },
-    process::comm_text,
+    model::{batch::Counts, id::Pid, state::StateTimes},
+    process::{comm_text, names::Identity},
 };
 
 /// A process whose threads only wait is told this often.
@@ -46,7 +42,7 @@ pub struct Flush {
     /// Time of processes.
     pub totals: Vec<ProcessTime>,
     /// Every process that the above name.
-    pub processes: HashMap<Pid, ProcessIdentity>,
+    pub processes: HashMap<Pid, Identity>,
     /// Every thread that a cause names.
     pub threads: HashMap<u32, Arc<str>>,
     /// Spans that causes name.
@@ -191,8 +187,8 @@ impl Linker {
         for Cause { tid, pid, span, .. } in causes {
             if *tid != 0 && !flush.threads.contains_key(tid) {
                 let name = memory.name(*tid);
-                let name =
-                    name.unwrap_or_else(|| parts.processes.get(Pid(*pid)).comm.as_str().into());
+                let name = name.or_else(|| memory.name(*pid));
+                let name = name.unwrap_or_else(|| parts.processes.comm(Pid(*pid)).into());
                 flush.threads.insert(*tid, name);
             }
             if let Some(index) = span

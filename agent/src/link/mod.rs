@@ -31,7 +31,7 @@ use crate::{
 use flush::Memory;
 use records::open_part;
 use spans::{Cause, Spans};
-use stacks::{Copies, SeenStack};
+use stacks::{Copies, SeenStack, Unmapped};
 use timeline::{Context, Item, Taken, Timeline, Unnamed};
 
 /// A thread's whole account.
@@ -129,6 +129,8 @@ pub struct Linker {
     /// Threads that are gone, by tid and serial, and must not be found by their tid any more.
     gone: Vec<(u32, u64)>,
     copies: Copies,
+    /// Stacks whose mappings are being read.
+    unmapped: Vec<Unmapped>,
 }
 
 /// Stack definitions kept.
@@ -157,6 +159,7 @@ impl Linker {
             samples_of_others: 0,
             gone: Vec::new(),
             copies: Copies::default(),
+            unmapped: Vec::new(),
         }
     }
 
@@ -165,8 +168,8 @@ impl Linker {
         !self.timelines.is_empty()
     }
 
-    /// Takes one record. Lanes are attached at once: their process may not live long. Returns a
-    /// process that named a lane: the kernel side must know whether all it publishes is read here.
+    /// Takes one record. Returns a process that named a lane: the kernel side must know whether all it
+    /// publishes is read here.
     pub fn take(&mut self, record: Record, parts: &mut Parts<'_>) -> Option<Pid> {
         match record {
             Record::Sample(sample) => {
@@ -251,7 +254,12 @@ impl Linker {
                 self.by_tid.insert(seen.tid, seen.serial);
                 let timeline =
                     self.timelines.entry(seen.serial).or_insert_with(|| Timeline::new(pid));
-                let lane = parts.lanes.lane_or_virtual(pid, Address(seen.va), seen.first_index)?;
+                let lane = parts.lanes.lane_or_virtual(
+                    pid,
+                    Address(seen.va),
+                    seen.first_index,
+                    seen.at,
+                )?;
                 timeline.push(Item::Lane(Taken {
                     seq: seen.seq,
                     at: seen.at,
@@ -313,8 +321,8 @@ impl Linker {
         for owner in owners {
             let Some(snapshot) = by_tid.get(&owner.tid) else { continue };
             let pid = parts.lanes.pid(owner.lane);
-            // A torn one is asked again at the next sweep.
-            if snapshot.tgid != pid.0 || snapshot.torn != 0 {
+            // A torn one is asked again at the next sweep; a new owner says so itself.
+            if snapshot.tgid != pid.0 || snapshot.torn != 0 || !parts.lanes.is_owned(owner) {
                 continue;
             }
             let first_index = parts.lanes.first_index(owner.lane);
@@ -401,6 +409,7 @@ impl Linker {
         self.link(u64::MAX, parts);
         self.each_timeline(parts, |timeline, context| timeline.close_unseen(at, context));
         self.name_causes();
+        self.give_up_unmapped(parts);
         parts.lanes.give_up();
     }
 
@@ -451,10 +460,6 @@ impl Linker {
         self.needed = needed;
         self.name_causes();
         self.bury();
-        for (pid, at) in parts.processes.take_dead() {
-            parts.lanes.forget_image(pid, at);
-            parts.unwinder.gone(pid);
-        }
         self.copies.end_round();
         parts.lanes.end_round();
     }

@@ -1,7 +1,11 @@
-//! Stacks as they were defined, and what it takes to name them: the mappings of that moment, and the
-//! frames that are told late where the kernel side had no tables.
+//! Stacks as they were defined, and what it takes to name them: the mappings of that moment, which may
+//! have to be read first, and the frames that are told late where the kernel side had no tables.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use agent_ebpf::{
     unwind::{Stop, table::MAX_CODE},
@@ -10,14 +14,20 @@ use agent_ebpf::{
 
 use super::{Linker, Parts};
 use crate::{
-    kernel::{StackCopy, StackDefinition},
+    kernel::{StackCopy, StackDefinition, ktime},
     model::id::Pid,
-    process::maps::{Address, ProcessMap},
-    unwind::Late,
+    process::{
+        Mapped,
+        late::Late,
+        maps::{Address, ProcessMap},
+    },
+    unwind,
 };
 
 /// Copies held until their stacks come: more than rings hold.
 const MAX_COPIES: usize = 1024;
+/// Stacks that wait for their mappings; with copies they take up to 32 KB each.
+const MAX_UNMAPPED: usize = 1024;
 
 /// A stack that was defined, and what it takes to name it.
 #[derive(Clone, Debug)]
@@ -27,7 +37,20 @@ pub struct SeenStack {
     /// The mappings its addresses lie in; none for the kernel's.
     pub map: Option<Arc<ProcessMap>>,
     /// Where its frames will be told if the kernel side had no tables for it.
-    pub late: Option<Arc<Late>>,
+    pub late: Option<Arc<unwind::Late>>,
+    /// Where all of it will be told if the mappings are still being read.
+    pub coming: Option<Arc<Late<SeenStack>>>,
+}
+
+/// A stack whose mappings are being read.
+#[derive(Debug)]
+pub(super) struct Unmapped {
+    pid: Pid,
+    /// Since when, ktime.
+    seen_at: u64,
+    definition: StackDefinition,
+    copy: Option<Box<StackCopy>>,
+    place: Arc<Late<SeenStack>>,
 }
 
 /// Copies whose stacks are about to come, of this round and the one before.
@@ -58,8 +81,16 @@ impl Copies {
 // === impl SeenStack ===
 
 impl SeenStack {
-    /// Waits until `deadline` for frames that are told late.
+    /// Whether it is not known yet in which mappings its addresses lie.
+    pub fn awaits_map(&self) -> bool {
+        self.coming.as_ref().is_some_and(|coming| coming.is_awaited())
+    }
+
+    /// Waits until `deadline` for mappings and frames that are told late.
     pub fn settle(&mut self, deadline: Instant) {
+        if let Some(seen) = self.coming.take().and_then(|coming| coming.wait(deadline)) {
+            *self = seen;
+        }
         if let Some(walked) = self.late.take().and_then(|late| late.wait(deadline)) {
             self.definition.frames = walked.frames;
             self.definition.exact = walked.exact;
@@ -72,20 +103,44 @@ impl SeenStack {
 
 impl Linker {
     /// A stack as it will be named: with the mappings of now, because later the addresses may mean
-    /// something else, and with its frames asked for where the kernel side had no tables.
+    /// something else, and with its frames asked for where the kernel side had no tables. Where the
+    /// mappings must be read first, naming waits for them.
     pub(super) fn see(
         &mut self,
         pid: Pid,
-        mut definition: StackDefinition,
+        definition: StackDefinition,
         parts: &mut Parts<'_>,
     ) -> SeenStack {
         if definition.tgid == 0 {
-            return SeenStack { definition, map: None, late: None };
+            return SeenStack { definition, map: None, late: None, coming: None };
         }
-        let wanted = definition.stop == Stop::Unloaded;
         let copy = self.copies.take(definition.hash);
         let after = copy.as_ref().map(|copy| copy.at);
-        let map = parts.processes.saw_stack(pid, &definition.frames, after);
+        match parts.processes.saw_stack(pid, &definition.frames, after) {
+            Mapped::Known(map) => self.finish(pid, definition, copy, map, parts),
+            Mapped::Awaited if self.unmapped.len() >= MAX_UNMAPPED => {
+                let map = parts.processes.last_map(pid);
+                self.finish(pid, definition, copy, map, parts)
+            }
+            Mapped::Awaited => {
+                let (place, kept) = (Arc::new(Late::default()), definition.clone());
+                let coming = Some(Arc::clone(&place));
+                let seen_at = ktime::now();
+                self.unmapped.push(Unmapped { pid, seen_at, definition, copy, place });
+                SeenStack { definition: kept, map: None, late: None, coming }
+            }
+        }
+    }
+
+    fn finish(
+        &mut self,
+        pid: Pid,
+        mut definition: StackDefinition,
+        copy: Option<Box<StackCopy>>,
+        map: Option<Arc<ProcessMap>>,
+        parts: &mut Parts<'_>,
+    ) -> SeenStack {
+        let wanted = definition.stop == Stop::Unloaded;
         if let Some(map) = &map {
             cut_at_data(&mut definition, map);
         }
@@ -95,7 +150,48 @@ impl Linker {
         if !parts.processes.is_host() && definition.stop != Stop::Bottom && late.is_none() {
             self.counts.add(pid, stop_counter(definition.stop), 1);
         }
-        SeenStack { definition, map, late }
+        SeenStack { definition, map, late, coming: None }
+    }
+
+    /// The mappings of `pid` were read for the stacks that wait for them: these, or none if they could
+    /// not be.
+    pub fn mapped(&mut self, pid: Pid, map: Option<&Arc<ProcessMap>>, parts: &mut Parts<'_>) {
+        let since = parts.processes.since(pid);
+        let waiting: Vec<Unmapped> = self.unmapped.extract_if(.., |it| it.pid == pid).collect();
+        for stack in waiting {
+            let after = stack.copy.as_ref().map(|copy| copy.at);
+            let Unmapped { definition: StackDefinition { at, frames, .. }, seen_at, .. } = &stack;
+            let fitting = match map {
+                None => parts.processes.last_map(pid).filter(|_| *at >= since),
+                // An exec lies between them.
+                Some(map) if (map.read_at() >= since) != (*at >= since) => {
+                    if *at >= since {
+                        parts.processes.ask_map(pid);
+                        self.unmapped.push(stack);
+                        continue;
+                    }
+                    None
+                }
+                Some(map) if parts.processes.suffices(pid, map, frames, after, *seen_at) => {
+                    Some(Arc::clone(map))
+                }
+                Some(_) => {
+                    parts.processes.ask_map(pid);
+                    self.unmapped.push(stack);
+                    continue;
+                }
+            };
+            let Unmapped { definition, copy, place, .. } = stack;
+            place.tell(Some(self.finish(pid, definition, copy, fitting, parts)));
+        }
+    }
+
+    /// The end: no more mappings are read.
+    pub(super) fn give_up_unmapped(&mut self, parts: &mut Parts<'_>) {
+        let pids: HashSet<Pid> = self.unmapped.iter().map(|stack| stack.pid).collect();
+        for pid in pids {
+            self.mapped(pid, None, parts);
+        }
     }
 }
 
@@ -125,66 +221,5 @@ pub fn stop_counter(stop: Stop) -> Counter {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ends_of_walks_are_counted_in_their_order() {
-        let keys = Stop::ALL.map(|stop| stop_counter(stop).key());
-        assert_eq!(keys[0], "stacks_whole");
-        assert_eq!(keys[Stop::Compat as usize], "stacks_32_bit");
-        assert_eq!(keys[Stop::Unloaded as usize], "stacks_tables_missing");
-    }
-
-    #[test]
-    fn a_caller_is_code_or_the_stack_is_cut_before_it() {
-        let maps =
-            b"1000-2000 r-xp 00000000 fe:00 7 /bin/a\n2000-3000 rw-p 00001000 fe:00 7 /bin/a\n";
-        let map = ProcessMap::parse(Pid(1), maps);
-        let cut = |stop, frames: &[u64], exact: &[usize]| {
-            let (frames, exact) = (frames.to_vec(), exact.to_vec());
-            let mut stack =
-                StackDefinition { tgid: 1, hash: 1, at: 1, stop, frames, exact, copied: false };
-            cut_at_data(&mut stack, &map);
-            (stack.frames, stack.exact, stack.stop)
-        };
-        let unsure = Stop::Unloaded;
-        let whole = vec![0x1100, 0x1200, 0x2000];
-        assert_eq!(
-            cut(unsure, &whole, &[0]),
-            (whole.clone(), vec![0], unsure),
-            "returns to the end"
-        );
-        assert_eq!(cut(unsure, &whole, &[2]).0, [0x1100, 0x1200], "but is not at it");
-        let found = cut(unsure, &[0x1100, 0x1200, 0x2100, 0x1300], &[0, 3]);
-        assert_eq!(found, (vec![0x1100, 0x1200], vec![0], unsure));
-        assert_eq!(
-            cut(unsure, &[0x9000, 0x1200, 7], &[0]).0,
-            [0x9000, 0x1200],
-            "where it is, is true"
-        );
-        // Where the kernel side knew all code it has looked itself.
-        assert_eq!(cut(Stop::Frame, &[0x1100, 0x2100], &[0]).0, [0x1100, 0x2100]);
-    }
-
-    #[test]
-    fn a_copy_waits_for_its_stack_for_one_more_round() {
-        let copy = |hash| {
-            Box::new(StackCopy {
-                tgid: 1,
-                hash,
-                at: 0,
-                exact: false,
-                registers: [0; agent_ebpf::wire::record::COPY_REGISTERS],
-                bytes: Vec::new(),
-            })
-        };
-        let mut copies = Copies::default();
-        copies.keep(copy(1));
-        copies.keep(copy(2));
-        copies.end_round();
-        assert_eq!(copies.take(1).map(|copy| copy.hash), Some(1));
-        copies.end_round();
-        assert!(copies.take(2).is_none());
-    }
-}
+#[path = "stacks_tests.rs"]
+mod tests;

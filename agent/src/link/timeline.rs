@@ -177,6 +177,10 @@ impl Item {
         match self {
             Self::Interval(i) if has(i.flags, HEAD_KNOWN) => i.head,
             Self::Exit(e) if has(e.flags, HEAD_KNOWN) => e.head,
+            // At the end there is nothing to wait for.
+            Self::Snapshot { snapshot, end: false } if has(snapshot.flags, HEAD_KNOWN) => {
+                snapshot.head
+            }
             _ => 0,
         }
     }

@@ -53,7 +53,7 @@ struct World {
 impl World {
     fn new(stamped: bool) -> Self {
         let mut lanes = Lanes::default();
-        let lane = lanes.lane_or_virtual(PID, Address(VA), 0).unwrap();
+        let lane = lanes.lane_or_virtual(PID, Address(VA), 0, 1).unwrap();
         let mut timeline = Timeline::new(PID);
         let mut thread = account::fresh();
         account::forked(&mut thread, 1_000);
@@ -464,7 +464,7 @@ fn span_open_before_attach_is_charged_to_before_attach() {
     let mut world = World::new(true);
     // Published before anything was accounted.
     world.publish(3, false);
-    let lane = world.lanes.lane_or_virtual(PID, Address(VA), 0).unwrap();
+    let lane = world.lanes.lane_or_virtual(PID, Address(VA), 0, 1).unwrap();
     let mut timeline = Timeline::new(PID);
     let snapshot = Snapshot {
         tid: 77,
@@ -528,7 +528,7 @@ fn span_open_before_attach_is_charged_to_before_attach() {
 fn what_is_older_than_the_sight_of_a_lane_takes_nothing_away() {
     let mut world = World::new(true);
     let lane =
-        world.timeline.lane.or(Some(world.lanes.lane_or_virtual(PID, Address(VA), 0).unwrap()));
+        world.timeline.lane.or(Some(world.lanes.lane_or_virtual(PID, Address(VA), 0, 1).unwrap()));
     let lane = lane.unwrap();
     world.timeline = Timeline::new(PID);
     let taken = |at, seen_at, first_index| {

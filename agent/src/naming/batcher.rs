@@ -12,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 use super::{
@@ -95,9 +96,12 @@ impl Batcher {
         for (hash, stack) in flush.stacks.drain() {
             self.halves[0].insert(hash, Half::Addresses(Box::new(stack)));
         }
-        self.name(&flush);
+        let deadline = Instant::now() + stacks::PATIENCE;
+        self.name(&flush, deadline);
         let mut processes = Table::new();
-        let identities = &flush.processes;
+        let identities = std::mem::take(&mut flush.processes).into_iter();
+        let identities: HashMap<Pid, ProcessIdentity> =
+            identities.map(|(pid, identity)| (pid, identity.settle(deadline))).collect();
         let mut process = |pid: Pid| {
             processes.place(pid, || {
                 let known = identities.get(&pid).cloned();
@@ -166,7 +170,7 @@ impl Batcher {
     }
 
     /// Asks the symbol thread for every half that rows refer to and that has no names yet.
-    fn name(&mut self, flush: &Flush) {
+    fn name(&mut self, flush: &Flush, deadline: Instant) {
         let mut asked = Vec::new();
         for hash in flush.seen.iter().flat_map(|seen| [seen.stack.user, seen.stack.kernel]) {
             let place = usize::from(!self.halves[0].contains_key(&hash));
@@ -175,7 +179,7 @@ impl Batcher {
                 asked.push((hash, *stack));
             }
         }
-        for (hash, frames) in stacks::name(&self.symbols, asked) {
+        for (hash, frames) in stacks::name(&self.symbols, asked, deadline) {
             self.halves[0].insert(hash, Half::Named(frames.into()));
         }
     }

@@ -14,12 +14,16 @@ use crate::{
     symbols::{FrameAddress, Request, Space, Symbols},
 };
 
-/// How long a batch waits for stacks whose tables are still being made.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a batch waits for what is told late: mappings being read, tables being made, names.
+pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Names stacks, each with the mark of its end where that is not the outermost frame. Blocks.
-pub fn name(symbols: &Symbols, stacks: Vec<(u64, SeenStack)>) -> Vec<(u64, Vec<Frame>)> {
-    let deadline = Instant::now() + PATIENCE;
+/// Names stacks, each with the mark of its end where that is not the outermost frame. Blocks, until
+/// `deadline` for what is told late.
+pub fn name(
+    symbols: &Symbols,
+    stacks: Vec<(u64, SeenStack)>,
+    deadline: Instant,
+) -> Vec<(u64, Vec<Frame>)> {
     let mut asked = Vec::with_capacity(stacks.len());
     let mut requests = Vec::with_capacity(stacks.len());
     for (hash, mut stack) in stacks {

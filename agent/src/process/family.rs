@@ -1,9 +1,6 @@
 //! Who is whose child, as `/proc` tells it at a moment.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fs,
-};
+use std::collections::{HashMap, HashSet};
 
 use super::procfs::Stat;
 use crate::model::id::Pid;
@@ -34,18 +31,8 @@ pub struct Family {
 // === impl Family ===
 
 impl Family {
-    /// Reads all of `/proc`, once; for no roots not at all.
-    pub fn of_roots(roots: &[Root]) -> Self {
-        if roots.is_empty() {
-            return Self::default();
-        }
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid);
-        let stats = pids.filter_map(|pid| Some((pid, Stat::read(pid)?))).collect();
-        Self::among(&stats, roots.iter().map(|root| root.pid))
-    }
-
-    fn among(stats: &HashMap<Pid, Stat>, roots: impl Iterator<Item = Pid>) -> Self {
+    /// Whom these roots have among all processes.
+    pub fn among(stats: &HashMap<Pid, Stat>, roots: impl Iterator<Item = Pid>) -> Self {
         let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
         for (&pid, stat) in stats {
             children.entry(stat.parent).or_default().push(pid);

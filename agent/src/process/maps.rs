@@ -115,10 +115,12 @@ enum Unread {
 impl ProcessMap {
     /// Reads the map of a living process.
     pub fn read(pid: Pid) -> Result<Self, MapsError> {
-        let read_at = ktime::now();
+        let mut read_at = ktime::now();
         let text = procfs::ask(pid, |folder| {
             let mut text = Vec::new();
             let file = File::open(folder.join("maps")).map_err(Unread::Failed)?;
+            // Opening it may have waited for an exec; what is open shows the image of now.
+            read_at = ktime::now();
             file.take(MAX_BYTES).read_to_end(&mut text).map_err(Unread::Failed)?;
             if text.is_empty() { Err(Unread::Empty) } else { Ok(text) }
         });

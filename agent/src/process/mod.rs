@@ -1,6 +1,8 @@
 //! What runs: who forked whom, under which name, with which mappings. Learned from fork, exec and
-//! exit records; `/proc` is asked while a process still lives.
+//! exit records; what only the processes themselves can tell is asked of them through [`reader`], while
+//! they live: the accounts here make the questions ([`ask`]) and take what comes of them.
 
+pub mod ask;
 pub mod debug_file;
 pub mod descriptors;
 pub mod elf;
@@ -10,8 +12,10 @@ pub mod file;
 pub(crate) mod fixture;
 pub mod gopclntab;
 pub mod host;
+pub mod late;
 pub mod maps;
 mod moved;
+pub mod names;
 pub mod packed;
 pub mod procfs;
 pub mod reader;
@@ -19,12 +23,14 @@ pub mod vdso;
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
     sync::Arc,
 };
 
 use crate::model::{batch::ProcessIdentity, id::Pid};
+use ask::{Ask, Told};
+use late::Late;
 use maps::{Address, ProcessMap};
+use names::{Identity, Names};
 
 /// One process.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +45,8 @@ pub struct Process {
     since: u64,
     /// Times the map was read again because an address was not in it.
     rereads: u32,
+    /// It is being read.
+    is_mapping: bool,
     /// When code was mapped last, ktime, as far as it was told.
     remapped_at: u64,
 }
@@ -56,11 +64,43 @@ pub struct Processes {
     host: bool,
     /// We ourselves.
     own: Option<Pid>,
-    dead: Vec<(Pid, u64)>,
+    /// Processes whose main thread ended.
+    dead: Vec<Ended>,
     /// Dead ones still known, and when they died.
     remembered: Vec<(Pid, u64)>,
     /// Maps read since they were last asked for.
     fresh_maps: Vec<Arc<ProcessMap>>,
+    /// Questions nobody has taken yet.
+    asks: Vec<Ask>,
+    /// Images whose names are asked for, and where they are told.
+    named: HashMap<(Pid, u64), Arc<Late<Names>>>,
+}
+
+/// A main thread ended.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    pid: Pid,
+    at: u64,
+    /// Whether the process lives on is being asked.
+    is_asked: bool,
+}
+
+/// The mappings for a stack.
+#[derive(Clone, Debug)]
+pub enum Mapped {
+    /// These; none of a process that is gone.
+    Known(Option<Arc<ProcessMap>>),
+    /// They are being read: [`Processes::told`] has them.
+    Awaited,
+}
+
+/// What an answer changed.
+#[derive(Debug)]
+pub enum Change {
+    /// The mappings of `pid` were read, or cannot be.
+    Mapped { pid: Pid, map: Option<Arc<ProcessMap>> },
+    /// `pid` is over; its main thread ended `at`, ktime.
+    Over { pid: Pid, at: u64 },
 }
 
 /// A process that keeps mapping new code is not asked for ever.
@@ -123,28 +163,84 @@ impl Processes {
     /// it will be needed: a host that builds software execs all the time.
     pub fn execed(&mut self, pid: Pid, comm: &[u8; 16], at: u64) {
         // The main thread that died for an exec by another thread did not end the process.
-        self.dead.retain(|(dead, _)| *dead != pid);
-        let executable = if self.is_watched(pid) { executable(pid) } else { String::new() };
-        let process =
-            Process { comm: comm_text(comm), executable, since: at, ..Process::default() };
+        self.dead.retain(|ended| ended.pid != pid);
+        let process = Process { comm: comm_text(comm), since: at, ..Process::default() };
         self.known.insert(pid, process);
+        if self.is_watched(pid) {
+            self.ask_names(pid, at);
+        }
     }
 
     /// The main thread of `pid` ended at `at`.
     pub fn exited(&mut self, pid: Pid, comm: &[u8; 16], at: u64) {
         self.known.entry(pid).or_default().comm = comm_text(comm);
-        self.dead.push((pid, at));
+        self.dead.push(Ended { pid, at, is_asked: false });
     }
 
-    /// Processes that died since the last call, and when. A main thread that ends before the others
-    /// leaves its process alive: that one is asked about again. So is one whose main thread gave way to
-    /// an exec by another thread, or whose number was given out again.
-    pub fn take_dead(&mut self) -> Vec<(Pid, u64)> {
-        let dead = std::mem::take(&mut self.dead);
-        let (alive, dead) = dead.into_iter().partition(|(pid, _)| procfs::is_alive(*pid));
-        self.dead = alive;
-        self.remembered.extend(&dead);
-        dead
+    /// Asks who is over of those whose main thread ended. One that ends before the others leaves its
+    /// process alive: that one is asked about again. So is one whose main thread gave way to an exec by
+    /// another thread, or whose number was given out again.
+    pub fn ask_who_is_over(&mut self) {
+        for ended in self.dead.iter_mut().filter(|ended| !ended.is_asked) {
+            ended.is_asked = true;
+            self.asks.push(Ask::Life(ended.pid));
+        }
+    }
+
+    /// Questions for the reader, each once.
+    pub fn take_asks(&mut self) -> Vec<Ask> {
+        std::mem::take(&mut self.asks)
+    }
+
+    /// What came of a question; nothing when the process could not be read.
+    pub fn told(&mut self, ask: Ask, told: Option<Told>) -> Option<Change> {
+        match (ask, told) {
+            (Ask::Map(pid), told) => {
+                let map = match told {
+                    Some(Told::Map(map)) => map,
+                    _ => None,
+                };
+                Some(Change::Mapped { pid, map: self.mapped(pid, map) })
+            }
+            (Ask::Names { pid, since }, told) => {
+                let names = match told {
+                    Some(Told::Names(names)) => Some(names),
+                    _ => None,
+                };
+                self.names_told(pid, since, names);
+                None
+            }
+            (Ask::Life(pid), Some(Told::Life(false))) => {
+                let over = self.dead.extract_if(.., |ended| ended.pid == pid);
+                let at = over.map(|ended| ended.at).max()?;
+                self.remembered.push((pid, at));
+                Some(Change::Over { pid, at })
+            }
+            // Of nobody these accounts ask that.
+            (Ask::Stat(_), _) => None,
+            (Ask::Life(pid), _) => {
+                let lives = self.dead.iter_mut().filter(|ended| ended.pid == pid);
+                lives.for_each(|ended| ended.is_asked = false);
+                None
+            }
+        }
+    }
+
+    fn mapped(&mut self, pid: Pid, map: Option<ProcessMap>) -> Option<Arc<ProcessMap>> {
+        let process = self.known.entry(pid).or_default();
+        process.is_mapping = false;
+        let map = map?;
+        if map.is_truncated() || map.skipped() > 0 {
+            let skipped = map.skipped();
+            tracing::debug!(%pid, skipped, "mappings not understood");
+        }
+        let map = Arc::new(map);
+        self.fresh_maps.push(map.clone());
+        // Else it is of an image that is gone by now.
+        if map.read_at() >= process.since {
+            process.map = Some(map.clone());
+        }
+        Some(map)
     }
 
     /// Forgets processes that died before `before`.
@@ -163,49 +259,84 @@ impl Processes {
     }
 
     /// Who a process is, for those that were not here.
-    pub fn identity(&mut self, pid: Pid) -> ProcessIdentity {
-        let process = self.get(pid);
-        ProcessIdentity {
+    pub fn identity(&mut self, pid: Pid) -> Identity {
+        let process = self.known.entry(pid).or_default();
+        let known = ProcessIdentity {
             pid: pid.0,
             since: process.since,
             comm: process.comm.as_str().into(),
             service: process.executable.as_str().into(),
+        };
+        let is_named = !process.comm.is_empty() && !process.executable.is_empty();
+        let since = process.since;
+        let names = (!is_named).then(|| self.ask_names(pid, since));
+        Identity::new(known, names)
+    }
+
+    /// Asks what an image is called. Returns where it is told.
+    fn ask_names(&mut self, pid: Pid, since: u64) -> Arc<Late<Names>> {
+        let asks = &mut self.asks;
+        let place = self.named.entry((pid, since)).or_insert_with(|| {
+            asks.push(Ask::Names { pid, since });
+            Arc::default()
+        });
+        Arc::clone(place)
+    }
+
+    fn names_told(&mut self, pid: Pid, since: u64, names: Option<Names>) {
+        let process = self.known.get_mut(&pid).filter(|process| process.since == since);
+        let names = process.zip(names).map(|(process, names)| {
+            process.name(pid, names);
+            Names { comm: process.comm.clone(), executable: process.executable.clone() }
+        });
+        if let Some(place) = self.named.remove(&(pid, since)) {
+            place.tell(names);
         }
     }
 
-    /// A stack of `pid` was seen: its mappings must be known while it lives. Returns them. A stack
-    /// taken `after` a moment, ktime, is not read by mappings that are older.
-    pub fn saw_stack(
-        &mut self,
+    /// A stack of `pid` was seen: its mappings must be known while it lives. A stack taken `after` a
+    /// moment, ktime, is not read by mappings that are older.
+    pub fn saw_stack(&mut self, pid: Pid, frames: &[u64], after: Option<u64>) -> Mapped {
+        let process = self.known.entry(pid).or_default();
+        if !process.is_stale_for(frames, after) {
+            return Mapped::Known(process.map.clone());
+        }
+        self.ask_map(pid);
+        Mapped::Awaited
+    }
+
+    /// Whether `map`, which was just read, is good for a stack that waited for it since `seen_at`. It is
+    /// when it was read later, whatever it lacks: then nothing later has more.
+    pub fn suffices(
+        &self,
         pid: Pid,
+        map: &ProcessMap,
         frames: &[u64],
         after: Option<u64>,
-    ) -> Option<Arc<ProcessMap>> {
+        seen_at: u64,
+    ) -> bool {
+        let stale = |process: &Process| process.is_stale_for(frames, after);
+        map.read_at() >= seen_at || !self.known.get(&pid).is_some_and(stale)
+    }
+
+    /// Has the map of `pid` read again.
+    pub fn ask_map(&mut self, pid: Pid) {
         let process = self.known.entry(pid).or_default();
-        let stale = match &process.map {
-            None => true,
-            Some(map) => {
-                map.read_at() < process.remapped_at
-                    || after.is_some_and(|after| map.read_at() < after)
-                    || process.rereads < MAX_REREADS
-                        && frames.iter().any(|&frame| map.lookup(Address(frame)).is_none())
-            }
-        };
-        if stale {
+        if !process.is_mapping {
+            process.is_mapping = true;
             process.rereads += 1;
-            if let Ok(map) = ProcessMap::read(pid)
-                && !map.mappings().is_empty()
-            {
-                if map.is_truncated() || map.skipped() > 0 {
-                    let skipped = map.skipped();
-                    tracing::debug!(%pid, skipped, "mappings not understood");
-                }
-                let map = Arc::new(map);
-                self.fresh_maps.push(map.clone());
-                process.map = Some(map);
-            }
+            self.asks.push(Ask::Map(pid));
         }
-        process.map.clone()
+    }
+
+    /// The mappings as they were read last.
+    pub fn last_map(&self, pid: Pid) -> Option<Arc<ProcessMap>> {
+        self.known.get(&pid)?.map.clone()
+    }
+
+    /// When the present image of `pid` began, ktime; 0 when it is older than the agent.
+    pub fn since(&self, pid: Pid) -> u64 {
+        self.known.get(&pid).map_or(0, |process| process.since)
     }
 
     /// The mappings of `pid` changed at `at`: what was read before is not used for new stacks.
@@ -220,29 +351,48 @@ impl Processes {
         std::mem::take(&mut self.fresh_maps)
     }
 
-    /// What is known of a process; looked up in `/proc` when nothing is.
-    pub fn get(&mut self, pid: Pid) -> &Process {
+    /// The name of a process's main thread, as far as it is known.
+    pub fn comm(&self, pid: Pid) -> String {
+        let known = self.known.get(&pid).map(|process| process.comm.clone());
+        known.filter(|comm| !comm.is_empty()).unwrap_or_else(|| format!("pid {pid}"))
+    }
+
+    /// What is known of a process; itself asked when nothing is, which may wait: for reports at the end.
+    pub fn look_up(&mut self, pid: Pid) -> &Process {
         let process = self.known.entry(pid).or_default();
-        if process.comm.is_empty() {
-            process.comm = fs::read_to_string(format!("/proc/{pid}/comm"))
-                .map_or_else(|_| format!("pid {pid}"), |comm| comm.trim_end().to_owned());
-        }
-        if process.executable.is_empty() {
-            process.executable = executable(pid);
-        }
-        if process.executable.is_empty() {
-            process.executable.clone_from(&process.comm);
+        if process.comm.is_empty() || process.executable.is_empty() {
+            process.name(pid, Names::read(pid));
         }
         process
     }
 }
 
-fn executable(pid: Pid) -> String {
-    let Ok(path) = procfs::ask(pid, |folder| fs::read_link(folder.join("exe"))) else {
-        return String::new();
-    };
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-    name.map_or_else(String::new, |name| name.trim_end_matches(" (deleted)").to_owned())
+// === impl Process ===
+
+impl Process {
+    /// Takes over the names that are not known yet; something is known of each from then on.
+    fn name(&mut self, pid: Pid, names: Names) {
+        if self.comm.is_empty() {
+            self.comm = names.comm;
+        }
+        if self.comm.is_empty() {
+            self.comm = format!("pid {pid}");
+        }
+        if self.executable.is_empty() {
+            self.executable = names.executable;
+        }
+        if self.executable.is_empty() {
+            self.executable.clone_from(&self.comm);
+        }
+    }
+
+    fn is_stale_for(&self, frames: &[u64], after: Option<u64>) -> bool {
+        let Some(map) = &self.map else { return true };
+        map.read_at() < self.remapped_at
+            || after.is_some_and(|after| map.read_at() < after)
+            || self.rereads < MAX_REREADS
+                && frames.iter().any(|&frame| map.lookup(Address(frame)).is_none())
+    }
 }
 
 /// A task's name as the kernel keeps it: up to 15 bytes, then zeros.

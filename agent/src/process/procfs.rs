@@ -29,6 +29,12 @@ fn main_thread_has_ended(pid: Pid) -> bool {
     Stat::read(pid).is_some_and(|stat| stat.is_zombie())
 }
 
+/// Every process there is.
+pub fn all() -> impl Iterator<Item = Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid)
+}
+
 /// Whether a process lives: its main thread does, or another.
 pub fn is_alive(pid: Pid) -> bool {
     let Some(stat) = Stat::read(pid) else { return false };

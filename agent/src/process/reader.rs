@@ -1,8 +1,8 @@
 //! Reads what strange processes show under `/proc`, on threads of its own.
 //!
-//! Opening `/proc/PID/maps` or a file of `map_files` waits for locks of that process (`mm_access` in
-//! kernel/fork.c takes `exec_update_lock`, then reading takes the mmap lock), for as long as the process
-//! likes. So whoever must not wait asks here and collects the outcome later.
+//! Whoever opens `/proc/PID/maps`, a file of `map_files`, or reads `stat` or `exe` on newer kernels, waits
+//! for locks of that process (`exec_update_lock`, then the mmap lock for its mappings), for as long as the
+//! process likes. So whoever must not wait asks here and collects the outcome later.
 //!
 //! ```text
 //! ask ─► waiting ─► worker ─► answers ─► collect
@@ -35,6 +35,9 @@ pub trait Question: Send + Sync + 'static {
 
     /// Whom it is about.
     fn pid(&self) -> Pid;
+
+    /// Whether its answer is waited for: then the reader's descriptor becomes readable with it.
+    fn is_urgent(&self) -> bool;
 
     /// Reads it. May wait for the process.
     fn read(&self) -> Self::Answer;
@@ -99,7 +102,7 @@ pub struct Reader<Q: Question> {
 struct Shared<Q: Question> {
     state: Mutex<State<Q>>,
     work: Condvar,
-    /// Readable when there are answers.
+    /// Readable when there are urgent answers.
     call: File,
 }
 
@@ -240,7 +243,21 @@ impl<Q: Question> Reader<Q> {
         self.open == 0
     }
 
-    /// Waits until there are answers, at most for so long.
+    /// Whether all that has no outcome yet seems to hang: whoever waits for the others need not wait on.
+    pub fn is_quiet(&self) -> bool {
+        self.is_quiet_at(Instant::now())
+    }
+
+    fn is_quiet_at(&self, now: Instant) -> bool {
+        let state = self.shared.lock();
+        let hangs = |since: Instant| now.saturating_duration_since(since) >= self.limits.slow;
+        let is_read = self.unread.is_empty() && state.answers.is_empty();
+        is_read
+            && state.waiting.is_empty()
+            && state.running.values().all(|(since, _)| hangs(*since))
+    }
+
+    /// Waits until there are urgent answers, at most for so long.
     pub fn wait(&self, most: Duration) {
         let millis = libc::c_int::try_from(most.as_millis()).unwrap_or(libc::c_int::MAX);
         let mut call = libc::pollfd { fd: self.as_raw_fd(), events: libc::POLLIN, revents: 0 };
@@ -260,7 +277,7 @@ impl<Q: Question> Reader<Q> {
     }
 }
 
-/// Readable when there are answers.
+/// Readable when there are urgent answers.
 impl<Q: Question> AsRawFd for Reader<Q> {
     fn as_raw_fd(&self) -> RawFd {
         self.shared.call.as_raw_fd()
@@ -330,9 +347,11 @@ fn work<Q: Question>(shared: &Shared<Q>, number: u64) {
             // It has had its outcome.
             return;
         }
+        if question.is_urgent() {
+            // The counter is far from full, the only way to fail.
+            let _ = (&shared.call).write(&1u64.to_ne_bytes());
+        }
         state.answers.push((question, answer));
-        // The counter is far from full, the only way to fail.
-        let _ = (&shared.call).write(&1u64.to_ne_bytes());
     }
 }
 

@@ -18,6 +18,10 @@ impl Question for Asked {
         self.pid
     }
 
+    fn is_urgent(&self) -> bool {
+        true
+    }
+
     fn read(&self) -> u32 {
         self.begun.send(self.pid).unwrap();
         // An error lets it go too: nobody holds it.
@@ -99,9 +103,12 @@ fn one_that_hangs_delays_nobody_and_is_asked_ever_less_often() {
     bench.begins(1);
     drop(bench.hang(2, now));
     assert_eq!((bench.at(now), bench.threads()), (vec![], 1), "it may be about to answer");
+    assert!(!bench.reader.is_quiet_at(now + LONG + LONG / 2), "another still waits");
     // Real time passed as well, but not that much.
     assert_eq!(bench.at(now + LONG + LONG / 2), []);
     assert_eq!(bench.next(now), [(2, true, false)], "by another worker");
+    let is_quiet = [now, now + LONG + LONG / 2].map(|at| bench.reader.is_quiet_at(at));
+    assert_eq!((is_quiet, bench.reader.is_idle()), ([false, true], false));
     assert_eq!(bench.at(now + LONG * 3), [(1, false, true)]);
 
     let first = now + LONG * 3;
@@ -180,6 +187,9 @@ fn a_question_that_panics_takes_one_worker_with_it() {
         type Answer = ();
         fn pid(&self) -> Pid {
             Pid(1)
+        }
+        fn is_urgent(&self) -> bool {
+            true
         }
         fn read(&self) {
             std::panic::resume_unwind(Box::new(()));

@@ -1,6 +1,8 @@
-//! Who belongs to a recorded tree.
+//! Who belongs to a recorded tree, how processes are called, and who is over.
 
-use super::*;
+use std::time::{Duration, Instant};
+
+use super::{names::Names, *};
 
 const ROOT: Pid = Pid(10);
 
@@ -33,4 +35,55 @@ fn the_children_of_one_alone_do_not_belong() {
     processes.forked(Pid(20), ROOT, 120);
     processes.forked(ROOT, Pid(11), 130);
     assert!(processes.is_watched(Pid(11)));
+}
+
+#[test]
+fn names_are_asked_for_once_and_told_to_everybody() {
+    let mut processes = Processes::host();
+    processes.execed(ROOT, &padded("comm"), 100);
+    let first = processes.identity(ROOT);
+    let ask = Ask::Names { pid: ROOT, since: 100 };
+    assert_eq!(processes.take_asks(), [ask]);
+    // Nobody waits longer than it says.
+    let fallback = first.clone().settle(Instant::now());
+    assert_eq!((&*fallback.comm, &*fallback.service), ("comm", "comm"));
+    let names = Names { comm: "later".into(), executable: "program".into() };
+    processes.told(ask, Some(Told::Names(names.clone())));
+    let told = first.settle(Instant::now() + Duration::from_secs(20));
+    assert_eq!((&*told.comm, &*told.service), ("comm", "program"));
+    assert_eq!(processes.identity(ROOT).settle(Instant::now()), told);
+    assert_eq!(processes.take_asks(), []);
+
+    // What is told of an image that is gone names nobody.
+    processes.execed(ROOT, &padded("other"), 200);
+    processes.told(ask, Some(Told::Names(names)));
+    assert_eq!(processes.take_asks(), [Ask::Names { pid: ROOT, since: 200 }]);
+    processes.told(Ask::Names { pid: ROOT, since: 200 }, None);
+    assert_eq!(&*processes.identity(ROOT).settle(Instant::now()).service, "other");
+    assert_eq!(processes.take_asks().len(), 1, "asked again, for it could not be read");
+}
+
+#[test]
+fn a_process_is_over_when_it_says_so() {
+    let mut processes = Processes::host();
+    processes.exited(ROOT, &[0; 16], 100);
+    processes.ask_who_is_over();
+    processes.ask_who_is_over();
+    assert_eq!(processes.take_asks(), [Ask::Life(ROOT)], "asked once at a time");
+    for told in [Some(Told::Life(true)), None] {
+        assert!(processes.told(Ask::Life(ROOT), told).is_none());
+        processes.ask_who_is_over();
+        assert_eq!(processes.take_asks(), [Ask::Life(ROOT)], "and again");
+    }
+    let change = processes.told(Ask::Life(ROOT), Some(Told::Life(false)));
+    assert!(matches!(change, Some(Change::Over { pid: ROOT, at: 100 })));
+    processes.ask_who_is_over();
+    assert_eq!(processes.take_asks(), []);
+}
+
+/// As the kernel side tells names.
+fn padded(name: &str) -> [u8; 16] {
+    let mut comm = [0; 16];
+    comm[..name.len()].copy_from_slice(name.as_bytes());
+    comm
 }

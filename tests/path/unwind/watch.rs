@@ -135,7 +135,7 @@ impl Watch {
             .counts
             .iter()
             .filter_map(|(&(hash, state), &count)| {
-                Some(Seen { stack: settled(self.stacks.get(&hash)?), state, count })
+                Some(Seen { stack: settled(self.stacks.get(&hash)?)?, state, count })
             })
             .collect();
         seen.sort_by_key(|seen| std::cmp::Reverse(seen.count));
@@ -144,7 +144,7 @@ impl Watch {
 
     /// Every user stack of any process of the tree, in a span or not.
     pub fn all_stacks(&self) -> impl Iterator<Item = StackDefinition> {
-        self.stacks.values().map(settled).filter(|stack| stack.tgid != 0)
+        self.stacks.values().filter_map(settled).filter(|stack| stack.tgid != 0)
     }
 
     /// Ends it. Nothing may be unaccounted for.
@@ -157,11 +157,15 @@ impl Watch {
     }
 }
 
-/// A stack as it will be told.
-fn settled(stack: &SeenStack) -> StackDefinition {
+/// A stack as it will be told; none while its process's mappings are being read, which only the next
+/// rounds take over.
+fn settled(stack: &SeenStack) -> Option<StackDefinition> {
+    if stack.awaits_map() {
+        return None;
+    }
     let mut stack = stack.clone();
     stack.settle(Instant::now() + SOON);
-    stack.definition
+    Some(stack.definition)
 }
 
 /// The books as a report has them.

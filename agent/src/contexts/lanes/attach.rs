@@ -1,11 +1,12 @@
-//! Finding what a process publishes: its segments, and the lanes in them. What cannot be attached now
-//! may be later (descriptors run out, a segment that is still being made, a process in the middle of an
-//! exec), so such a process is asked again, ever less often; until then its lanes are *virtual*: they
-//! hold what the kernel side saves of them, and the rest is counted as lost.
+//! Attaching what a process publishes: its segments, and the lanes in them. A process is asked for them
+//! (`look`), and what it has is told a moment later. What cannot be attached then may be later
+//! (descriptors run out, a segment that is still being made, a process in the middle of an exec), so such
+//! a process is asked again, ever less often. Until then its lanes are *virtual*: they hold what the
+//! kernel side saves of them. Once attached they are read on from there; if they never are, the rest is
+//! counted as lost.
 
 use std::{
     collections::{HashMap, VecDeque},
-    io,
     path::Path,
 };
 
@@ -14,17 +15,17 @@ use hotspan_lanes::abi;
 
 use super::{
     Attached, Lane, LaneId, Lanes,
-    segment::{Refused, Segment},
+    look::{Ask, Found},
+    segment::Segment,
 };
 use crate::{
-    kernel::ktime,
     ledger::DaemonCounter,
     model::id::Pid,
     process::maps::{Address, Backing, Mapping, ProcessMap},
 };
 
 /// Segments of one process (SPEC 6).
-const MAX_SEGMENTS: usize = 256;
+pub(super) const MAX_SEGMENTS: usize = 256;
 /// Lanes of one process that were named but lie in no segment: as many as segments hold.
 const MAX_VIRTUAL: usize = MAX_SEGMENTS * abi::LANE_CAP;
 /// Rounds between two tries, at most: some ten seconds.
@@ -49,6 +50,17 @@ pub(super) struct Retry {
     refused: HashMap<(Address, DaemonCounter), u32>,
 }
 
+/// A question about a process that is under way.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// Every marker of what is found counts, from the first.
+    from_birth: bool,
+    /// Images that began before this, ktime, are gone.
+    pub(super) ended: u64,
+    /// A lane was named meanwhile.
+    again: bool,
+}
+
 // === impl Retry ===
 
 impl Retry {
@@ -60,47 +72,78 @@ impl Retry {
 // === impl Lanes ===
 
 impl Lanes {
-    /// Attaches every segment of `pid` that is not attached yet. `from_birth`: the process was seen
-    /// making it, so that every marker counts from the first. Returns whether there is any.
-    pub(super) fn attach(&mut self, pid: Pid, from_birth: bool) -> bool {
-        self.asked += 1;
-        let Ok(map) = ProcessMap::read(pid) else { return false };
+    /// Asks what `pid` publishes that is not attached yet, unless that is being asked. `from_birth`: the
+    /// process was seen making it, so that every marker counts from the first.
+    pub(super) fn ask(&mut self, pid: Pid, from_birth: bool, sweeps: bool) {
+        if self.asked.contains_key(&pid) {
+            return;
+        }
+        self.times_asked += 1;
+        self.sweeping += usize::from(sweeps);
+        self.asked.insert(pid, Asked { from_birth, ended: 0, again: false });
+        let known = self.images.get(&pid).map_or(&[][..], |image| &image.segments);
+        let address = |index| self.segments.get(index).map(|attached| attached.segment.address);
+        let known = known.iter().filter_map(address).collect();
+        self.asks.push(Ask { pid, known, sweeps });
+    }
+
+    /// Questions for the reader, each once.
+    pub fn take_asks(&mut self) -> Vec<Ask> {
+        std::mem::take(&mut self.asks)
+    }
+
+    /// Attaches what was found; nothing when the process could not be looked at.
+    pub fn told(&mut self, ask: &Ask, found: Option<Found>) {
+        let pid = ask.pid;
+        self.sweeping -= usize::from(ask.sweeps);
+        let Some(Asked { from_birth, ended, mut again }) = self.asked.remove(&pid) else { return };
+        match found {
+            // All of it is of an image that is gone: its last markers are in its tails.
+            Some(found) if found.at < ended => again = true,
+            Some(found) => self.take_found(ask, found, from_birth),
+            None => {}
+        }
+        let has_virtual = self.images.get(&pid).is_some_and(|image| image.virtual_lanes > 0);
+        if !has_virtual && !self.retries.get(&pid).is_some_and(|retry| retry.is_lacking) {
+            self.retries.remove(&pid);
+        } else if again {
+            self.ask(pid, from_birth, false);
+        } else {
+            let retry = self.retries.entry(pid).or_insert_with(|| Retry::of(from_birth));
+            retry.pause = (retry.pause * 2).clamp(1, MAX_PAUSE);
+            retry.round = self.round + retry.pause;
+        }
+    }
+
+    fn take_found(&mut self, ask: &Ask, found: Found, from_birth: bool) {
+        let pid = ask.pid;
         if let Some(retry) = self.retries.get_mut(&pid) {
             retry.is_lacking = false;
         }
-        for (n, mapping) in segments(&map).enumerate() {
-            let known = self.images.get(&pid).map_or(&[][..], |image| &image.segments);
-            if n >= MAX_SEGMENTS {
-                self.refuse(pid, mapping.start, DaemonCounter::SegmentTooMany, from_birth);
-                break;
-            }
-            let same = |&index: &usize| {
-                let attached = self.segments.get(&index);
-                attached.is_some_and(|attached| attached.segment.address == mapping.start)
-            };
-            if known.iter().any(same) {
-                continue;
-            }
-            match Segment::attach(pid, mapping) {
-                Ok(segment) => self.insert(pid, segment, from_birth),
-                // The mapping moved or went with its process: whoever needs it asks again.
-                Err(Refused::Open(error)) if error.kind() == io::ErrorKind::NotFound => {}
+        for (address, segment) in found.segments {
+            match segment {
+                Ok(segment) => self.insert(pid, segment, found.at, from_birth),
                 Err(refused) => {
                     tracing::debug!(%pid, %refused, "segment not attached");
-                    self.refuse(pid, mapping.start, refused.counter(), from_birth);
+                    self.refuse(pid, address, refused.counter(), from_birth);
                 }
             }
         }
-        self.is_attached(pid)
+        if let Some(address) = found.too_many {
+            self.refuse(pid, address, DaemonCounter::SegmentTooMany, from_birth);
+        }
+        if ask.sweeps {
+            self.owners_of(pid, &found.threads, found.seen_at);
+        }
     }
 
-    fn insert(&mut self, pid: Pid, segment: Segment, from_birth: bool) {
+    fn insert(&mut self, pid: Pid, segment: Segment, at: u64, from_birth: bool) {
         if !self.identities.insert(segment.identity) {
             return;
         }
         let index = self.number();
         self.images.entry(pid).or_default().segments.push(index);
-        self.segments.insert(index, Attached { segment, at: ktime::now() });
+        self.segments.insert(index, Attached { segment, at });
         self.extend(pid, index, from_birth);
     }
 
@@ -122,7 +165,7 @@ impl Lanes {
                     && lane.place.is_none()
                 {
                     lane.place = Some((index, number));
-                    lane.made_at = *at;
+                    lane.made_at = lane.made_at.max(*at);
                     image.virtual_lanes -= 1;
                     self.live.push(*id);
                 }
@@ -173,15 +216,7 @@ impl Lanes {
         let due = self.retries.iter().filter(|(_, retry)| retry.round <= self.round);
         let due: Vec<(Pid, bool)> = due.map(|(&pid, retry)| (pid, retry.from_birth)).collect();
         for (pid, from_birth) in due {
-            self.attach(pid, from_birth);
-            let has_virtual = self.images.get(&pid).is_some_and(|image| image.virtual_lanes > 0);
-            let Some(retry) = self.retries.get_mut(&pid) else { continue };
-            if has_virtual || retry.is_lacking {
-                retry.pause = (retry.pause * 2).clamp(1, MAX_PAUSE);
-                retry.round = self.round + retry.pause;
-            } else {
-                self.retries.remove(&pid);
-            }
+            self.ask(pid, from_birth, false);
         }
     }
 
@@ -189,33 +224,42 @@ impl Lanes {
         self.images.get(&pid)?.lanes.get(&address).copied()
     }
 
-    /// The lane at an address whose breadcrumb was seen, which its owner has had from `first_index` on.
-    /// When its segment cannot be attached (the process is already gone), a place for the markers the
-    /// kernel side saves of it; none for a process that names too many of those.
+    /// The lane at an address whose breadcrumb was seen at `seen_at`, and which its owner has had from
+    /// `first_index` on. Until its segment is attached (which may be never, the process may be gone), a
+    /// place for the markers the kernel side saves of it; none for a process that names too many of
+    /// those.
     pub fn lane_or_virtual(
         &mut self,
         pid: Pid,
         address: Address,
         first_index: u64,
+        seen_at: u64,
     ) -> Option<LaneId> {
         if self.find(pid, address).is_none() {
             self.extend_all(pid);
         }
-        // Asked already, and to be asked again: not for each lane.
-        let asked = self.retries.get(&pid);
-        let waits = asked.is_some_and(|retry| retry.round > self.round);
-        if self.find(pid, address).is_none() && !waits {
-            self.attach(pid, asked.is_none_or(|retry| retry.from_birth));
+        if self.find(pid, address).is_none() {
+            let retry = self.retries.get(&pid);
+            if let Some(asked) = self.asked.get_mut(&pid) {
+                // It may have been looked at before this lane was made.
+                asked.again = true;
+            } else if retry.is_none_or(|retry| retry.round <= self.round) {
+                // Else it was asked, and will be again: not for each lane.
+                self.ask(pid, retry.is_none_or(|retry| retry.from_birth), false);
+            }
         }
-        self.find(pid, address).or_else(|| {
-            let retry = self.retries.entry(pid).or_insert_with(|| Retry::of(true));
-            retry.round = retry.round.max(self.round + 1);
-            self.virtual_lane(pid, address, first_index)
-        })
+        self.find(pid, address).or_else(|| self.virtual_lane(pid, address, first_index, seen_at))
     }
 
-    /// The lane at an address, made when there is none: `tail` is the first marker that counts.
-    pub(super) fn virtual_lane(&mut self, pid: Pid, address: Address, tail: u64) -> Option<LaneId> {
+    /// The lane at an address, made when there is none: `tail` is the first marker that counts, `made_at`
+    /// a moment at which it was there, ktime.
+    pub(super) fn virtual_lane(
+        &mut self,
+        pid: Pid,
+        address: Address,
+        tail: u64,
+        made_at: u64,
+    ) -> Option<LaneId> {
         let image = self.images.entry(pid).or_default();
         if let Some(&id) = image.lanes.get(&address) {
             return Some(id);
@@ -228,7 +272,6 @@ impl Lanes {
         self.numbers += 1;
         let id = LaneId(self.numbers);
         image.lanes.insert(address, id);
-        let made_at = ktime::now();
         self.lanes.insert(id, Lane { pid, place: None, made_at, tail, events: VecDeque::new() });
         Some(id)
     }

@@ -1,14 +1,17 @@
-//! Lanes: what the traced processes publish. Finds their segments, drains their rings into
-//! per-lane queues of events, and resolves names. Knows nothing of spans' time.
+//! Lanes: what the traced processes publish. Has their segments found, drains their rings into
+//! per-lane queues of events, and resolves names. Knows nothing of spans' time, and asks no process
+//! itself: that may wait (`look`).
 //!
 //! Addresses mean something within one image of a process only. Fork, exec and exit end an image;
 //! their records carry a time, and what was attached after that time belongs to the next image.
 
 mod attach;
+mod look;
 pub mod segment;
 pub mod survey;
 mod sweep;
 
+pub use look::{Ask, Found};
 pub use sweep::Owner;
 
 use std::{
@@ -25,7 +28,7 @@ use crate::{
     model::id::Pid,
     process::maps::Address,
 };
-use attach::Retry;
+use attach::{Asked, Retry};
 use segment::{Control, Segment};
 
 // The kernel side reads the control line with its own copy of the offsets.
@@ -121,8 +124,16 @@ pub struct Lanes {
     dying_virtual: VecDeque<(u64, LaneId)>,
     /// Processes with lanes that lie in no segment we have: when they are asked again.
     retries: HashMap<Pid, Retry>,
-    /// Times a process was asked what it has mapped.
-    asked: u64,
+    /// Questions under way.
+    asked: HashMap<Pid, Asked>,
+    /// Questions nobody has taken yet.
+    asks: Vec<Ask>,
+    /// Questions ever.
+    times_asked: u64,
+    /// Questions of sweeps under way.
+    sweeping: usize,
+    /// Owners that sweeps found.
+    owners: Vec<Owner>,
     round: u64,
     /// Markers seen at the source since attach.
     pub captured: u64,
@@ -142,7 +153,9 @@ impl Lanes {
     /// Keeps markers that the kernel side saved from a dying image.
     pub fn add_tail(&mut self, tail: &wire::Tail) {
         let pid = Pid(tail.tgid);
-        let Some(id) = self.virtual_lane(pid, Address(tail.va), tail.first) else { return };
+        let Some(id) = self.virtual_lane(pid, Address(tail.va), tail.first, tail.at) else {
+            return;
+        };
         // Attached in the meantime: all of it can be read, and more.
         if self.lanes.get(&id).is_some_and(|lane| lane.place.is_some()) {
             return self.drain_lane(id);
@@ -351,6 +364,9 @@ impl Lanes {
     /// addresses mean nothing any more. What it published is drained now or still lies in the
     /// mapping; what was attached later is the next image's.
     pub fn forget_image(&mut self, pid: Pid, before: u64) {
+        if let Some(asked) = self.asked.get_mut(&pid) {
+            asked.ended = asked.ended.max(before);
+        }
         if !self.images.contains_key(&pid) {
             self.retries.remove(&pid);
             return;

@@ -1,15 +1,11 @@
 //! The sweep: lanes that are older than the agent, or whose announcement was missed.
 
-use std::{collections::HashMap, fs};
+use std::collections::HashMap;
 
 use agent_ebpf::wire::LaneRef;
 
-use super::{LaneId, Lanes};
-use crate::{
-    kernel::ktime,
-    model::id::Pid,
-    process::procfs::{self, Stat},
-};
+use super::{LaneId, Lanes, look::Thread};
+use crate::model::id::Pid;
 
 /// A living thread that owns a lane older than the agent.
 #[derive(Clone, Copy, Debug)]
@@ -25,54 +21,54 @@ pub struct Owner {
 }
 
 impl Lanes {
-    /// Attaches what every process on the host has. Returns the living owners of lanes.
-    pub fn sweep(&mut self, own: Pid) -> Vec<Owner> {
-        let mut owners = Vec::new();
-        let Ok(entries) = fs::read_dir("/proc") else { return owners };
-        for entry in entries.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            let pid = Pid(pid);
-            let seen_at = ktime::now();
-            if pid != own && (self.is_attached(pid) || self.attach(pid, false)) {
-                self.owners_of(pid, seen_at, &mut owners);
-            }
+    /// Asks what these processes have, for their lanes' owners too.
+    pub fn sweep(&mut self, pids: impl IntoIterator<Item = Pid>) {
+        for pid in pids {
+            self.ask(pid, false, true);
         }
-        owners
+    }
+
+    /// Whether a sweep has not found all it asked for.
+    pub fn is_sweeping(&self) -> bool {
+        self.sweeping > 0
+    }
+
+    /// The owners of lanes that sweeps found since the last call.
+    pub fn take_owners(&mut self) -> Vec<Owner> {
+        std::mem::take(&mut self.owners)
+    }
+
+    /// Whether a lane is still that of the thread it was found with: it may have passed on.
+    pub fn is_owned(&self, owner: &Owner) -> bool {
+        let control = self.control(owner.lane);
+        control.is_some_and(|control| control.generation == owner.reference.generation)
     }
 
     /// Matches each owned lane to a living thread of its own process; a lane that names a thread of
     /// another process finds nobody.
-    fn owners_of(&mut self, pid: Pid, seen_at: u64, owners: &mut Vec<Owner>) {
+    pub(super) fn owners_of(&mut self, pid: Pid, threads: &HashMap<u32, Thread>, seen_at: u64) {
         self.extend_all(pid);
-        let inner = inner_tids(pid);
         let Some(image) = self.images.get(&pid) else { return };
+        let mut owners = Vec::new();
         for (&address, &id) in &image.lanes {
             let Some(control) = self.control(id) else { continue };
             if control.generation.is_multiple_of(2) || control.owner_tid == 0 {
                 continue;
             }
             // Its owner may just have died: then somebody else takes the lane, and says so.
-            let Some(&tid) = inner.get(&control.owner_tid) else { continue };
-            let Some(stat) = Stat::of_thread(pid, tid) else { continue };
+            let Some(thread) = threads.get(&control.owner_tid) else { continue };
             owners.push(Owner {
-                tid,
+                tid: thread.tid,
                 lane: id,
                 reference: LaneRef {
                     va: address.0,
-                    start_ticks: stat.started,
+                    start_ticks: thread.started,
                     generation: control.generation,
                     owner_tid: control.owner_tid,
                 },
                 seen_at,
             });
         }
+        self.owners.append(&mut owners);
     }
-}
-
-/// Threads of `pid`: id in the innermost pid namespace -> id in the initial one.
-fn inner_tids(pid: Pid) -> HashMap<u32, u32> {
-    let inner = |tid| procfs::inner_id(pid, tid).map(|inner| (inner, tid));
-    procfs::threads(pid).filter_map(inner).collect()
 }
