@@ -35,6 +35,8 @@ fn main() {
     let folder = "workloads/publishers";
     let publishers = compile(&out, "publishers", folder, &["publishers.c"], &["-static"]);
     println!("cargo::rustc-env=WORKLOAD_PUBLISHERS={}", publishers.display());
+    let stall = compile(&out, "stall", "workloads/stall", &["stall.c"], &[]);
+    println!("cargo::rustc-env=WORKLOAD_STALL={}", stall.display());
     let table = compile(&out, "wait_table", "workloads/wait_table", &WAITS, &["-lrt"]);
     println!("cargo::rustc-env=WORKLOAD_WAIT_TABLE={}", table.display());
     unwind::build(&out);

@@ -55,6 +55,11 @@ pub fn publishers() -> PathBuf {
     PathBuf::from(env!("WORKLOAD_PUBLISHERS"))
 }
 
+/// A process that cannot be read: `tests/workloads/stall`.
+pub fn stall() -> PathBuf {
+    PathBuf::from(env!("WORKLOAD_STALL"))
+}
+
 /// The hotspan under test: `HOTSPAN_BIN`, else the one beside this test, built when absent.
 pub fn hotspan() -> Result<PathBuf> {
     if let Some(path) = env::var_os("HOTSPAN_BIN") {
