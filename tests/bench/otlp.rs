@@ -274,7 +274,7 @@ impl Tables {
                 links.len()
             })
         });
-        let identity = (stack_index, row.tid, row.state, link_index);
+        let identity = (stack_index, row.tid.0, row.state, link_index);
         let sample = samples.entry(identity).or_insert_with(|| {
             let mut attribute_indices = vec![self.attribute("thread.id", row.tid.to_string())];
             if !is_timer {

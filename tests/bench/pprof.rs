@@ -124,7 +124,7 @@ pub(crate) fn encode(batches: &[Batch]) -> Vec<u8> {
             let span = row.span.map(|span| &batch.spans[span as usize]);
             let pid = batch.processes[row.process as usize].pid;
             let span = span.map(|span| (span.trace_id, span.span_id));
-            let value = samples.entry((stack, pid, row.tid, row.state, span)).or_default();
+            let value = samples.entry((stack, pid, row.tid.0, row.state, span)).or_default();
             value[0] += 1;
             value[1] += row.ns.cast_signed();
         }

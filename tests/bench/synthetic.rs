@@ -10,7 +10,7 @@ use hotspan::model::{
     },
     cause::{Cause, CauseKind},
     frame::{Frame, FrameKind, Stack},
-    id::{RunId, SpanId, TraceId},
+    id::{Pid, RunId, SpanId, Tid, TraceId},
     state::{State, StateTimes},
 };
 
@@ -241,7 +241,7 @@ impl Host {
             batch.samples.push(SampleRow {
                 at,
                 process: thread % PROCESSES,
-                tid: tid(thread),
+                tid: Tid(tid(thread)),
                 span,
                 stack: Some(index),
                 state: if is_timer { State::default() } else { self.wait_state() },
@@ -289,8 +289,8 @@ impl Host {
                 let cause = Cause {
                     kind: if is_rival { CauseKind::Preemptor } else { CauseKind::Waker },
                     name: format!("worker-{}", thread % 50).into(),
-                    pid: batch.processes[(thread % PROCESSES) as usize].pid,
-                    tid: tid(thread),
+                    pid: Pid(batch.processes[(thread % PROCESSES) as usize].pid),
+                    tid: Tid(tid(thread)),
                     span: of,
                 };
                 let (state, ns) = (self.wait_state(), self.duration());

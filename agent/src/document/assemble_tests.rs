@@ -8,7 +8,7 @@ use crate::{
         batch::{ProcessIdentity, SpanName},
         cause::CauseKind,
         frame::{Frame, FrameKind},
-        id::{SpanId, TraceId},
+        id::{Pid, SpanId, Tid, TraceId},
     },
     store::account::ProcessKey,
 };
@@ -97,8 +97,8 @@ fn a_document_sums_its_members() {
         Wait {
             state: LOCK,
             cause: Cause {
-                tid: 9,
-                pid: 8,
+                tid: Tid(9),
+                pid: Pid(8),
                 name: "worker".into(),
                 span: Some(SpanName {
                     trace_id: TraceId([1; 16]),
@@ -256,7 +256,7 @@ fn sample(state: State, ns: u64, names: Option<&[&str]>) -> Sample {
         });
         frames.collect()
     });
-    Sample { at: 0, tid: 1, stack, state, ns }
+    Sample { at: 0, tid: Tid(1), stack, state, ns }
 }
 
 #[test]

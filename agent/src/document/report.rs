@@ -68,7 +68,7 @@ pub fn threads(accounts: Vec<ThreadAccount>) -> Vec<ThreadDocument> {
         .into_iter()
         .map(|thread| ThreadDocument {
             pid: thread.pid.0,
-            tid: thread.tid,
+            tid: thread.tid.0,
             comm: thread.comm,
             wall_ns: thread.end.saturating_sub(thread.birth),
             states: thread.states,

@@ -15,7 +15,11 @@ use super::{
 };
 use crate::{
     contexts::lanes::Lanes,
-    model::{batch::Counts, id::Pid, state::StateTimes},
+    model::{
+        batch::Counts,
+        id::{Pid, Tid},
+        state::StateTimes,
+    },
     process::{comm_text, names::Identity},
 };
 
@@ -44,7 +48,7 @@ pub struct Flush {
     /// Every process that the above name.
     pub processes: HashMap<Pid, Identity>,
     /// Every thread that a cause names.
-    pub threads: HashMap<u32, Arc<str>>,
+    pub threads: HashMap<Tid, Arc<str>>,
     /// Spans that causes name.
     pub others: HashMap<SpanIndex, (SpanKey, Arc<str>)>,
     /// Captured things it delivers.
@@ -71,7 +75,7 @@ pub struct Memory {
     threads: HashMap<u64, [u64; STATES]>,
     processes: HashMap<Pid, ProcessTime>,
     /// Names of the living, as of the last two totals.
-    names: [HashMap<u32, [u8; 16]>; 2],
+    names: [HashMap<Tid, [u8; 16]>; 2],
     flushed: Counts,
     flushed_at: u64,
     forgot_at: u64,
@@ -91,7 +95,7 @@ impl Memory {
         self.names[0].clear();
         let began = self.flushed_at;
         for snapshot in snapshots {
-            self.names[0].insert(snapshot.tid, snapshot.comm);
+            self.names[0].insert(Tid(snapshot.tid), snapshot.comm);
             let pid = Pid(snapshot.tgid);
             if snapshot.torn == 0 && snapshot.phase != Phase::Dead as u32 && watched(pid) {
                 self.add(snapshot.serial, pid, &snapshot.total, began);
@@ -101,7 +105,7 @@ impl Memory {
 
     /// A thread's last account.
     pub fn exit(&mut self, exit: &Exit, watched: bool) {
-        self.names[0].insert(exit.tid, exit.comm);
+        self.names[0].insert(Tid(exit.tid), exit.comm);
         let pid = Pid(exit.tgid);
         if watched {
             self.add(exit.serial, pid, &exit.total, self.flushed_at);
@@ -140,7 +144,7 @@ impl Memory {
         told
     }
 
-    fn name(&self, tid: u32) -> Option<Arc<str>> {
+    fn name(&self, tid: Tid) -> Option<Arc<str>> {
         let comm = self.names.iter().find_map(|names| names.get(&tid))?;
         Some(comm_text(comm).into())
     }
@@ -185,10 +189,10 @@ impl Linker {
 
         let causes = spans.iter().flat_map(|(_, span)| span.causes.keys());
         for Cause { tid, pid, span, .. } in causes {
-            if *tid != 0 && !flush.threads.contains_key(tid) {
+            if tid.0 != 0 && !flush.threads.contains_key(tid) {
                 let name = memory.name(*tid);
-                let name = name.or_else(|| memory.name(*pid));
-                let name = name.unwrap_or_else(|| parts.processes.comm(Pid(*pid)).into());
+                let name = name.or_else(|| memory.name(Tid(pid.0)));
+                let name = name.unwrap_or_else(|| parts.processes.comm(*pid).into());
                 flush.threads.insert(*tid, name);
             }
             if let Some(index) = span

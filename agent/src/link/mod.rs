@@ -24,7 +24,10 @@ use crate::{
         ktime::{self, TscClock},
     },
     ledger::{DaemonCounter, Tally},
-    model::{id::Pid, state::StateTimes},
+    model::{
+        id::{Pid, Tid},
+        state::StateTimes,
+    },
     process::{Processes, comm_text, maps::Address},
     unwind::Unwinder,
 };
@@ -38,7 +41,7 @@ use timeline::{Context, Item, Taken, Timeline, Unnamed};
 #[derive(Clone, Debug)]
 pub struct ThreadAccount {
     /// Thread.
-    pub tid: u32,
+    pub tid: Tid,
     /// Process.
     pub pid: Pid,
     /// Name.
@@ -115,7 +118,7 @@ pub struct Linker {
     /// What went wrong, by process.
     pub counts: Tally,
     timelines: HashMap<u64, Timeline>,
-    by_tid: HashMap<u32, u64>,
+    by_tid: HashMap<Tid, u64>,
     finished: Vec<u64>,
     /// What each lane's threads needed in the last round.
     needed: HashMap<LaneId, u64>,
@@ -127,7 +130,7 @@ pub struct Linker {
     /// Samples of processes that are not watched.
     samples_of_others: u64,
     /// Threads that are gone, by tid and serial, and must not be found by their tid any more.
-    gone: Vec<(u32, u64)>,
+    gone: Vec<(Tid, u64)>,
     copies: Copies,
     /// Stacks whose mappings are being read.
     unmapped: Vec<Unmapped>,
@@ -185,7 +188,7 @@ impl Linker {
             Record::Interval(interval) => {
                 self.delivered.intervals += 1;
                 self.delivered.interval_ns += interval.in_at - interval.out_at;
-                self.by_tid.insert(interval.tid, interval.serial);
+                self.by_tid.insert(Tid(interval.tid), interval.serial);
                 if !parts.processes.is_host() && thread::has(interval.flags, NO_WAKEUP) {
                     self.counts.add(Pid(interval.tgid), Counter::WakeupMissing, 1);
                 }
@@ -234,9 +237,9 @@ impl Linker {
                 self.delivered.lifecycle += 1;
                 let pid = Pid(exec.tgid);
                 if exec.old_tid != exec.tid {
-                    self.by_tid.remove(&exec.old_tid);
+                    self.by_tid.remove(&Tid(exec.old_tid));
                 }
-                self.by_tid.insert(exec.tid, exec.serial);
+                self.by_tid.insert(Tid(exec.tid), exec.serial);
                 parts.lanes.forget_image(pid, exec.at);
                 parts.processes.execed(pid, &exec.comm, exec.at);
                 parts.unwinder.remapped(pid, exec.at);
@@ -251,7 +254,7 @@ impl Linker {
             Record::LaneSeen(seen) => {
                 self.delivered.lifecycle += 1;
                 let pid = Pid(seen.tgid);
-                self.by_tid.insert(seen.tid, seen.serial);
+                self.by_tid.insert(Tid(seen.tid), seen.serial);
                 let timeline =
                     self.timelines.entry(seen.serial).or_insert_with(|| Timeline::new(pid));
                 let lane = parts.lanes.lane_or_virtual(
@@ -288,11 +291,11 @@ impl Linker {
         }
         let watched = processes.is_watched(pid);
         self.memory.exit(exit, watched);
-        self.gone.push((exit.tid, exit.serial));
+        self.gone.push((Tid(exit.tid), exit.serial));
         if watched && !processes.is_host() {
             self.counts.add(pid, DaemonCounter::EventsLostNs, events_lost(&exit.total));
             self.threads.push(ThreadAccount {
-                tid: exit.tid,
+                tid: Tid(exit.tid),
                 pid,
                 comm: comm_text(&exit.comm),
                 birth: exit.birth,
@@ -358,7 +361,7 @@ impl Linker {
                 );
                 self.timelines.insert(snapshot.serial, timeline);
             }
-            self.by_tid.insert(snapshot.tid, snapshot.serial);
+            self.by_tid.insert(Tid(snapshot.tid), snapshot.serial);
             told.push((owner.tid, owner.reference));
             pids.push(pid);
         }
@@ -374,7 +377,7 @@ impl Linker {
             if snapshot.phase == Phase::Dead as u32 {
                 continue; // its exit record says all
             }
-            self.by_tid.insert(snapshot.tid, snapshot.serial);
+            self.by_tid.insert(Tid(snapshot.tid), snapshot.serial);
             if let Some(timeline) = self.timelines.get_mut(&snapshot.serial) {
                 timeline.push(Item::Snapshot { snapshot: *snapshot, end });
             }
@@ -386,7 +389,7 @@ impl Linker {
                     states.add(state, ns);
                 }
                 self.threads.push(ThreadAccount {
-                    tid: snapshot.tid,
+                    tid: Tid(snapshot.tid),
                     pid: Pid(snapshot.tgid),
                     comm: comm_text(&snapshot.comm),
                     birth: snapshot.birth,

@@ -16,7 +16,7 @@ use crate::{
     kernel::ktime::TscClock,
     ledger::DaemonCounter,
     model::{
-        id::{Pid, SpanId, TraceId},
+        id::{Pid, SpanId, Tid, TraceId},
         state::State,
     },
 };
@@ -294,7 +294,7 @@ impl Timeline {
 pub(super) fn see(sample: &Sample, span: Option<SpanIndex>, ns: u64, spans: &mut Spans) {
     let stack =
         StackKey { state: State::Running, user: sample.user_stack, kernel: sample.kernel_stack };
-    let (pid, tid) = (Pid(sample.tgid), sample.tid);
+    let (pid, tid) = (Pid(sample.tgid), Tid(sample.tid));
     // One without a stack says nothing of a span.
     let span = span.filter(|_| stack.user | stack.kernel != 0);
     spans.see(Seen { at: sample.at, pid, tid, span, stack, ns, is_sample: true });

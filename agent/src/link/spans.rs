@@ -8,7 +8,7 @@ use std::{
 use crate::{
     ledger::{self, DaemonCounter},
     model::{
-        id::{Pid, SpanId, TraceId},
+        id::{Pid, SpanId, Tid, TraceId},
         state::{State, StateTimes},
     },
 };
@@ -41,9 +41,9 @@ pub struct Cause {
     /// What it is.
     pub kind: CauseKind,
     /// Thread, 0 for none.
-    pub tid: u32,
+    pub tid: Tid,
     /// Its process.
-    pub pid: u32,
+    pub pid: Pid,
     /// The span it was in.
     pub span: Option<SpanIndex>,
 }
@@ -140,7 +140,7 @@ pub struct Seen {
     /// Its process.
     pub pid: Pid,
     /// Thread.
-    pub tid: u32,
+    pub tid: Tid,
     /// The span it was in.
     pub span: Option<SpanIndex>,
     /// Which stack, in which state.

@@ -25,7 +25,10 @@ use crate::{
     contexts::lanes::{LaneId, Lanes},
     kernel::ktime::TscClock,
     ledger::DaemonCounter,
-    model::{id::Pid, state::State},
+    model::{
+        id::{Pid, Tid},
+        state::State,
+    },
 };
 
 /// Which span was current after each of the last markers: for causes named by other threads.
@@ -79,9 +82,9 @@ pub struct Unnamed {
     /// How long.
     pub ns: u64,
     /// By whom.
-    pub tid: u32,
+    pub tid: Tid,
     /// Its process.
-    pub pid: u32,
+    pub pid: Pid,
     /// Its lane's head then, plus one; 0 without a lane.
     pub head_plus_one: u64,
     /// Waker or rival.
@@ -412,7 +415,7 @@ impl Timeline {
             context.spans.see(Seen {
                 at: interval.in_at,
                 pid: self.pid,
-                tid: interval.tid,
+                tid: Tid(interval.tid),
                 span: Some(index),
                 stack: StackKey { state, user: interval.user_stack, kernel: interval.kernel_stack },
                 ns: interval.weight,
@@ -438,6 +441,7 @@ impl Timeline {
             if tid == 0 && ready {
                 continue; // nobody had the CPU: it was on its way out of idle
             }
+            let (tid, pid) = (Tid(tid), Pid(pid));
             let unnamed = Unnamed { span: index, state, ns, tid, pid, head_plus_one, kind };
             context.unnamed.push(unnamed);
         }

@@ -452,7 +452,7 @@ fn causes_name_the_waker_and_the_rival() {
     world.exit();
     world.link(u64::MAX);
     let find = |state: wire::State| {
-        world.unnamed.iter().find(|u| u.state == state.into()).map(|u| (u.tid, u.ns))
+        world.unnamed.iter().find(|u| u.state == state.into()).map(|u| (u.tid.0, u.ns))
     };
     assert_eq!(find(wire::State::Socket), Some((6, 1_000)));
     assert_eq!(find(wire::State::ReadyWakeup), Some((5, 50)));

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     cause::Cause,
     frame::Stack,
-    id::{RunId, SpanId, TraceId},
+    id::{RunId, SpanId, Tid, TraceId},
     state::{State, StateTimes},
 };
 
@@ -102,7 +102,7 @@ pub struct SampleRow {
     /// Index into `Batch::processes`.
     pub process: u32,
     /// Thread.
-    pub tid: u32,
+    pub tid: Tid,
     /// Index into `Batch::spans`.
     pub span: Option<u32>,
     /// Index into `Batch::stacks`; none when no frame could be read.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::batch::SpanName;
+use super::{
+    batch::SpanName,
+    id::{Pid, Tid},
+};
 
 /// Who or what a wait was for, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,9 +17,9 @@ pub struct Cause {
     /// Of the thread or system call, "" for an interrupt.
     pub name: Arc<str>,
     /// Its process, 0 for none.
-    pub pid: u32,
+    pub pid: Pid,
     /// Its thread, 0 for none.
-    pub tid: u32,
+    pub tid: Tid,
     /// The span it was in.
     pub span: Option<SpanName>,
 }

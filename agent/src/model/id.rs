@@ -1,11 +1,15 @@
-//! Ids as types: one kind of id never lands where another is meant. Ids of processes are those of the
-//! initial pid namespace (design 7).
+//! Ids as types: one kind of id never lands where another is meant. Ids of processes and threads are
+//! those of the initial pid namespace (design 7).
 
 use std::{fmt, str::FromStr};
 
 /// A process (the kernel's tgid).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pid(pub u32);
+
+/// A thread (the kernel's pid).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tid(pub u32);
 
 /// Text that is no such id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +86,14 @@ w3c_ids! { TraceId, SpanId, }
 // === impl Pid ===
 
 impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+// === impl Tid ===
+
+impl fmt::Display for Tid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -7,7 +7,7 @@ use crate::model::{
     batch::ProcessIdentity,
     cause::Cause,
     frame::Stack,
-    id::{SpanId, TraceId},
+    id::{SpanId, Tid, TraceId},
     state::{State, StateTimes},
 };
 
@@ -59,7 +59,7 @@ pub struct Sample {
     /// When.
     pub at: u64,
     /// Thread.
-    pub tid: u32,
+    pub tid: Tid,
     /// None when no frame could be read.
     pub stack: Option<Stack>,
     /// In which state.

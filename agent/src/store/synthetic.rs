@@ -11,7 +11,7 @@ use crate::model::{
     },
     cause::{Cause, CauseKind},
     frame::{Frame, FrameKind, Stack},
-    id::{RunId, SpanId, TraceId},
+    id::{Pid, RunId, SpanId, Tid, TraceId},
     state::{State, StateTimes},
 };
 
@@ -213,7 +213,7 @@ impl Host {
             batch.samples.push(SampleRow {
                 at,
                 process,
-                tid: 10_000 + thread as u32,
+                tid: Tid(10_000 + thread as u32),
                 span: span.map(|span| span as u32),
                 stack: (!self.random.percent(1)).then_some(index),
                 state: if is_timer {
@@ -235,8 +235,8 @@ impl Host {
             cause: Cause {
                 kind: if is_named { CauseKind::Waker } else { CauseKind::Preemptor },
                 name: format!("thread-{}", thread % 50).into(),
-                pid: 1_000 + thread % 40 * 17,
-                tid: 10_000 + thread,
+                pid: Pid(1_000 + thread % 40 * 17),
+                tid: Tid(10_000 + thread),
                 span: is_named.then(|| SpanName {
                     trace_id: TraceId(Random::new(self.spans / 5 + 77).bytes()),
                     span_id: SpanId(self.random.bytes()),
@@ -302,7 +302,7 @@ pub(super) fn one_span(span: u8, part: u32, at: u64) -> Batch {
         }],
         samples: vec![SampleRow {
             at,
-            tid: 43,
+            tid: Tid(43),
             span: Some(0),
             stack: Some(0),
             ns: 60,

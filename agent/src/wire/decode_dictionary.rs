@@ -17,7 +17,7 @@ use crate::model::{
     batch::{ProcessIdentity, SpanName},
     cause::{Cause, CauseKind},
     frame::{Frame, FrameKind, Stack},
-    id::{SpanId, TraceId},
+    id::{Pid, SpanId, Tid, TraceId},
 };
 
 /// What the tables of one stream may take, by estimate.
@@ -57,7 +57,7 @@ pub struct SpanIdentity {
 pub struct Thread {
     /// Index into the dictionary's processes.
     pub process: u32,
-    pub tid: u32,
+    pub tid: Tid,
 }
 
 struct FrameRow {
@@ -230,7 +230,7 @@ impl Dictionary {
         columns("threads", len, &[("process", new.thread_process.len())])?;
         for (&process, &tid) in new.thread_process.iter().zip(&new.thread_tid) {
             self.process(process)?;
-            self.threads.push(Thread { process, tid });
+            self.threads.push(Thread { process, tid: Tid(tid) });
         }
         Ok(())
     }
@@ -292,8 +292,8 @@ impl Dictionary {
             self.causes.push(Cause {
                 kind: CauseKind::from_code(code).ok_or(number("cause kind", code))?,
                 name: self.string(new.cause_name[row])?,
-                pid: new.cause_pid[row],
-                tid: new.cause_tid[row],
+                pid: Pid(new.cause_pid[row]),
+                tid: Tid(new.cause_tid[row]),
                 span,
             });
         }

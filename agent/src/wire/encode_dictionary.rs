@@ -20,7 +20,7 @@ use crate::model::{
     batch::{ProcessIdentity, SpanPart},
     cause::Cause,
     frame::{Frame, Stack},
-    id::TraceId,
+    id::{Tid, TraceId},
 };
 
 /// An epoch ends when one of these is reached.
@@ -149,9 +149,9 @@ impl Dictionary {
     }
 
     /// Index of a thread; `process` is one of this dictionary.
-    pub fn thread(&mut self, process: u32, tid: u32) -> u32 {
+    pub fn thread(&mut self, process: u32, tid: Tid) -> u32 {
         let new = &mut self.new;
-        index(&mut self.threads, (process, tid), |&(process, tid)| {
+        index(&mut self.threads, (process, tid.0), |&(process, tid)| {
             new.thread_process.push(process);
             new.thread_tid.push(tid);
         })
@@ -185,8 +185,8 @@ impl Dictionary {
         let mut key = CauseKey {
             kind: cause.kind.code().into(),
             name: self.string(&cause.name),
-            pid: cause.pid,
-            tid: cause.tid,
+            pid: cause.pid.0,
+            tid: cause.tid.0,
             trace: 0,
             span_id: 0,
             span_name: 0,

@@ -11,7 +11,7 @@ use crate::model::{
     },
     cause::{Cause, CauseKind},
     frame::{Frame, FrameKind, Stack},
-    id::{RunId, SpanId, TraceId},
+    id::{Pid, RunId, SpanId, Tid, TraceId},
     state::{State, StateTimes},
 };
 
@@ -131,7 +131,7 @@ pub fn wild(random: &mut Random) -> Batch {
         .map(|_| SampleRow {
             at: random.next(),
             process: process(random),
-            tid: random.next() as u32,
+            tid: Tid(random.next() as u32),
             span: if random.one_in(3) { None } else { some_span(random) },
             stack: (!random.one_in(5)).then(|| random.below(stacks.len() as u64) as u32),
             state: random.pick(&states),
@@ -208,8 +208,8 @@ fn cause(random: &mut Random) -> Cause {
     Cause {
         kind: random.pick(&kinds),
         name: random.string("waker", 4),
-        pid: random.below(3) as u32,
-        tid: random.below(3) as u32,
+        pid: Pid(random.below(3) as u32),
+        tid: Tid(random.below(3) as u32),
         span: random.one_in(2).then_some(span),
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     model::{
         batch::{Account, Batch, Counts, Gap, ProcessIdentity},
         frame::{Frame, FrameKind},
-        id::{RunId, SpanId, TraceId},
+        id::{RunId, SpanId, Tid, TraceId},
         state::State,
     },
     store::{
@@ -209,7 +209,7 @@ pub(in crate::store) fn ids_of_two_processes_are_two_spans(mut store: Subject) {
     batch.spans.push(copy);
     // Their rows too; a sample's process is its span's, whatever it says itself.
     let mut row = batch.samples[0].clone();
-    (row.span, row.tid, row.process) = (Some(1), 99, 0);
+    (row.span, row.tid, row.process) = (Some(1), Tid(99), 0);
     batch.samples.push(row);
     store.sink.append(&[entry(&run, 1, batch)]).unwrap();
     let spans = store.source.spans(Some(TraceId([9; 16])), SpanId([1; 8])).unwrap();
@@ -218,14 +218,14 @@ pub(in crate::store) fn ids_of_two_processes_are_two_spans(mut store: Subject) {
     assert_eq!(store.source.trace(TraceId([9; 16])).unwrap(), spans);
     let tids = |spans: &[SpanAccount]| -> Vec<u32> {
         let samples = store.source.details(spans).unwrap().samples;
-        samples.iter().map(|row| row.tid).collect()
+        samples.iter().map(|row| row.tid.0).collect()
     };
     assert_eq!((tids(&spans[..1]), tids(&spans[1..])), (vec![43], vec![99]));
     // Asked for twice it is there once.
     let both = store.source.details(&[spans.clone(), spans.clone()].concat()).unwrap();
     assert_eq!((both.samples.len(), both.waits[0].count), (2, 1));
     let slice = store.source.process(&spans[1].process, 0, 2 * HOUR).unwrap();
-    assert_eq!(slice.samples.iter().map(|row| row.tid).collect::<Vec<_>>(), [99]);
+    assert_eq!(slice.samples.iter().map(|row| row.tid.0).collect::<Vec<_>>(), [99]);
 }
 
 pub(in crate::store) fn a_process_is_matched_without_its_names(mut store: Subject) {

@@ -7,7 +7,7 @@ use crate::{
         batch::{Account, Batch, Counts, ProcessIdentity, SampleRow, SpanPart, TotalRow, WaitRow},
         cause::{Cause, CauseKind},
         frame::{Frame, FrameKind},
-        id::{SpanId, TraceId},
+        id::{Pid, SpanId, Tid, TraceId},
         state::{State, StateTimes},
     },
     store::{
@@ -49,7 +49,7 @@ impl Tangle {
             let row = SampleRow {
                 at: self.near(from),
                 process: self.random.below(3) as u32,
-                tid: self.random.below(4) as u32,
+                tid: Tid(self.random.below(4) as u32),
                 span: self.index(batch.spans.len()),
                 stack: self.index(batch.stacks.len()),
                 state: self.state(),
@@ -133,7 +133,7 @@ impl Tangle {
             name: self.word().into(),
         });
         let (pid, tid) = (self.random.below(3) as u32, self.random.below(3) as u32);
-        Cause { kind, name: self.word().into(), pid, tid, span }
+        Cause { kind, name: self.word().into(), pid: Pid(pid), tid: Tid(tid), span }
     }
 
     fn span(&mut self, from: u64) -> SpanPart {

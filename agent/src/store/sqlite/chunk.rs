@@ -15,7 +15,7 @@ use super::{
 };
 use crate::model::{
     cause::CauseKind,
-    id::{SpanId, TraceId},
+    id::{Pid, SpanId, Tid, TraceId},
     state::{State, StateTimes},
 };
 
@@ -31,7 +31,7 @@ pub(super) struct Rows {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StoredSample {
     pub at: u64,
-    pub tid: u32,
+    pub tid: Tid,
     /// Row of its span, 0 for none.
     pub span: i64,
     /// Node of its innermost frame; none when no frame could be read.
@@ -55,8 +55,8 @@ pub(super) struct StoredWait {
 pub(super) struct StoredCause {
     pub kind: CauseKind,
     pub name: i64,
-    pub pid: u32,
-    pub tid: u32,
+    pub pid: Pid,
+    pub tid: Tid,
     pub span: Option<(TraceId, SpanId, i64)>,
 }
 
@@ -181,13 +181,13 @@ fn encode_samples(to: &mut Writer, samples: &[StoredSample]) {
     let mut last_at = 0;
     let (mut tid_of, mut stack_of) = (Index(HashMap::new()), Index(HashMap::new()));
     let mut span_of = Index(HashMap::new());
-    let mut span_of_tid: HashMap<u32, i64> = HashMap::new();
+    let mut span_of_tid: HashMap<Tid, i64> = HashMap::new();
     let mut last_span = 0;
     let mut last_node = 0;
     for sample in samples {
         at.number(sample.at.wrapping_sub(last_at));
         last_at = sample.at;
-        tids.number(tid_of.of(sample.tid, |tid| lists.number(tid.into())));
+        tids.number(tid_of.of(sample.tid, |tid| lists.number(tid.0.into())));
         let previous = span_of_tid.insert(sample.tid, sample.span).unwrap_or(0);
         spans.number(if previous == sample.span {
             0
@@ -223,12 +223,12 @@ fn decode_samples(from: &mut Cursor<'_>) -> Result<Vec<StoredSample>, Damage> {
         return Err(Damage("a chunk's columns differ in length"));
     }
     let (mut known_tids, mut known_spans, mut known_stacks) = (vec![], vec![], vec![]);
-    let mut span_of_tid: HashMap<u32, i64> = HashMap::new();
+    let mut span_of_tid: HashMap<Tid, i64> = HashMap::new();
     let (mut last_at, mut last_span, mut last_node) = (0u64, 0i64, 0i64);
     let mut samples = Vec::with_capacity(count);
     for _ in 0..count {
         last_at = last_at.wrapping_add(at.number()?);
-        let tid = known(&mut known_tids, tids.number()?, || lists.narrow())?;
+        let tid = known(&mut known_tids, tids.number()?, || lists.narrow().map(Tid))?;
         let mut delta = |last: &mut i64| {
             *last = last.wrapping_add(lists.signed()?);
             Ok(*last)
@@ -263,8 +263,8 @@ fn encode_waits(to: &mut Writer, waits: &[StoredWait]) {
         causes.number(cause_of.of(wait.cause, |cause| {
             list.0.push(cause.kind.code() | u8::from(cause.span.is_some()) << 7);
             list.number(cause.name as u64);
-            list.number(cause.pid.into());
-            list.number(cause.tid.into());
+            list.number(cause.pid.0.into());
+            list.number(cause.tid.0.into());
             if let Some((trace_id, span_id, name)) = cause.span {
                 list.bytes(&trace_id.0);
                 list.bytes(&span_id.0);
@@ -309,7 +309,7 @@ fn cause(list: &mut Cursor<'_>) -> Result<StoredCause, Damage> {
     let flags = list.take(1)?[0];
     let kind = CauseKind::from_code(u32::from(flags & 0x7f));
     let kind = kind.ok_or(Damage("no such kind of cause"))?;
-    let (name, pid, tid) = (list.row()?, list.narrow()?, list.narrow()?);
+    let (name, pid, tid) = (list.row()?, Pid(list.narrow()?), Tid(list.narrow()?));
     let mut span = None;
     if flags & 0x80 != 0 {
         span = Some((TraceId(list.array()?), SpanId(list.array()?), list.row()?));

@@ -11,7 +11,7 @@ use crate::{
         },
         cause::{Cause, CauseKind},
         frame::{Frame, FrameKind, Stack},
-        id::{RunId, SpanId, TraceId},
+        id::{Pid, RunId, SpanId, Tid, TraceId},
         state::{State, StateTimes},
     },
     store::{
@@ -255,7 +255,7 @@ fn sample(stacks: &mut Vec<Stack>, state: State, ns: u64, frames: &[&str]) -> Sa
     });
     stacks.push(frames.collect());
     let stack = Some(stacks.len() as u32 - 1);
-    SampleRow { at: START, tid: 813, stack, state, ns, ..SampleRow::default() }
+    SampleRow { at: START, tid: Tid(813), stack, state, ns, ..SampleRow::default() }
 }
 
 fn samples(stacks: &mut Vec<Stack>) -> Vec<SampleRow> {
@@ -297,7 +297,7 @@ fn waits() -> Vec<WaitRow> {
     let wait = |state, kind, name: &str, pid, ns, count, span| WaitRow {
         span: 0,
         state: state,
-        cause: Cause { kind, name: name.into(), pid, tid: pid, span },
+        cause: Cause { kind, name: name.into(), pid, tid: Tid(pid.0), span },
         ns,
         count,
     };
@@ -309,21 +309,21 @@ fn waits() -> Vec<WaitRow> {
             State::Lock,
             CauseKind::Waker,
             "worker-3",
-            812,
+            Pid(812),
             22_000_871,
             3,
             span(0x3f00_aa00_0000_0009, "POST /restock"),
         ),
-        wait(State::Lock, CauseKind::Waker, "worker-1", 812, 3 * MS, 1, None),
+        wait(State::Lock, CauseKind::Waker, "worker-1", Pid(812), 3 * MS, 1, None),
         wait(
             State::Socket,
             CauseKind::Waker,
             "postgres",
-            900,
+            Pid(900),
             12_044_120,
             2,
             span(QUERY, "SELECT orders"),
         ),
-        wait(State::ReadyWakeup, CauseKind::Preemptor, "cc1", 77, 1_203_004, 14, None),
+        wait(State::ReadyWakeup, CauseKind::Preemptor, "cc1", Pid(77), 1_203_004, 14, None),
     ]
 }

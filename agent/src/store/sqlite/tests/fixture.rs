@@ -90,8 +90,8 @@ fn answers(snapshot: &dyn Snapshot, frames: &mut Vec<String>) -> Result<Value, S
                     wait.state,
                     kind_of(cause),
                     *cause.name,
-                    cause.pid,
-                    cause.tid,
+                    cause.pid.0,
+                    cause.tid.0,
                     of,
                     wait.ns,
                     wait.count
@@ -139,7 +139,7 @@ fn sample_values(samples: &[Sample], frames: &mut Vec<String>) -> Vec<Value> {
     let value = |sample: &Sample| {
         let stack = sample.stack.as_ref();
         let stack = stack.map(|stack| stack.iter().map(&mut index).collect::<Vec<_>>());
-        json!([sample.at, sample.tid, sample.state, sample.ns, stack])
+        json!([sample.at, sample.tid.0, sample.state, sample.ns, stack])
     };
     samples.iter().map(value).collect()
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     model::{
         batch::Batch,
-        id::{SpanId, TraceId},
+        id::{SpanId, Tid, TraceId},
     },
     store::{
         SpanFilter,
@@ -101,7 +101,7 @@ impl Model {
             batch.waits.push(WaitRow {
                 span: i as u32,
                 state: State::from_key("lock").unwrap(),
-                cause: Cause { tid: 5, ..Cause::default() },
+                cause: Cause { tid: Tid(5), ..Cause::default() },
                 ns: lock,
                 count: 1,
             });
@@ -135,7 +135,7 @@ impl Model {
             batch.samples.push(SampleRow {
                 at: row_at,
                 process: of.into(),
-                tid: span.into(),
+                tid: Tid(span.into()),
                 span: Some(index as u32),
                 ns: 1,
                 ..SampleRow::default()
