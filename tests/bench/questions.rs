@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use hotspan::{
-    model::state::State,
+    model::{clock::UnixNs, state::State},
     store::{self, Sort, SpanFilter, sqlite::Reader},
 };
 use hotspan_tests::service::Place;
@@ -156,7 +156,7 @@ fn filter(kind: &str, sort: Sort, random: &mut Random, contents: &Contents) -> S
         "state" => filter.state = State::from_key(STATES[random.below(4) as usize]),
         "time" => {
             filter.from_unix_ns = Some(known.start_unix_ns);
-            filter.to_unix_ns = Some(known.start_unix_ns + 60 * SECOND);
+            filter.to_unix_ns = Some(UnixNs(known.start_unix_ns.0 + 60 * SECOND));
         }
         _ => {}
     }

@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use hotspan::{
-    model::id::{SpanId, TraceId},
+    model::{
+        clock::UnixNs,
+        id::{SpanId, TraceId},
+    },
     store::{
         Body, Entry,
         account::ProcessKey,
@@ -45,7 +48,7 @@ pub(crate) struct Known {
     pub(crate) span_id: SpanId,
     pub(crate) name: String,
     pub(crate) service: String,
-    pub(crate) start_unix_ns: u64,
+    pub(crate) start_unix_ns: UnixNs,
 }
 
 /// What is in the store.

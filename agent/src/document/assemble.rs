@@ -233,7 +233,7 @@ impl<'a> Family<'a> {
             name: span.name.to_string(),
             service: process.service.to_string(),
             process: ProcessDocument { pid: process.pid, comm: process.comm.to_string() },
-            start_unix_ns: span.start_unix_ns,
+            start_unix_ns: span.start_unix_ns.0,
             wall_ns: span.wall_ns(),
             active_ns,
             off_thread_ns: self.off_thread_ns(),

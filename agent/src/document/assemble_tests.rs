@@ -7,6 +7,7 @@ use crate::{
     model::{
         batch::{ProcessIdentity, SpanName},
         cause::CauseKind,
+        clock::UnixNs,
         frame::{Frame, FrameKind},
         id::{Pid, SpanId, Tid, TraceId},
     },
@@ -40,7 +41,7 @@ fn span(id: u8, parent: u8, process: ProcessKey, active: &[(u64, u64)]) -> SpanA
         span_id: SpanId([id; 8]),
         parent: SpanId([parent; 8]),
         name: format!("span {id}").into(),
-        start_unix_ns: 7_000 + u64::from(id),
+        start_unix_ns: UnixNs(7_000 + u64::from(id)),
         start: active.iter().map(|it| it.0).min().unwrap_or(0),
         end: active.iter().map(|it| it.1).max().unwrap_or(0),
         active_ns,

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     cause::Cause,
+    clock::UnixNs,
     frame::Stack,
     id::{RunId, SpanId, Tid, TraceId},
     state::{State, StateTimes},
@@ -73,7 +74,7 @@ pub struct SpanPart {
     /// Index into `Batch::processes`.
     pub process: u32,
     /// Unix time of `start`, fixed when the span was first told.
-    pub start_unix_ns: u64,
+    pub start_unix_ns: UnixNs,
     /// First activation.
     pub start: u64,
     /// Last deactivation so far.

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::model::{
     batch::ProcessIdentity,
     cause::Cause,
+    clock::UnixNs,
     frame::Stack,
     id::{SpanId, Tid, TraceId},
     state::{State, StateTimes},
@@ -34,7 +35,7 @@ pub struct SpanAccount {
     /// Operation name, "" for none.
     pub name: Arc<str>,
     /// Unix time of `start`.
-    pub start_unix_ns: u64,
+    pub start_unix_ns: UnixNs,
     /// First activation, CLOCK_MONOTONIC of its boot.
     pub start: u64,
     /// Last deactivation so far.

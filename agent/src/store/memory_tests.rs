@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::{
-    model::batch::Run,
+    model::{batch::Run, clock::UnixNs},
     store::conformance::{self, Subject},
 };
 
@@ -22,7 +22,7 @@ fn entry(sequence: u64, span: u16, start: u64) -> Entry {
     let part = SpanPart {
         trace_id: TraceId([1; 16]),
         span_id: SpanId(span_id),
-        start_unix_ns: start,
+        start_unix_ns: UnixNs(start),
         start,
         end: start + 1,
         ..SpanPart::default()

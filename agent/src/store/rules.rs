@@ -160,7 +160,7 @@ impl SpanFilter {
     pub(super) fn rank(&self, span: &SpanAccount) -> u64 {
         u64::MAX
             - match self.sort {
-                Sort::Newest => span.start_unix_ns,
+                Sort::Newest => span.start_unix_ns.0,
                 Sort::Slowest => span.wall_ns(),
             }
     }

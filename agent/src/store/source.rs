@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::account::{Details, ProcessKey, ProcessSlice, SpanAccount};
 use crate::model::{
     batch::{Account, Counts, Run},
+    clock::UnixNs,
     id::{SpanId, TraceId},
     state::State,
 };
@@ -87,9 +88,9 @@ pub struct SpanFilter {
     /// Has time in it.
     pub state: Option<State>,
     /// Started then or later.
-    pub from_unix_ns: Option<u64>,
+    pub from_unix_ns: Option<UnixNs>,
     /// Started before.
-    pub to_unix_ns: Option<u64>,
+    pub to_unix_ns: Option<UnixNs>,
     /// Of this process.
     pub pid: Option<u32>,
     /// In which order.

@@ -13,6 +13,7 @@ use super::{App, error::ApiError, json, parameters::Parameters};
 use crate::{
     document::{answer, assemble::Scope, span::SpanSummary},
     model::{
+        clock::UnixNs,
         id::{SpanId, TraceId},
         state::State as SpanState,
     },
@@ -128,8 +129,8 @@ fn filter(uri: &Uri) -> Result<SpanFilter, ApiError> {
             format!("limit is from 1 to {MOST}; narrow the time for more"),
         ));
     }
-    let from_unix_ns = parameters.number("from_unix_ns")?;
-    let to_unix_ns = parameters.number("to_unix_ns")?;
+    let from_unix_ns = parameters.number("from_unix_ns")?.map(UnixNs);
+    let to_unix_ns = parameters.number("to_unix_ns")?.map(UnixNs);
     if let (Some(from), Some(to)) = (from_unix_ns, to_unix_ns)
         && from > to
     {

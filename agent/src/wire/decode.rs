@@ -143,7 +143,7 @@ impl Rows<'_> {
             index = index.wrapping_add_signed(wire.span[row]);
             let identity = self.dictionary.span(index)?;
             let offset = self.batch.unix_offset_ns.cast_unsigned();
-            let told = identity.start_unix_ns.wrapping_sub(offset);
+            let told = identity.start_unix_ns.0.wrapping_sub(offset);
             let start = told.wrapping_add_signed(wire.start[row]);
             let flags = wire.flags[row];
             if flags & !(EXACT | OPEN) != 0 {

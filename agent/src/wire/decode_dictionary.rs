@@ -16,6 +16,7 @@ use super::{
 use crate::model::{
     batch::{ProcessIdentity, SpanName},
     cause::{Cause, CauseKind},
+    clock::UnixNs,
     frame::{Frame, FrameKind, Stack},
     id::{Pid, SpanId, Tid, TraceId},
 };
@@ -49,7 +50,7 @@ pub struct SpanIdentity {
     pub name: Arc<str>,
     /// Index into the dictionary's processes.
     pub process: u32,
-    pub start_unix_ns: u64,
+    pub start_unix_ns: UnixNs,
 }
 
 /// A thread as samples refer to it.
@@ -259,7 +260,7 @@ impl Dictionary {
                 parent: SpanId::from_number(new.span_parent[row]),
                 name: self.string(new.span_name[row])?,
                 process,
-                start_unix_ns: base.wrapping_add_signed(new.span_start[row]),
+                start_unix_ns: UnixNs(base.wrapping_add_signed(new.span_start[row])),
             });
         }
         Ok(())

@@ -50,7 +50,7 @@ fn epochs_roll_and_what_repeats_is_told_once() {
         for n in 0..50_u64 {
             batch.spans.extend(spans.iter().cloned().map(|mut span| {
                 span.span_id = SpanId::from_number(sequence << 32 | n << 16);
-                span.start_unix_ns += n;
+                span.start_unix_ns.0 += n;
                 span
             }));
         }

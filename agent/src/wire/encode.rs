@@ -126,7 +126,7 @@ impl Rows<'_> {
     }
 
     fn span(&mut self, columns: &mut v1::SpanColumns, span: &SpanPart) {
-        let told = span.start_unix_ns.wrapping_sub(self.batch.unix_offset_ns.cast_unsigned());
+        let told = span.start_unix_ns.0.wrapping_sub(self.batch.unix_offset_ns.cast_unsigned());
         columns.start.push(difference(span.start, told));
         let latest = span.active.iter().map(|&(_, to)| to).max().unwrap_or(span.start);
         columns.end.push(difference(span.end, latest));

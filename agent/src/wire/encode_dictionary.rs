@@ -19,6 +19,7 @@ use super::{
 use crate::model::{
     batch::{ProcessIdentity, SpanPart},
     cause::Cause,
+    clock::UnixNs,
     frame::{Frame, Stack},
     id::{Tid, TraceId},
 };
@@ -65,7 +66,7 @@ struct SpanKey {
     parent: u64,
     name: u32,
     process: u32,
-    start_unix_ns: u64,
+    start_unix_ns: UnixNs,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -176,7 +177,7 @@ impl Dictionary {
             new.span_parent.push(key.parent);
             new.span_name.push(key.name);
             new.span_process.push(key.process);
-            new.span_start.push(key.start_unix_ns.wrapping_sub(base).cast_signed());
+            new.span_start.push(key.start_unix_ns.0.wrapping_sub(base).cast_signed());
         })
     }
 

@@ -6,6 +6,7 @@ use super::Subject;
 use crate::{
     model::{
         batch::{Account, Batch, Counts, Gap, ProcessIdentity},
+        clock::UnixNs,
         frame::{Frame, FrameKind},
         id::{RunId, SpanId, Tid, TraceId},
         state::State,
@@ -67,7 +68,7 @@ pub(in crate::store) fn additions_to_a_span_add_up(mut store: Subject) {
             batch.spans[0].name = "".into();
             batch.processes[0].comm = "unheard".into();
             batch.spans[0].loss = [("x".into(), 4), ("y".into(), 1)].into();
-            batch.spans[0].start_unix_ns = 1;
+            batch.spans[0].start_unix_ns = UnixNs(1);
         }),
     ];
     for (sequence, batch) in (1..).zip(batches) {
@@ -83,7 +84,7 @@ pub(in crate::store) fn additions_to_a_span_add_up(mut store: Subject) {
         span_id: SpanId([1; 8]),
         parent: SpanId([7; 8]),
         name: "GET /late".into(),
-        start_unix_ns: MIDNIGHT + HOUR,
+        start_unix_ns: UnixNs(MIDNIGHT + HOUR),
         start: HOUR,
         end: HOUR + 300,
         active_ns: 300,
@@ -205,7 +206,7 @@ pub(in crate::store) fn ids_of_two_processes_are_two_spans(mut store: Subject) {
     let other = ProcessIdentity { pid: 43, ..batch.processes[0].clone() };
     batch.processes.push(other);
     let mut copy = batch.spans[0].clone();
-    (copy.process, copy.start_unix_ns) = (1, copy.start_unix_ns + 1);
+    (copy.process, copy.start_unix_ns) = (1, UnixNs(copy.start_unix_ns.0 + 1));
     batch.spans.push(copy);
     // Their rows too; a sample's process is its span's, whatever it says itself.
     let mut row = batch.samples[0].clone();
@@ -300,7 +301,7 @@ pub(in crate::store) fn a_search_finds_what_a_plain_filter_finds(mut store: Subj
                 })
                 .collect();
             expected.sort_by_key(|span| match sort {
-                Sort::Newest => u64::MAX - span.start_unix_ns,
+                Sort::Newest => u64::MAX - span.start_unix_ns.0,
                 Sort::Slowest => u64::MAX - span.wall_ns(),
             });
             let found = store.source.search(&filter).unwrap();

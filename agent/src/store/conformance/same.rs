@@ -6,6 +6,7 @@ use crate::{
     model::{
         batch::{Account, Batch, Counts, ProcessIdentity, SampleRow, SpanPart, TotalRow, WaitRow},
         cause::{Cause, CauseKind},
+        clock::UnixNs,
         frame::{Frame, FrameKind},
         id::{Pid, SpanId, Tid, TraceId},
         state::{State, StateTimes},
@@ -150,7 +151,7 @@ impl Tangle {
             },
             name: self.word().into(),
             process: self.random.below(3) as u32,
-            start_unix_ns: MIDNIGHT + start,
+            start_unix_ns: UnixNs(MIDNIGHT + start),
             start,
             end: start + self.random.below(3) * self.random.below(100 * SECOND),
             active_ns: self.random.below(1_000),

@@ -177,7 +177,7 @@ impl Pen {
         };
         self.mark_operation(conn, operation, row.mask())?;
         // Where it is in the indexes only: what is served is in the body.
-        let start = i128::from(row.start_unix_ns) - i128::from(self.meta.created_unix_ns);
+        let start = i128::from(row.start_unix_ns.0) - i128::from(self.meta.created_unix_ns);
         let start = start.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
         let wall = i64::try_from(row.end.saturating_sub(row.start)).unwrap_or(i64::MAX);
         let body = row.encode();

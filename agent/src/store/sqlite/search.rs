@@ -15,9 +15,12 @@ use super::{
     span_row::{SpanRow, mask_of},
     view::{Tallies, View},
 };
-use crate::store::{
-    Found, Sort, SpanFilter,
-    rules::{MAX_FOUND, key},
+use crate::{
+    model::clock::UnixNs,
+    store::{
+        Found, Sort, SpanFilter,
+        rules::{MAX_FOUND, key},
+    },
 };
 
 /// What one search may do, in steps along an index: about 50 ms.
@@ -208,8 +211,9 @@ impl Search<'_> {
     /// The times asked for as the part's indexes have them.
     fn starts(&self) -> (i64, i64) {
         let created = i128::from(self.view.meta.created_unix_ns);
-        let since =
-            |at: u64| (i128::from(at) - created).clamp(i64::MIN.into(), i64::MAX.into()) as i64;
+        let since = |at: UnixNs| {
+            (i128::from(at.0) - created).clamp(i64::MIN.into(), i64::MAX.into()) as i64
+        };
         (
             self.filter.from_unix_ns.map_or(i64::MIN, since),
             self.filter.to_unix_ns.map_or(i64::MAX, since),

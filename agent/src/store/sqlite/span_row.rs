@@ -12,6 +12,7 @@ use super::{
 use crate::{
     model::{
         batch::SpanPart,
+        clock::UnixNs,
         id::{SpanId, TraceId},
         state::{State, StateTimes},
     },
@@ -31,7 +32,7 @@ pub(super) struct SpanRow {
     pub process: i64,
     /// Entry of its latest identity and name.
     pub operation: i64,
-    pub start_unix_ns: u64,
+    pub start_unix_ns: UnixNs,
     pub start: u64,
     pub end: u64,
     pub active_ns: u64,
@@ -148,7 +149,7 @@ impl SpanRow {
         }
         to.number(self.process as u64);
         to.number(self.start);
-        to.number(self.start_unix_ns);
+        to.number(self.start_unix_ns.0);
         to.signed(self.end.wrapping_sub(self.start) as i64);
         to.number(self.active_ns);
         to.number(self.states.iter().count() as u64);
@@ -185,7 +186,7 @@ impl SpanRow {
         let (trace_id, span_id) = (TraceId(from.array()?), SpanId(from.array()?));
         let parent = if flags & 8 != 0 { SpanId(from.array()?) } else { SpanId::NONE };
         let process = from.row()?;
-        let (start, start_unix_ns) = (from.number()?, from.number()?);
+        let (start, start_unix_ns) = (from.number()?, UnixNs(from.number()?));
         let end = start.wrapping_add(from.signed()? as u64);
         let active_ns = from.number()?;
         let mut states = StateTimes::default();

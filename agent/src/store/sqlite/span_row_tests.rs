@@ -1,6 +1,9 @@
 use super::*;
 
-use crate::model::id::{SpanId, TraceId};
+use crate::model::{
+    clock::UnixNs,
+    id::{SpanId, TraceId},
+};
 
 #[test]
 fn masks_are_distinct() {
@@ -22,7 +25,7 @@ fn a_row_survives_and_no_cut_panics() {
         parent: SpanId([3; 8]),
         process: 9,
         operation: 4,
-        start_unix_ns: 1 << 60,
+        start_unix_ns: UnixNs(1 << 60),
         start: 1 << 45,
         end: (1 << 45) + 5,
         active_ns: 12,

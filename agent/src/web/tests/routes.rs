@@ -14,7 +14,7 @@ use crate::{
         assemble::{Family, Scope, Trace},
         span::SpanDocument,
     },
-    model::id::SpanId,
+    model::{clock::UnixNs, id::SpanId},
     store::{Sort, SourceError, SpanFilter, account::SpanAccount},
 };
 
@@ -81,8 +81,8 @@ fn parameters_reach_the_store() {
             name: Some("b".to_owned()),
             min_ns: 1,
             state: crate::model::state::State::from_key("disk"),
-            from_unix_ns: Some(2),
-            to_unix_ns: Some(3),
+            from_unix_ns: Some(UnixNs(2)),
+            to_unix_ns: Some(UnixNs(3)),
             pid: Some(4),
             sort: Sort::Slowest,
             limit: 10_000,
@@ -157,7 +157,7 @@ fn a_span_id_alone_is_enough_unless_it_is_not() {
     // The cart's ids, published again by another process a second later.
     let mut copy = memory.store.view().spans(None, SpanId(CART.to_be_bytes())).remove(0);
     copy.process.identity.pid = 666;
-    copy.start_unix_ns += 1_000_000_000;
+    copy.start_unix_ns.0 += 1_000_000_000;
     memory.append(batch_of(&[copy]));
     let api = Api::new(memory);
     assert_eq!(api.json(&format!("/api/span/{CHECKOUT:016X}")), api.json(&path(CHECKOUT)));

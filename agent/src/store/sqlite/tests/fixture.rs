@@ -119,7 +119,7 @@ fn span_value(span: &SpanAccount) -> Value {
                     *identity.service],
         "ids": [span.trace_id.to_string(), span.span_id.to_string(), span.parent.to_string()],
         "name": *span.name,
-        "times": [span.start_unix_ns, span.start, span.end, span.active_ns],
+        "times": [span.start_unix_ns.0, span.start, span.end, span.active_ns],
         "states": span.states,
         "active": span.active,
         "exact": span.exact,

@@ -7,7 +7,10 @@ use super::{
     super::{catalogue::Clock, part::PartName},
     *,
 };
-use crate::store::{Sort, SpanFilter, synthetic::Random};
+use crate::{
+    model::clock::UnixNs,
+    store::{Sort, SpanFilter, synthetic::Random},
+};
 
 #[test]
 #[ignore = "takes minutes; prints figures"]
@@ -100,7 +103,11 @@ fn times_of_reading(bench: &Bench, store: &Store) {
     let name = |random: &mut Random| Some(format!("GET /resource/{}", random.below(20)));
     let around = |random: &mut Random, filter: SpanFilter, length: u64| {
         let at = from + random.below(to - from);
-        SpanFilter { from_unix_ns: Some(at), to_unix_ns: Some(at + length), ..filter }
+        SpanFilter {
+            from_unix_ns: Some(UnixNs(at)),
+            to_unix_ns: Some(UnixNs(at + length)),
+            ..filter
+        }
     };
     let kinds: Vec<(&str, Make<'_>)> = vec![
         ("newest", Box::new(|_| default())),

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     model::{
         batch::Batch,
+        clock::UnixNs,
         id::{SpanId, Tid, TraceId},
     },
     store::{
@@ -87,7 +88,7 @@ impl Model {
                 span_id: SpanId([id; 8]),
                 name: format!("name-{id}").into(),
                 process: of.into(),
-                start_unix_ns: MIDNIGHT + start,
+                start_unix_ns: UnixNs(MIDNIGHT + start),
                 start,
                 end: to,
                 active_ns: u64::from(active),
