@@ -297,7 +297,7 @@ fn samples(stacks: &mut Vec<Stack>) -> Vec<SampleRow> {
 fn waits() -> Vec<WaitRow> {
     let wait = |state, kind, name: &str, pid, ns, count, span| WaitRow {
         span: 0,
-        state: state,
+        state,
         cause: Cause { kind, name: name.into(), pid, tid: Tid(pid.0), span },
         ns,
         count,

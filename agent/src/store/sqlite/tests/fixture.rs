@@ -77,7 +77,7 @@ fn answers(snapshot: &dyn Snapshot, frames: &mut Vec<String>) -> Result<Value, S
         answers.insert(format!("span {id}"), of_id);
         let of_trace = snapshot.trace(span.trace_id)?;
         let of_trace: Vec<String> = of_trace.iter().map(|span| span.span_id.to_string()).collect();
-        answers.insert(format!("trace {}", span.trace_id.to_string()), json!(of_trace));
+        answers.insert(format!("trace {}", span.trace_id), json!(of_trace));
         let details = snapshot.details(std::slice::from_ref(span))?;
         let waits: Vec<Value> = (details.waits.iter())
             .map(|wait| {
