@@ -5,7 +5,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
     io::Read as _,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
     sync::atomic::{AtomicU32, Ordering},
@@ -13,13 +12,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{Pid, PidfdFlags, Signal, geteuid, kill_process, pidfd_open},
+};
 
 /// How often a condition without an event of its own is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 pub fn is_root() -> bool {
-    // SAFETY: geteuid has no preconditions.
-    (unsafe { libc::geteuid() }) == 0
+    geteuid().is_root()
 }
 
 /// Whether whole-path tests can run here; prints why not.
@@ -138,12 +140,8 @@ pub fn wait_for_child(child: &mut Child, limit: Duration) -> Result<Option<ExitS
     if let Some(status) = child.try_wait()? {
         return Ok(Some(status));
     }
-    let pid = i32::try_from(child.id())?;
-    // SAFETY: plain integers; the child is ours and not yet reaped, so the pid is its own.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    ensure!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
-    // SAFETY: the descriptor was just opened and belongs to nobody else.
-    let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) };
+    // The child is ours and not yet reaped, so the pid is its own.
+    let fd = pidfd_open(Pid::from_child(child), PidfdFlags::empty()).context("pidfd_open")?;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
@@ -152,20 +150,14 @@ pub fn wait_for_child(child: &mut Child, limit: Duration) -> Result<Option<ExitS
         if left.is_zero() {
             return Ok(None);
         }
-        let mut watched = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let timeout = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).max(1);
-        // SAFETY: `watched` is one valid pollfd.
-        unsafe { libc::poll(&raw mut watched, 1, timeout) };
+        let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&left.try_into()?));
     }
 }
 
 /// Sends a signal to a child that has not been reaped.
 pub fn signal(child: &Child, signal: i32) -> Result<()> {
-    let pid = i32::try_from(child.id())?;
-    // SAFETY: plain integers; the child is not reaped, so the pid is its own.
-    let result = unsafe { libc::kill(pid, signal) };
-    ensure!(result == 0, "kill: {}", std::io::Error::last_os_error());
-    Ok(())
+    let signal = Signal::from_named_raw(signal).context("no signal")?;
+    kill_process(Pid::from_child(child), signal).context("kill")
 }
 
 /// Whether a process has started a child of this name.

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::{AsRawFd as _, RawFd},
+    os::fd::{AsFd as _, BorrowedFd},
     time::{Duration, Instant},
 };
 
@@ -11,6 +11,8 @@ use agent_ebpf::{
     unwind::Stop,
     wire::{Counter, Snapshot},
 };
+
+use rustix::process::{getpriority_process, setpriority_process};
 
 use super::reading::{self, Asked};
 use crate::{
@@ -72,8 +74,6 @@ pub struct Daemon {
     parked: Parked,
     counts: Tally,
     cpus_at: Instant,
-    /// Descriptors came since that was last asked.
-    new_fds: bool,
     /// Processes there were below each root when we attached, in their order.
     pub below: Vec<usize>,
 }
@@ -110,7 +110,6 @@ impl Daemon {
             swept_at: now,
             sweep_at: now,
             cpus_at: now,
-            new_fds: false,
             parked: Parked::default(),
             counts: Tally::default(),
             below: Vec::new(),
@@ -141,14 +140,9 @@ impl Daemon {
     }
 
     /// Descriptors that become readable when the kernel side calls, or the reader.
-    pub fn wake_fds(&self) -> Vec<RawFd> {
-        let reader = self.reader.as_raw_fd();
-        self.kernel.wake_fds().into_iter().chain([reader]).collect()
-    }
-
-    /// Whether those are others than at the last call: CPUs may come.
-    pub fn has_new_wake_fds(&mut self) -> bool {
-        std::mem::take(&mut self.new_fds)
+    /// CPUs may come: others after each round.
+    pub fn wake_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.kernel.wake_fds().chain([self.reader.as_fd()])
     }
 
     /// The join, and the parts it works with.
@@ -194,7 +188,7 @@ impl Daemon {
         self.send();
         if self.cpus_at.elapsed() >= CPUS_EVERY {
             self.cpus_at = Instant::now();
-            self.new_fds |= self.kernel.look_after_cpus()?;
+            self.kernel.look_after_cpus()?;
         }
         Ok(())
     }
@@ -352,11 +346,9 @@ const DRAIN_NICE: i32 = -10;
 
 /// Raises the calling thread's priority. Returns what it was before.
 pub fn raise_priority() -> i32 {
-    // SAFETY: no memory is passed; 0 means the calling thread.
-    unsafe {
-        let before = libc::getpriority(libc::PRIO_PROCESS, 0);
-        // Without the capability it stays as it was: a ring may then lap on an overloaded host.
-        libc::setpriority(libc::PRIO_PROCESS, 0, DRAIN_NICE.min(before));
-        before
-    }
+    // No process, to the kernel, is the calling thread. That it has a priority cannot fail.
+    let before = getpriority_process(None).unwrap_or(0);
+    // Without the capability it stays as it was: a ring may then lap on an overloaded host.
+    let _ = setpriority_process(None, DRAIN_NICE.min(before));
+    before
 }

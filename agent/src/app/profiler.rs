@@ -6,7 +6,7 @@
 //! holds. While that one is busy the join keeps adding to the next flush.
 
 use std::{
-    os::fd::RawFd,
+    os::fd::BorrowedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -17,6 +17,10 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    time::{ClockId, clock_gettime},
+};
 
 use super::daemon::{self, Daemon, Outcome, Watched};
 use crate::{
@@ -56,7 +60,7 @@ pub trait Supervisor {
     /// End it.
     fn goes_on(&mut self, daemon: &Daemon) -> anyhow::Result<bool>;
     /// Becomes readable when that should be asked at once.
-    fn wake_fd(&self) -> Option<RawFd> {
+    fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 }
@@ -126,19 +130,10 @@ fn watch(
     resend: &AtomicBool,
     namer: &Namer,
 ) -> anyhow::Result<()> {
-    let calls = |daemon: &Daemon, supervisor: &dyn Supervisor| -> Vec<libc::pollfd> {
-        daemon.wake_fds().into_iter().chain(supervisor.wake_fd()).map(readable).collect()
-    };
-    let mut fds = calls(daemon, supervisor);
     let mut pace = Pace::new(Instant::now());
     while supervisor.goes_on(daemon)? {
-        let period = daemon.period().as_millis() as libc::c_int;
-        // SAFETY: `fds` is a live array of that length.
-        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, period) };
+        wait(daemon, supervisor);
         daemon.round().context("a round of the agent failed")?;
-        if daemon.has_new_wake_fds() {
-            fds = calls(daemon, supervisor);
-        }
         for map in daemon.processes.take_fresh_maps() {
             // A busy symbol thread opens them later, by name.
             symbols.open_files(map);
@@ -155,8 +150,13 @@ fn watch(
     Ok(())
 }
 
-fn readable(fd: RawFd) -> libc::pollfd {
-    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
+/// Until somebody calls, or the next round is due.
+fn wait(daemon: &Daemon, supervisor: &impl Supervisor) {
+    let calls = daemon.wake_fds().chain(supervisor.wake_fd());
+    let mut calls: Vec<_> = calls.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    let period = Timespec::try_from(daemon.period()).ok();
+    // A signal may end it early: then the round is early.
+    let _ = poll(&mut calls, period.as_ref());
 }
 
 /// When to flush. While anything waits that lanes brought, the short period holds: also when no lane
@@ -242,9 +242,7 @@ fn account(outcome: Outcome, closed: bool, queue_bytes: u64, started: Instant) -
 
 /// CPU time of this process so far.
 fn cpu_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a live timespec.
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 

@@ -12,13 +12,14 @@ mod command;
 use std::{
     ffi::OsString,
     io,
-    os::fd::RawFd,
+    os::fd::BorrowedFd,
     process::ExitStatus,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
+use rustix::process::Rlimit;
 
 use super::{
     daemon::{Daemon, Watched},
@@ -90,7 +91,7 @@ struct Kept {
 /// Starts the command once everything is attached, and ends the recording when it ends.
 struct Command<'a> {
     options: &'a Options<'a>,
-    files: libc::rlimit,
+    files: Rlimit,
     asked: Vec<Asked>,
     recorded: Vec<RecordedDocument>,
     running: Option<Running>,
@@ -232,7 +233,7 @@ impl Supervisor for Command<'_> {
         Ok(())
     }
 
-    fn wake_fd(&self) -> Option<RawFd> {
+    fn wake_fd(&self) -> Option<BorrowedFd<'_>> {
         self.running.as_ref().and_then(Running::end_fd)
     }
 

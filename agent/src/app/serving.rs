@@ -49,7 +49,7 @@ impl Serving {
         let limits = collector::Limits::default();
         // The usual 1,024 are fewer than the connections anybody can open to the ingest port. The other
         // half is for the API and the store.
-        let files = usize::try_from(descriptors::limit().rlim_cur).unwrap_or(usize::MAX);
+        let files = usize::try_from(descriptors::limit()).unwrap_or(usize::MAX);
         let connections = limits.connections.min(files / 2);
         let collector = collector::serve(
             runtime.handle(),

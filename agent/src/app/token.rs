@@ -57,7 +57,7 @@ fn make(path: &Path) -> anyhow::Result<String> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.with_context(cannot)?;
     }
-    let bytes: [u8; 32] = random().context("cannot read /dev/urandom")?;
+    let bytes: [u8; 32] = random().context("the kernel gives no random bytes")?;
     let token = hex(&bytes);
     let mut options = File::options();
     let mut file =

@@ -14,8 +14,10 @@ use std::{
     collections::BTreeSet,
     env,
     io::{self, IsTerminal as _},
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    os::fd::{AsFd as _, BorrowedFd},
 };
+
+use rustix::termios::tcgetwinsize;
 
 use crate::document::span::{RecordedDocument, Report, SpanDocument};
 use table::Row;
@@ -94,12 +96,7 @@ impl Style {
 
 /// Columns of the terminal that `output` is, if it is one and says.
 fn terminal_width(output: BorrowedFd<'_>) -> Option<u16> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY:
-    // - the descriptor is open as long as it is borrowed;
-    // - TIOCGWINSZ writes one winsize, to which `size` gives room.
-    let result = unsafe { libc::ioctl(output.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
-    (result == 0 && size.ws_col > 0).then_some(size.ws_col)
+    tcgetwinsize(output).ok().map(|size| size.ws_col).filter(|&columns| columns > 0)
 }
 
 /// Writes the whole report.

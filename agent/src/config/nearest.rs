@@ -1,32 +1,20 @@
 //! The right name that a wrong one was probably meant to be.
 
-/// The nearest of `names`, if it is near: a third of the letters may differ.
+use strsim::osa_distance;
+
+/// Letters looked at of a name that may be anything.
+const MAX_LETTERS: usize = 64;
+
+/// The nearest of `names`, if it is near: a third of the letters may be inserted, removed, replaced,
+/// or swapped with their neighbour.
 pub fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let wrong: Vec<char> = wrong.to_ascii_lowercase().replace('-', "_").chars().take(64).collect();
+    let wrong: String =
+        wrong.to_ascii_lowercase().replace('-', "_").chars().take(MAX_LETTERS).collect();
     names
-        .map(|name| (distance(&wrong, &name.chars().collect::<Vec<_>>()), name))
+        .map(|name| (osa_distance(&wrong, name), name))
         .filter(|(distance, name)| *distance <= (name.len() / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
-}
-
-/// Letters to insert, remove, replace, or swap with their neighbour, to make `b` of `a`.
-fn distance(a: &[char], b: &[char]) -> usize {
-    // rows[i][j]: from the first i letters of a to the first j of b.
-    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replace = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replace.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]

@@ -53,8 +53,7 @@ impl Surroundings {
             environment: variables
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
                 .collect(),
-            // SAFETY: no preconditions.
-            root: unsafe { libc::geteuid() } == 0,
+            root: rustix::process::geteuid().is_root(),
             default_file: FILE.into(),
         }
     }

@@ -13,7 +13,7 @@ pub mod waits;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read as _},
-    os::fd::{AsRawFd as _, RawFd},
+    os::fd::{AsFd as _, BorrowedFd},
 };
 
 use agent_ebpf::wire::{Counter, Exit, LaneRef, LaneSeen, Snapshot, settings::Live};
@@ -139,21 +139,19 @@ impl KernelSide {
     }
 
     /// Descriptors that become readable when the programs call for the daemon.
-    pub fn wake_fds(&self) -> Vec<RawFd> {
-        self.loaded.rings.values().map(|ring| ring.as_raw_fd()).collect()
+    pub fn wake_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.loaded.rings.values().map(|ring| ring.as_fd())
     }
 
-    /// Looks after CPUs that came, or came back: each needs a timer, and its ring. Returns whether
-    /// there are new descriptors to wait for.
-    pub fn look_after_cpus(&mut self) -> Result<bool, KernelError> {
+    /// Looks after CPUs that came, or came back: each needs a timer, and its ring.
+    pub fn look_after_cpus(&mut self) -> Result<(), KernelError> {
         // Without sysfs it stays as it is.
-        let Ok(online) = online_cpus() else { return Ok(false) };
+        let Ok(online) = online_cpus() else { return Ok(()) };
         let mut calls = self.by_cpu(Counter::SamplesCaptured)?;
         for (calls, idle) in calls.iter_mut().zip(self.by_cpu(Counter::SamplesIdle)?) {
             *calls += idle;
         }
-        let Some(timers) = &mut self.timers else { return Ok(false) };
-        let mut added = false;
+        let Some(timers) = &mut self.timers else { return Ok(()) };
         for &cpu in &online {
             if self.loaded.rings.contains_key(&cpu) || self.refused_cpus.contains(&cpu) {
                 continue;
@@ -161,7 +159,6 @@ impl KernelSide {
             match load::add_ring(&mut self.loaded.ebpf, cpu, self.ring_bytes) {
                 Ok(ring) => {
                     self.loaded.rings.insert(cpu, ring);
-                    added = true;
                 }
                 Err(error) => {
                     self.refused_cpus.insert(cpu);
@@ -170,7 +167,7 @@ impl KernelSide {
             }
         }
         timers.look(&online, &calls);
-        Ok(added)
+        Ok(())
     }
 
     /// Times a CPU was found without a timer that counts.

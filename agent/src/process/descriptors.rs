@@ -7,8 +7,8 @@
 
 use std::os::fd::AsRawFd;
 
-/// Used where nobody says how many there are.
-const USUAL: u64 = 1024;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// The reserve is this part of all,
 const RESERVED_PART: u64 = 4;
 /// and at most this many: rings, programs, maps, connections, the store's files.
@@ -16,25 +16,26 @@ const MOST_RESERVED: u64 = 512;
 
 /// Raises the limit of open files to what this process can get. Returns what it was, for programs
 /// that are started on somebody's behalf.
-pub fn raise() -> libc::rlimit {
-    let before = limit();
-    let raised = libc::rlimit { rlim_cur: before.rlim_max, ..before };
-    // SAFETY: the pointer is to a live rlimit. If it is refused the limit stays, which is no error.
-    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) };
+pub fn raise() -> Rlimit {
+    let before = getrlimit(Resource::Nofile);
+    // If it is refused the limit stays, which is no error.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, ..before });
     before
 }
 
-/// The limit as it is.
-pub fn limit() -> libc::rlimit {
-    let mut limit = libc::rlimit { rlim_cur: USUAL, rlim_max: USUAL };
-    // SAFETY: the pointer is to a live rlimit, which stays as it is when the call fails.
-    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    limit
+/// How many may be open now.
+pub fn limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// How many this process can raise that to.
+pub fn highest_limit() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }
 
 /// Whether a descriptor that was just opened for another program may be kept open.
 pub fn is_spare(opened: &impl AsRawFd) -> bool {
-    is_outside_reserve(u64::from(opened.as_raw_fd().unsigned_abs()), limit().rlim_cur)
+    is_outside_reserve(u64::from(opened.as_raw_fd().unsigned_abs()), limit())
 }
 
 fn is_outside_reserve(number: u64, limit: u64) -> bool {

@@ -10,12 +10,11 @@
 
 use std::{
     env,
-    ffi::CString,
     fs::{File, Metadata, OpenOptions, read_link},
     io::{self, Read as _, Seek as _, SeekFrom},
     ops::Range,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::AsRawFd as _,
         unix::{
             ffi::OsStrExt as _,
             fs::{MetadataExt as _, OpenOptionsExt as _},
@@ -25,6 +24,7 @@ use std::{
     time::SystemTime,
 };
 
+use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, memfd_create, openat2};
 use thiserror::Error;
 
 use super::{
@@ -144,33 +144,11 @@ pub fn open_in(
     path: &Path,
     accept: impl Fn(&Metadata) -> bool,
 ) -> Result<File, FileError> {
-    let path = CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| FileError::Open(io::ErrorKind::InvalidInput.into()))?;
-    // SAFETY:
-    // - open_how is three integers, for which all-zero is valid;
-    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = (libc::O_PATH | libc::O_CLOEXEC) as u64;
-    how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
-    // SAFETY:
-    // - `root` is open for the length of the call;
-    // - `path` is NUL-terminated and outlives the call;
-    // - `how` is initialised, and its true size is passed.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_openat2,
-            root.as_raw_fd(),
-            path.as_ptr(),
-            &raw const how,
-            size_of::<libc::open_how>(),
-        )
-    };
-    let fd = i32::try_from(fd).map_err(|_| FileError::Open(io::ErrorKind::Other.into()))?;
-    if fd < 0 {
-        return Err(FileError::Open(io::Error::last_os_error()));
-    }
-    // SAFETY:
-    // - the kernel just returned this descriptor to us, nobody else owns it.
-    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = openat2(root, path, flags, Mode::empty(), resolve)
+        .map(File::from)
+        .map_err(|error| FileError::Open(error.into()))?;
     readable(&file, accept)
 }
 
@@ -270,15 +248,7 @@ pub fn nameless() -> io::Result<File> {
 
 /// An empty nameless file in memory.
 pub fn in_memory() -> io::Result<File> {
-    // SAFETY:
-    // - the name is a NUL-terminated literal.
-    let fd = unsafe { libc::memfd_create(c"hotspan-copy".as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY:
-    // - the kernel just returned this descriptor to us, nobody else owns it.
-    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+    Ok(memfd_create(c"hotspan-copy", MemfdFlags::CLOEXEC)?.into())
 }
 
 /// The same with this content.

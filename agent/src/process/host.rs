@@ -1,6 +1,6 @@
 //! Which host this is, and which boot of it: how an agent introduces itself.
 
-use std::{fs, io::Read as _};
+use std::fs;
 
 use anyhow::Context as _;
 
@@ -12,7 +12,7 @@ pub fn new_run() -> anyhow::Result<Run> {
         .context("cannot read the boot id: is /proc mounted?")?;
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Ok(Run {
-        id: RunId(random().context("cannot read /dev/urandom")?),
+        id: RunId(random().context("the kernel gives no random bytes")?),
         boot_id: boot_id.trim().to_owned(),
         host: host.trim().to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -24,6 +24,6 @@ pub fn new_run() -> anyhow::Result<Run> {
 /// Bytes nobody can guess.
 pub fn random<const N: usize>() -> std::io::Result<[u8; N]> {
     let mut bytes = [0; N];
-    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    getrandom::fill(&mut bytes)?;
     Ok(bytes)
 }

@@ -20,11 +20,13 @@ use std::{
     collections::{HashMap, VecDeque},
     fs::File,
     io::{self, Read as _, Write as _},
-    os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::model::id::Pid;
 
@@ -259,10 +261,10 @@ impl<Q: Question> Reader<Q> {
 
     /// Waits until there are urgent answers, at most for so long.
     pub fn wait(&self, most: Duration) {
-        let millis = libc::c_int::try_from(most.as_millis()).unwrap_or(libc::c_int::MAX);
-        let mut call = libc::pollfd { fd: self.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one live pollfd.
-        unsafe { libc::poll(&raw mut call, 1, millis) };
+        let most = Timespec::try_from(most).ok();
+        let mut call = [PollFd::new(self, PollFlags::IN)];
+        // A signal may end it early: whoever waits looks again.
+        let _ = poll(&mut call, most.as_ref());
     }
 
     fn start_worker(&self, state: &mut State<Q>) -> io::Result<()> {
@@ -278,9 +280,9 @@ impl<Q: Question> Reader<Q> {
 }
 
 /// Readable when there are urgent answers.
-impl<Q: Question> AsRawFd for Reader<Q> {
-    fn as_raw_fd(&self) -> RawFd {
-        self.shared.call.as_raw_fd()
+impl<Q: Question> AsFd for Reader<Q> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shared.call.as_fd()
     }
 }
 
@@ -307,13 +309,7 @@ impl<Q: Question> Shared<Q> {
 
 /// An eventfd.
 fn call() -> io::Result<File> {
-    // SAFETY: takes no memory.
-    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel just returned this descriptor to us, nobody else owns it.
-    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into())
 }
 
 /// Counts a worker out, however it ends.

@@ -60,7 +60,7 @@ pub(super) struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         // A small limit of open files is shared with everything else.
-        let files = usize::try_from(descriptors::limit().rlim_cur).unwrap_or(usize::MAX);
+        let files = usize::try_from(descriptors::limit()).unwrap_or(usize::MAX);
         Self {
             modules: 256.min(files / 4),
             images: 48.min(files / 16),

@@ -12,11 +12,17 @@ use hotspan::{
     unwind::Counters,
 };
 use hotspan_tests::host;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::setpriority_process,
+};
 
 use crate::agent::{Runs, programs};
 
 /// How often samples are taken over.
 pub(super) const FLUSH: Duration = Duration::from_millis(500);
+/// How long a round waits for calls.
+const ROUND: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// A sample of a thread in user code or in a system call.
 #[derive(Clone, Copy, Debug)]
@@ -63,14 +69,9 @@ impl Recording {
 
     /// One round, when the kernel side calls or it is time.
     pub(super) fn round(&mut self) -> Result<()> {
-        let mut fds: Vec<_> = self
-            .daemon
-            .wake_fds()
-            .into_iter()
-            .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
-            .collect();
-        // SAFETY: `fds` is a live array of that length.
-        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 20) };
+        let mut fds: Vec<_> =
+            self.daemon.wake_fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let _ = poll(&mut fds, Some(&ROUND));
         self.daemon.round().context("a round of the agent failed")?;
         if self.flushed.elapsed() >= FLUSH {
             self.flush()?;
@@ -132,6 +133,6 @@ impl Recording {
 
 /// Of the calling thread.
 pub(super) fn set_nice(nice: i32) {
-    // SAFETY: plain integers; 0 is the calling thread.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+    // Where it is refused the figures say so.
+    let _ = setpriority_process(None, nice);
 }

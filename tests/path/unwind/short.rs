@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    os::fd::AsRawFd,
+    os::fd::AsFd as _,
     path::Path,
     process::{Command, Stdio},
 };
@@ -67,17 +67,16 @@ fn run(watch: &mut Watch, program: &Path) -> Result<BTreeMap<u32, u64>> {
             .stdout(Stdio::piped())
             .spawn()
             .context("a short process does not start")?;
-        let pipe = child.stdout.as_ref().map(AsRawFd::as_raw_fd);
+        let mut pipe = child.stdout.take().context("a piped child has a pipe")?;
         let status = loop {
-            watch.round(pipe)?;
+            watch.round(Some(pipe.as_fd()))?;
             if let Some(status) = child.try_wait()? {
                 break status;
             }
         };
         ensure!(status.success(), "a short process: {status}");
         let pid = child.id();
-        let said = child.wait_with_output()?.stdout;
-        let said = String::from_utf8_lossy(&said);
+        let said = std::io::read_to_string(&mut pipe)?;
         let Some(address) = said.trim().strip_prefix("main ") else { bail!("it says {said}") };
         mains.insert(pid, parse_address(address)?);
     }

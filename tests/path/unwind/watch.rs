@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    os::fd::RawFd,
+    os::fd::BorrowedFd,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -20,6 +20,8 @@ use hotspan_tests::{
     check::conservation_problems,
     report::{Conservation, Report},
 };
+
+use rustix::event::{PollFd, PollFlags, poll};
 
 /// For a few waits of 20 ms or a few hundred samples on a loaded host.
 const SOON: Duration = Duration::from_secs(30);
@@ -90,15 +92,14 @@ impl Watch {
     }
 
     /// One round, when the kernel side calls or it is time, or when the other end of a pipe is closed.
-    pub fn round(&mut self, pipe: Option<RawFd>) -> Result<()> {
-        let calls = self.daemon.wake_fds().into_iter().map(|fd| (fd, libc::POLLIN));
+    pub fn round(&mut self, pipe: Option<BorrowedFd<'_>>) -> Result<()> {
+        let calls = self.daemon.wake_fds().map(|fd| (fd, PollFlags::IN));
         let mut fds: Vec<_> = calls
-            .chain(pipe.map(|fd| (fd, 0)))
-            .map(|(fd, events)| libc::pollfd { fd, events, revents: 0 })
+            .chain(pipe.map(|fd| (fd, PollFlags::empty())))
+            .map(|(fd, events)| PollFd::from_borrowed_fd(fd, events))
             .collect();
-        let period = i32::try_from(self.daemon.period().as_millis())?;
-        // SAFETY: `fds` is a live array of that length.
-        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, period) };
+        let period = self.daemon.period().try_into()?;
+        let _ = poll(&mut fds, Some(&period));
         self.daemon.round().context("a round of the agent failed")
     }
 

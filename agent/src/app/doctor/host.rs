@@ -106,7 +106,7 @@ impl Host {
             clocksource: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
             kallsyms: read_kallsyms().unwrap_or(false),
             map_files: read_map_files().unwrap_or(false),
-            descriptors: descriptors::limit().rlim_max,
+            descriptors: descriptors::highest_limit(),
             kernel,
         }
     }

@@ -103,6 +103,11 @@ fn process_of(number: u32) -> Option<Pid> {
 mod tests {
     use std::process::{Command, Stdio};
 
+    use rustix::{
+        process::{WaitId, WaitIdOptions, waitid},
+        thread::gettid,
+    };
+
     use super::*;
 
     #[test]
@@ -112,8 +117,7 @@ mod tests {
         assert_eq!(Asked::find(own).unwrap_err(), ourselves(own));
         // A thread of ours is us.
         let this = std::thread::spawn(|| {
-            // SAFETY: gettid has no preconditions.
-            let tid = unsafe { libc::gettid() } as u32;
+            let tid = gettid().as_raw_pid() as u32;
             (tid, Asked::find(tid).unwrap_err())
         });
         let (tid, error) = this.join().unwrap();
@@ -131,13 +135,8 @@ mod tests {
         assert_eq!(asked.check(), Ok(()));
         drop(child.stdin.take());
         // Its end, without taking its status.
-        // SAFETY: waitid writes one siginfo, to which there is room.
-        let waited = unsafe {
-            let mut info: libc::siginfo_t = std::mem::zeroed();
-            let flags = libc::WEXITED | libc::WNOWAIT;
-            libc::waitid(libc::P_PID, child.id(), &raw mut info, flags)
-        };
-        assert_eq!(waited, 0);
+        let flags = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(rustix::process::Pid::from_child(&child)), flags).unwrap();
         assert_eq!(
             Asked::find(child.id()).unwrap_err(),
             AskedError::Ended(child.id(), "cat".into())

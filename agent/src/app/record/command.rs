@@ -4,11 +4,19 @@ use std::{
     ffi::{CString, OsString},
     io,
     os::{
-        fd::{AsFd as _, AsRawFd, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt as _, process::CommandExt as _},
     },
     process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicI32, Ordering},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{
+        Pid, PidfdFlags, Resource, Rlimit, Signal, geteuid, kill_process, pidfd_open,
+        setpriority_process, setrlimit,
+    },
 };
 
 /// Why the command could not be started.
@@ -30,6 +38,8 @@ static ASKED: AtomicI32 = AtomicI32::new(0);
 const FROM_TERMINAL: i32 = 1 << 16;
 /// Times the terminal's Ctrl-C is left to the command alone.
 const PATIENCE: u32 = 3;
+/// A command without a descriptor that says when it ends is looked at so often.
+const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 extern "C" fn on_signal(
     signal: libc::c_int,
@@ -69,7 +79,7 @@ pub struct Running {
 impl Running {
     /// Starts `argv` at priority `nice` and with this limit of open files, the caller's own; its
     /// standard output goes to our standard error.
-    pub fn start(argv: &[OsString], nice: i32, files: libc::rlimit) -> Result<Self, CommandError> {
+    pub fn start(argv: &[OsString], nice: i32, files: Rlimit) -> Result<Self, CommandError> {
         let Some((program, arguments)) = argv.split_first() else {
             return Err(CommandError::NotFound("(nothing)".to_owned()));
         };
@@ -86,8 +96,8 @@ impl Running {
             command.pre_exec(move || {
                 // Our own raised priority and limit are not the command's: programs that use select
                 // break with descriptors above 1,023.
-                libc::setpriority(libc::PRIO_PROCESS, 0, nice);
-                libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files);
+                let _ = setpriority_process(None, nice);
+                let _ = setrlimit(Resource::Nofile, files);
                 caller.as_ref().map_or(Ok(()), Caller::become_self)
             });
         }
@@ -99,11 +109,7 @@ impl Running {
             }
             _ => CommandError::Other(name.clone(), error),
         })?;
-        // SAFETY: the call takes no memory; a new descriptor is ours alone.
-        let pidfd = unsafe {
-            let fd = libc::syscall(libc::SYS_pidfd_open, child.id() as libc::pid_t, 0);
-            (fd >= 0).then(|| OwnedFd::from_raw_fd(fd as RawFd))
-        };
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).ok();
         Ok(Self { child, pidfd, asked: 0 })
     }
 
@@ -113,8 +119,8 @@ impl Running {
     }
 
     /// A descriptor that becomes readable when it ends.
-    pub fn end_fd(&self) -> Option<RawFd> {
-        self.pidfd.as_ref().map(AsRawFd::as_raw_fd)
+    pub fn end_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd.as_ref().map(|fd| fd.as_fd())
     }
 
     /// Its status, once it has ended. Passes a caught signal on: what the terminal sent has reached
@@ -139,16 +145,17 @@ impl Running {
             if let Some(status) = self.poll()? {
                 return Ok(status);
             }
-            let fd = self.end_fd().unwrap_or(-1);
-            let mut ended = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-            // SAFETY: one live pollfd; a signal ends the call early.
-            unsafe { libc::poll(&raw mut ended, 1, 200) };
+            let ended = self.end_fd().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            // A signal ends it early.
+            let _ = poll(&mut Vec::from_iter(ended), Some(&LOOK_AGAIN));
         }
     }
 
     fn signal(&self, signal: libc::c_int) {
-        // SAFETY: the child has not been waited for, so the pid is still its own.
-        unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+        if let Some(signal) = Signal::from_named_raw(signal) {
+            // The child has not been waited for, so the number is still its own.
+            let _ = kill_process(Pid::from_child(&self.child), signal);
+        }
     }
 }
 
@@ -162,8 +169,7 @@ struct Caller {
 
 impl Caller {
     fn of_sudo() -> Option<Self> {
-        // SAFETY: no preconditions.
-        if unsafe { libc::geteuid() } != 0 {
+        if !geteuid().is_root() {
             return None;
         }
         let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
