@@ -1,5 +1,10 @@
 //! ELF headers of other people's files: segments, sections, build id. Everything in them may be a lie,
 //! so each number is checked against the file before memory is asked for, and counts are capped.
+//!
+//! Not left to the crate `object`: over a file that is not mapped (design 7) it reads through its
+//! `ReadCache`, which allocates what a header claims up to the size of the file, 1 GiB here, and keeps
+//! all of it for as long as anything borrows from it. The caps on sections and on their names would have
+//! to stand here as they do now, in front of its calls.
 
 use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _};
 

@@ -7,6 +7,11 @@
 //! ```
 //! Read on from where the last reading ended; the bytes of the code are passed over. A record that
 //! cannot be true ends the reading for good: where the next one begins is not known.
+//!
+//! Not left to the crate `linux-perf-data` (0.13): it reserves memory for as many lines as a record claims
+//! (2^64 of them end the program), takes the header's size off a record without looking whether it is that
+//! large, and holds each record whole, with its code, of up to 4 GiB. None of that can be bounded from
+//! outside.
 
 use std::{collections::HashMap, fs::File, io, ops::Range, os::unix::fs::FileExt as _, sync::Arc};
 
