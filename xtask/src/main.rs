@@ -45,7 +45,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Setup(setup) => setup.run(),
+        Command::Setup(setup) => setup.run().and_then(|()| setup::checks()),
         Command::Test(test) => test.run(),
         Command::Demo(demo) => demo.run(),
         Command::Bench(bench) => bench.run(),

@@ -16,6 +16,8 @@ use crate::{cargo, process};
 /// The release that links objects of rustc 1.95 (LLVM 22).
 const BPF_LINKER: &str = "0.13";
 const BPF_LINKER_EXACT: &str = "0.13.0";
+/// What `.ci/run` checks licences and origins of dependencies with.
+const CARGO_DENY: &str = "0.20.2";
 /// LLVM of that rustc; bpf-linker must be built against the same major version.
 const LLVM: &str = "22";
 
@@ -107,6 +109,28 @@ fn bpf_linker() -> Result<()> {
             // Outside the workspace: its lock file and configuration are none of bpf-linker's.
             .current_dir("/")
             .env("LLVM_PREFIX", prefix),
+    )
+}
+
+/// Installs what checks a change and builds nothing: cargo-deny. Only `cargo xtask setup` itself asks
+/// for it.
+pub(crate) fn checks() -> Result<()> {
+    let directories: Vec<PathBuf> = cargo::install_directory().into_iter().collect();
+    if let Some(deny) = process::find("cargo-deny", &directories) {
+        let version = process::output(Command::new(&deny).arg("--version")).unwrap_or_default();
+        if version == format!("cargo-deny {CARGO_DENY}") {
+            say("cargo-deny", format!("{version} at {}", deny.display()));
+            return Ok(());
+        }
+        say("cargo-deny", format!("`{version}` at {}: {CARGO_DENY} is needed", deny.display()));
+    }
+    say("cargo-deny", "building, which takes about a minute, once");
+    process::run(
+        cargo::cargo(["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--force"])
+            // It runs for a second: optimising it takes longer than it ever saves.
+            .arg("--debug")
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .current_dir("/"),
     )
 }
 
