@@ -11,6 +11,8 @@ mod bench;
 mod cargo;
 mod demo;
 mod dist;
+#[cfg(test)]
+mod documents;
 mod fuzz;
 mod layers;
 mod process;

@@ -1,6 +1,6 @@
 //! What is taken from the join again and again: what was added to spans, the stacks seen, and
 //! the time of every process, since the last flush. Addresses and ids are still the kernel's:
-//! naming them is `profile::batcher`'s business.
+//! naming them is `naming::batcher`'s business.
 
 use std::{collections::HashMap, sync::Arc};
 
