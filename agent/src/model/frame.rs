@@ -53,6 +53,8 @@ frame_kinds! {
     Kernel = 2 "kernel",
     /// No frame: a line that says why frames are missing.
     Mark = 3 "mark",
+    /// Code that a runtime interprets.
+    Interpreted = 4 "interpreted",
     /// A kind that a newer hotspan added.
     Other = 63 "other",
 }
@@ -105,13 +107,20 @@ mod tests {
     fn codes_and_keys_are_those_of_every_version() {
         let known: Vec<(u32, &str)> =
             FrameKind::ALL.iter().map(|kind| (kind.code(), kind.key())).collect();
-        let golden = [(0, "native"), (1, "inlined"), (2, "kernel"), (3, "mark"), (63, "other")];
+        let golden = [
+            (0, "native"),
+            (1, "inlined"),
+            (2, "kernel"),
+            (3, "mark"),
+            (4, "interpreted"),
+            (63, "other"),
+        ];
         assert_eq!(known, golden);
         for &kind in FrameKind::ALL {
             assert_eq!(FrameKind::from_code(kind.code()), Some(kind));
             assert_eq!(FrameKind::from_key(kind.key()), kind);
         }
-        assert_eq!(FrameKind::from_code(4), None);
+        assert_eq!(FrameKind::from_code(5), None);
         assert_eq!(FrameKind::from_key("jit"), FrameKind::Other);
     }
 }
