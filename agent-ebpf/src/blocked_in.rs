@@ -4,7 +4,10 @@
 
 use core::ffi::c_void;
 
-use agent_ebpf::wire::waits::{self, STRONG, WAIT_FUNCTIONS, WEIGHT};
+use agent_ebpf::wire::{
+    Word,
+    waits::{self, STRONG, WAIT_FUNCTIONS, WEIGHT},
+};
 use aya_ebpf::helpers::generated::{bpf_get_stack, bpf_get_task_stack, bpf_loop};
 
 use crate::{
@@ -34,7 +37,7 @@ unsafe extern "C" fn frame(index: u32, context: *mut c_void) -> i64 {
         return 1;
     };
     // SAFETY: per-CPU scratch of this kind of program; the mask keeps the index inside.
-    let address = unsafe { (*stack).frames[index as usize & (MANY as usize - 1)] };
+    let Word(address) = unsafe { (*stack).words[index as usize & (MANY as usize - 1)] };
     let tells = waits::find(address, |slot| {
         // SAFETY: initialised read-only data; the mask keeps the index inside. Volatile, because the
         // compiler would use the built-in value.
@@ -60,7 +63,7 @@ fn among(ctx: *mut c_void, most: u32) -> u32 {
         return 0;
     };
     // SAFETY: the buffer is larger than the size given; the helper reports what it wrote.
-    let bytes = unsafe { bpf_get_stack(ctx, (&raw mut (*stack).frames).cast(), most * 8, 0) };
+    let bytes = unsafe { bpf_get_stack(ctx, (&raw mut (*stack).words).cast(), most * 8, 0) };
     search(SCRATCH_SWITCH, bytes)
 }
 
@@ -81,9 +84,8 @@ pub fn tells_of(task: Task) -> u32 {
         return 0;
     };
     // SAFETY: as in `among`.
-    let bytes = unsafe {
-        bpf_get_task_stack(task.as_ptr(), (&raw mut (*stack).frames).cast(), MANY * 8, 0)
-    };
+    let bytes =
+        unsafe { bpf_get_task_stack(task.as_ptr(), (&raw mut (*stack).words).cast(), MANY * 8, 0) };
     search(SCRATCH_TOTALS, bytes)
 }
 

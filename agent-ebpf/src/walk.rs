@@ -13,11 +13,8 @@ use agent_ebpf::{
         table::UNREPORTED,
     },
     wire::{
-        Counter, MAX_FRAMES, MAX_KERNEL_FRAMES, RecordKind, Stack, Thread,
-        record::{
-            FRAME_EXACT, STACK_COPIED, STACK_EXACT_TOP, STACK_HEADER_LEN, STACK_KERNEL,
-            STACK_STOP_SHIFT,
-        },
+        Counter, MAX_FRAMES, MAX_KERNEL_FRAMES, RecordKind, Stack, Thread, Word,
+        record::{STACK_COPIED, STACK_EXACT_TOP, STACK_HEADER_LEN, STACK_KERNEL, STACK_STOP_SHIFT},
         settings::Live,
     },
 };
@@ -107,9 +104,9 @@ unsafe extern "C" fn user_frame(index: u32, context: *mut c_void) -> i64 {
         walk.stop = Stop::Depth as u32;
         return 1;
     }
-    let exact = if walk.cursor.exact != 0 { FRAME_EXACT } else { 0 };
+    let word = Word::native(walk.cursor.ip, walk.cursor.exact != 0);
     // SAFETY: per-CPU scratch of this kind of program; the index is below the array's length.
-    unsafe { (*stack).frames[index & MAX_FRAMES] = walk.cursor.ip | exact };
+    unsafe { (*stack).words[index & MAX_FRAMES] = word };
     walk.hash = mix(walk.hash, walk.cursor.ip);
     walk.len = index as u32 + 1;
     0
@@ -124,7 +121,7 @@ unsafe extern "C" fn kernel_frame(index: u32, context: *mut c_void) -> i64 {
     };
     // SAFETY: as in `user_frame`; the mask keeps the index inside.
     unsafe {
-        let address = (*stack).frames[index as usize & MAX_FRAMES];
+        let Word(address) = (*stack).words[index as usize & MAX_FRAMES];
         (*walk).hash = mix((*walk).hash, address);
     }
     0
@@ -148,7 +145,7 @@ pub fn user(slot: u32, task: Task, thread: &Thread, live: &Live) -> u64 {
     // SAFETY: per-CPU scratch of this kind of program.
     let walk = unsafe { &mut *walk };
     // SAFETY: as above.
-    unsafe { (*stack).frames[0] = ip };
+    unsafe { (*stack).words[0] = Word::untrusted(ip) };
     let tgid = task.tgid();
     // Inside a system call the address is the instruction after `syscall`: a return address.
     let exact = regs.syscall() == -1;
@@ -253,7 +250,7 @@ pub fn kernel(slot: u32, ctx: *mut c_void, exact_top: bool, live: &Live) -> u64 
     };
     // SAFETY: the buffer holds the size given; the helper reports what it wrote.
     let bytes = unsafe {
-        bpf_get_stack(ctx, (&raw mut (*stack).frames).cast(), (MAX_KERNEL_FRAMES * 8) as u32, 0)
+        bpf_get_stack(ctx, (&raw mut (*stack).words).cast(), (MAX_KERNEL_FRAMES * 8) as u32, 0)
     };
     if bytes <= 0 {
         count(Counter::KernelStackFailed);

@@ -7,6 +7,7 @@ pub mod settings;
 pub mod state;
 pub mod thread;
 pub mod waits;
+pub mod word;
 
 pub use counter::Counter;
 pub use record::{
@@ -17,8 +18,10 @@ pub use settings::{Offsets, Settings};
 pub use state::State;
 pub use thread::{LaneRef, Phase, Thread};
 pub use waits::{WaitFunction, WaitFunctions};
+pub use word::{FrameAddress, RawFrame, Runtime, RuntimeFrame, Word};
 
-/// Frames kept of one user stack. Deeper stacks end in `Stop::Depth`.
+/// Words kept of one user stack: as many frames where all are native. Deeper stacks end in
+/// `Stop::Depth`.
 pub const MAX_FRAMES: usize = 255;
 
 /// Frames kept of one kernel stack: what `kernel.perf_event_max_stack` allows by default.

@@ -1,7 +1,7 @@
 //! The records in the per-CPU rings. Each begins with its [`RecordKind`] as `u32`; the ring gives
 //! its length. Times are `bpf_ktime_get_ns`.
 
-use super::{MAX_FRAMES, state::STATES, thread::REPORTED};
+use super::{MAX_FRAMES, Word, state::STATES, thread::REPORTED};
 
 /// First word of every record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,19 +126,17 @@ pub struct Interval {
 }
 const _: () = assert!(size_of::<Interval>() == 16 + 6 * 8 + 24 + 32 + STATES * 8);
 
-/// Words of a [`Stack`] before its frames.
+/// Bytes of a [`Stack`] before its words.
 pub const STACK_HEADER_LEN: usize = 32;
 /// `Stack::flags`: kernel addresses.
 pub const STACK_KERNEL: u32 = 1 << 0;
 /// `Stack::flags`: a [`StackCopy`] of the same hash came before it.
 pub const STACK_COPIED: u32 = 1 << 1;
-/// `Stack::flags`: the first address is an exact instruction pointer, not a return address.
+/// `Stack::flags`: the first address is an exact instruction pointer, not a return address. Below it
+/// the words themselves say so, of what a signal interrupted.
 pub const STACK_EXACT_TOP: u32 = 1 << 2;
 /// `Stack::flags`: from this bit on, how the walk ended: an `unwind::Stop`.
 pub const STACK_STOP_SHIFT: u32 = 8;
-/// A user frame's address: bit of an exact instruction pointer below the top (what a signal
-/// interrupted), not a return address.
-pub const FRAME_EXACT: u64 = 1 << 63;
 
 /// First sight of a stack hash in a generation.
 #[derive(Clone, Copy, Debug)]
@@ -150,15 +148,15 @@ pub struct Stack {
     pub tgid: u32,
     /// The hash samples and intervals refer to.
     pub hash: u64,
-    /// Frames that follow.
+    /// Words that follow.
     pub len: u32,
     /// `STACK_KERNEL`, `STACK_COPIED`, `STACK_EXACT_TOP`, and how the walk ended
     pub flags: u32,
     /// When.
     pub at: u64,
-    /// Addresses, innermost first. The slot after the last usable one keeps the verifier's
-    /// masked length inside the array.
-    pub frames: [u64; MAX_FRAMES + 1],
+    /// Frames, innermost first. The slot after the last usable one keeps the verifier's masked
+    /// length inside the array.
+    pub words: [Word; MAX_FRAMES + 1],
 }
 const _: () = assert!(size_of::<Stack>() == STACK_HEADER_LEN + (MAX_FRAMES + 1) * 8);
 

@@ -1,6 +1,8 @@
 //! The kernel border: the only user of aya. [`KernelSide`] is what the rest of the daemon sees.
 
 pub mod btf;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod ktime;
 pub mod load;
 pub mod offsets;

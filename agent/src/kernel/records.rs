@@ -4,12 +4,13 @@
 use agent_ebpf::{
     unwind::Stop,
     wire::{
-        Exec, Exit, Fork, Interval, LaneSeen, MAX_FRAMES, Name, RecordKind, Remapped, Sample,
-        Snapshot, Tail,
+        Exec, Exit, Fork, FrameAddress, Interval, LaneSeen, MAX_FRAMES, Name, RawFrame, RecordKind,
+        Remapped, Sample, Snapshot, Tail, Word,
         record::{
-            COPY_HEADER_LEN, COPY_PAGES, COPY_REGISTERS, FRAME_EXACT, PAGE, STACK_COPIED,
-            STACK_EXACT_TOP, STACK_HEADER_LEN, STACK_KERNEL, STACK_STOP_SHIFT,
+            COPY_HEADER_LEN, COPY_PAGES, COPY_REGISTERS, PAGE, STACK_COPIED, STACK_EXACT_TOP,
+            STACK_HEADER_LEN, STACK_STOP_SHIFT,
         },
+        word::{Frames, Incomplete},
     },
 };
 
@@ -24,10 +25,8 @@ pub struct StackDefinition {
     pub at: u64,
     /// Why there are no more frames.
     pub stop: Stop,
-    /// Addresses, innermost first.
-    pub frames: Vec<u64>,
-    /// Positions of those that are instructions themselves, not return addresses.
-    pub exact: Vec<usize>,
+    /// Innermost first.
+    pub frames: Vec<RawFrame>,
     /// The tables were not there yet, but a copy of the stack came before.
     pub copied: bool,
 }
@@ -158,30 +157,31 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 fn stack(bytes: &[u8]) -> Option<StackDefinition> {
     let long = |at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
     let len = (word(bytes, 16)? as usize).min(MAX_FRAMES);
-    let frames = bytes.get(STACK_HEADER_LEN..STACK_HEADER_LEN + len * 8)?;
+    let words = bytes.get(STACK_HEADER_LEN..STACK_HEADER_LEN + len * 8)?;
     let flags = word(bytes, 20)?;
-    let mut frames: Vec<u64> =
-        frames.as_chunks::<8>().0.iter().map(|b| u64::from_ne_bytes(*b)).collect();
-    let mut exact = Vec::new();
-    if flags & STACK_EXACT_TOP != 0 {
-        exact.push(0);
-    }
-    if flags & STACK_KERNEL == 0 {
-        for (depth, frame) in frames.iter_mut().enumerate() {
-            if *frame & FRAME_EXACT != 0 {
-                *frame &= !FRAME_EXACT;
-                exact.push(depth);
-            }
+    let words = words.as_chunks::<8>().0.iter().map(|bytes| Word(u64::from_ne_bytes(*bytes)));
+    let stop = (flags >> STACK_STOP_SHIFT) as usize & 0xff;
+    let mut stop = Stop::ALL.get(stop).copied()?;
+    let mut frames = Vec::with_capacity(len);
+    for frame in Frames::of(words) {
+        match frame {
+            Ok(frame) => frames.push(frame),
+            // Only the end of the room cuts a frame in two: there are more.
+            Err(Incomplete) if stop == Stop::Bottom => stop = Stop::Depth,
+            Err(Incomplete) => {}
         }
     }
-    let stop = (flags >> STACK_STOP_SHIFT) as usize & 0xff;
+    if flags & STACK_EXACT_TOP != 0
+        && let Some(RawFrame::Native(top)) = frames.first_mut()
+    {
+        *top = FrameAddress::Ip(top.get());
+    }
     Some(StackDefinition {
         tgid: word(bytes, 4)?,
         hash: long(8)?,
         at: long(24)?,
-        stop: Stop::ALL.get(stop).copied()?,
+        stop,
         frames,
-        exact,
         copied: flags & STACK_COPIED != 0,
     })
 }
@@ -210,7 +210,34 @@ pub fn snapshots(bytes: &[u8]) -> Vec<Snapshot> {
 
 #[cfg(test)]
 mod tests {
+    use agent_ebpf::wire::{Runtime, RuntimeFrame, record::STACK_KERNEL};
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::kernel::fixture;
+
+    fn stack_of(flags: u32, words: &[Word]) -> Option<StackDefinition> {
+        match Record::decode(&fixture::stack(7, 8, flags, words))? {
+            Record::Stack(stack) => Some(stack),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const fn stopped(stop: Stop) -> u32 {
+        (stop as u32) << STACK_STOP_SHIFT
+    }
+
+    const fn ip(address: u64) -> RawFrame {
+        RawFrame::Native(FrameAddress::Ip(address))
+    }
+
+    const fn back(address: u64) -> RawFrame {
+        RawFrame::Native(FrameAddress::ReturnAddress(address))
+    }
+
+    fn script() -> RuntimeFrame {
+        RuntimeFrame { runtime: Runtime::new(3).unwrap(), check: 5, code: 1 << 63, position: 0 }
+    }
 
     #[test]
     fn short_or_unknown_bytes_are_refused() {
@@ -224,5 +251,59 @@ mod tests {
         assert!(Record::decode(&stack).is_none());
         stack.extend_from_slice(&[0; 8]);
         assert!(matches!(Record::decode(&stack), Some(Record::Stack(s)) if s.frames.len() == 2));
+    }
+
+    #[test]
+    fn the_top_is_exact_as_the_flags_say_and_the_rest_as_its_words_say() {
+        let user = [Word(0x10), Word(0x20), Word::native(0x30, true)];
+        let found = stack_of(STACK_EXACT_TOP, &user).unwrap();
+        assert_eq!(found.frames, [ip(0x10), back(0x20), ip(0x30)]);
+        assert_eq!((found.tgid, found.hash, found.at, found.stop), (7, 8, 9, Stop::Bottom));
+        assert_eq!(stack_of(0, &user).unwrap().frames, [back(0x10), back(0x20), ip(0x30)]);
+        // The kernel's half, as the helper writes it.
+        let kernel = [0xffff_ffff_8100_0010, 0xffff_8880_0000_0020];
+        for (flags, top) in [(0, back(kernel[0])), (STACK_EXACT_TOP, ip(kernel[0]))] {
+            let found = stack_of(STACK_KERNEL | flags, &kernel.map(Word)).unwrap();
+            assert_eq!(found.frames, [top, back(kernel[1])]);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_ends_the_stack_with_its_mark() {
+        let whole: Vec<Word> =
+            [Word(0x10)].into_iter().chain(script().words()).chain([Word(0x20)]).collect();
+        let frames = [ip(0x10), RawFrame::Runtime(script()), back(0x20)];
+        let found = stack_of(STACK_EXACT_TOP, &whole).unwrap();
+        assert_eq!((&found.frames[..], found.stop), (&frames[..], Stop::Bottom));
+        for cut in [2, 3] {
+            let found = stack_of(STACK_EXACT_TOP, &whole[..cut]).unwrap();
+            assert_eq!((&found.frames[..], found.stop), (&frames[..1], Stop::Depth));
+            // It says already that there are more.
+            let memory = stopped(Stop::Memory);
+            assert_eq!(stack_of(memory, &whole[..cut]).unwrap().stop, Stop::Memory);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_words_are_a_stack(
+            words in prop::collection::vec(any::<u64>().prop_map(Word), 0..=MAX_FRAMES),
+            flags in 0..=u8::MAX,
+            stop in 0..Stop::ALL.len(),
+        ) {
+            let stop = Stop::ALL[stop];
+            let found = stack_of(u32::from(flags) | stopped(stop), &words).unwrap();
+            prop_assert!(found.frames.len() <= words.len());
+            prop_assert!(found.stop == stop || stop == Stop::Bottom && found.stop == Stop::Depth);
+        }
+
+        #[test]
+        fn any_bytes_are_a_record_or_none(
+            kind in 0..16_u32,
+            bytes in prop::collection::vec(any::<u8>(), 0..4096),
+        ) {
+            let bytes = [&kind.to_ne_bytes()[..], &bytes].concat();
+            let _ = Record::decode(&bytes).map(|record| record.at());
+        }
     }
 }

@@ -93,7 +93,6 @@ impl SeenStack {
         }
         if let Some(walked) = self.late.take().and_then(|late| late.wait(deadline)) {
             self.definition.frames = walked.frames;
-            self.definition.exact = walked.exact;
             self.definition.stop = walked.stop;
         }
     }
@@ -202,14 +201,14 @@ fn cut_at_data(definition: &mut StackDefinition, map: &ProcessMap) {
     if map.is_truncated() || !is_unsure {
         return;
     }
-    let is_data = |(depth, &frame): (usize, &u64)| {
-        let inside = frame.saturating_sub(u64::from(!definition.exact.contains(&depth)));
-        map.lookup(Address(inside)).is_none_or(|mapping| !mapping.executable)
-    };
+    let is_data =
+        |inside: u64| map.lookup(Address(inside)).is_none_or(|mapping| !mapping.executable);
+    let natives = (0..).zip(&definition.frames);
+    let mut natives = natives.filter_map(|(depth, frame)| Some((depth, frame.native()?.inside())));
     // The thread itself is where it is.
-    let Some(depth) = (1..).zip(definition.frames.iter().skip(1)).position(is_data) else { return };
-    definition.frames.truncate(depth + 1);
-    definition.exact.retain(|&exact| exact <= depth);
+    natives.next();
+    let Some((depth, _)) = natives.find(|&(_, inside)| is_data(inside)) else { return };
+    definition.frames.truncate(depth);
     if definition.stop != Stop::Unloaded {
         definition.stop = Stop::Code;
     }

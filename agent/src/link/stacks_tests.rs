@@ -1,5 +1,7 @@
 //! Stacks: where they are cut, and how they wait for the mappings of their process.
 
+use agent_ebpf::wire::{FrameAddress, RawFrame, Runtime, RuntimeFrame};
+
 use super::*;
 use crate::{
     contexts::lanes::Lanes,
@@ -19,22 +21,31 @@ fn ends_of_walks_are_counted_in_their_order() {
 fn a_caller_is_code_or_the_stack_is_cut_before_it() {
     let maps = b"1000-2000 r-xp 00000000 fe:00 7 /bin/a\n2000-3000 rw-p 00001000 fe:00 7 /bin/a\n";
     let map = ProcessMap::parse(Pid(1), maps);
-    let cut = |stop, frames: &[u64], exact: &[usize]| {
-        let (frames, exact) = (frames.to_vec(), exact.to_vec());
-        let mut stack =
-            StackDefinition { tgid: 1, hash: 1, at: 1, stop, frames, exact, copied: false };
+    let cut = |stop, frames: &[RawFrame]| {
+        let frames = frames.to_vec();
+        let mut stack = StackDefinition { tgid: 1, hash: 1, at: 1, stop, frames, copied: false };
         cut_at_data(&mut stack, &map);
-        (stack.frames, stack.exact, stack.stop)
+        (stack.frames, stack.stop)
     };
     let unsure = Stop::Unloaded;
-    let whole = vec![0x1100, 0x1200, 0x2000];
-    assert_eq!(cut(unsure, &whole, &[0]), (whole.clone(), vec![0], unsure), "returns to the end");
-    assert_eq!(cut(unsure, &whole, &[2]).0, [0x1100, 0x1200], "but is not at it");
-    let found = cut(unsure, &[0x1100, 0x1200, 0x2100, 0x1300], &[0, 3]);
-    assert_eq!(found, (vec![0x1100, 0x1200], vec![0], unsure));
-    assert_eq!(cut(unsure, &[0x9000, 0x1200, 7], &[0]).0, [0x9000, 0x1200], "where it is, is true");
+    let at = |address| RawFrame::Native(FrameAddress::Ip(address));
+    let back = |address| RawFrame::Native(FrameAddress::ReturnAddress(address));
+    let whole = [at(0x1100), back(0x1200), back(0x2000)];
+    assert_eq!(cut(unsure, &whole), (whole.to_vec(), unsure), "returns to the end");
+    let past = [at(0x1100), back(0x1200), at(0x2000)];
+    assert_eq!(cut(unsure, &past).0, past[..2], "but is not at it");
+    let found = cut(unsure, &[at(0x1100), back(0x1200), back(0x2100), at(0x1300)]);
+    assert_eq!(found, (vec![at(0x1100), back(0x1200)], unsure));
+    let outside = [at(0x9000), back(0x1200), back(7)];
+    assert_eq!(cut(unsure, &outside).0, outside[..2], "where it is, is true");
     // Where the kernel side knew all code it has looked itself.
-    assert_eq!(cut(Stop::Frame, &[0x1100, 0x2100], &[0]).0, [0x1100, 0x2100]);
+    let known = [at(0x1100), back(0x2100)];
+    assert_eq!(cut(Stop::Frame, &known).0, known);
+    // What a runtime runs has no place in the map, and is no caller that one could doubt.
+    let runtime = Runtime::new(1).unwrap();
+    let script = RawFrame::Runtime(RuntimeFrame { runtime, check: 0, code: 7, position: 7 });
+    let mixed = [script, at(0x9000), script, back(0x1200), script, back(0x2100), script];
+    assert_eq!(cut(unsure, &mixed).0, mixed[..5]);
 }
 
 #[test]
@@ -88,8 +99,9 @@ impl World {
             hash: 1,
             at: ktime::now(),
             stop: Stop::Bottom,
-            frames: vec![World::new as fn() -> Self as usize as u64],
-            exact: vec![0],
+            frames: vec![RawFrame::Native(FrameAddress::Ip(
+                World::new as fn() -> Self as usize as u64,
+            ))],
             copied: false,
         };
         self.with(|linker, parts| linker.see(own(), definition, parts))
@@ -117,7 +129,7 @@ fn is_mapped(stack: &SeenStack) -> bool {
     let mut stack = stack.clone();
     assert!(!stack.awaits_map());
     stack.settle(Instant::now());
-    let address = Address(stack.definition.frames[0]);
+    let address = Address(stack.definition.frames[0].native().unwrap().get());
     stack.map.is_some_and(|map| map.lookup(address).is_some_and(|mapping| mapping.executable))
 }
 

@@ -5,13 +5,12 @@ use std::time::{Duration, Instant};
 use agent_ebpf::unwind::Stop;
 
 use crate::{
-    kernel::StackDefinition,
     link::stacks::SeenStack,
     model::{
         frame::{Frame, FrameKind},
         id::Pid,
     },
-    symbols::{FrameAddress, Request, Space, Symbols},
+    symbols::{Request, Space, Symbols},
 };
 
 /// How long a batch waits for what is told late: mappings being read, tables being made, names.
@@ -32,7 +31,7 @@ pub fn name(
         asked.push((hash, stack.definition.stop));
         requests.push(Request {
             pid: Pid(stack.definition.tgid),
-            frames: addresses(&stack.definition),
+            frames: stack.definition.frames,
             space: if is_user { Space::User } else { Space::Kernel },
             map: stack.map,
         });
@@ -47,17 +46,6 @@ pub fn name(
             (hash, frames)
         })
         .collect()
-}
-
-fn addresses(stack: &StackDefinition) -> Vec<FrameAddress> {
-    let mut frames: Vec<FrameAddress> =
-        stack.frames.iter().map(|&address| FrameAddress::ReturnAddress(address)).collect();
-    for &depth in &stack.exact {
-        if let Some(FrameAddress::ReturnAddress(address)) = frames.get(depth).copied() {
-            frames[depth] = FrameAddress::Ip(address);
-        }
-    }
-    frames
 }
 
 /// A line that stands for frames.
@@ -125,21 +113,5 @@ mod tests {
         let marks: Vec<_> = Stop::ALL.into_iter().filter_map(end).collect();
         assert_eq!(marks.len(), Stop::ALL.len() - 1);
         assert!(marks.iter().all(|mark| mark.kind == FrameKind::Mark));
-    }
-
-    #[test]
-    fn what_a_signal_interrupted_is_an_instruction_not_a_return_address() {
-        let stack = StackDefinition {
-            tgid: 1,
-            hash: 1,
-            at: 1,
-            stop: Stop::Bottom,
-            frames: vec![10, 20, 30],
-            exact: vec![0, 2, 9],
-            copied: false,
-        };
-        let expected =
-            [FrameAddress::Ip(10), FrameAddress::ReturnAddress(20), FrameAddress::Ip(30)];
-        assert_eq!(addresses(&stack), expected);
     }
 }

@@ -26,6 +26,8 @@ use std::{
     sync::Arc,
 };
 
+use agent_ebpf::wire::RawFrame;
+
 use crate::model::{batch::ProcessIdentity, id::Pid};
 use ask::{Ask, Told};
 use late::Late;
@@ -296,7 +298,7 @@ impl Processes {
 
     /// A stack of `pid` was seen: its mappings must be known while it lives. A stack taken `after` a
     /// moment, ktime, is not read by mappings that are older.
-    pub fn saw_stack(&mut self, pid: Pid, frames: &[u64], after: Option<u64>) -> Mapped {
+    pub fn saw_stack(&mut self, pid: Pid, frames: &[RawFrame], after: Option<u64>) -> Mapped {
         let process = self.known.entry(pid).or_default();
         if !process.is_stale_for(frames, after) {
             return Mapped::Known(process.map.clone());
@@ -311,7 +313,7 @@ impl Processes {
         &self,
         pid: Pid,
         map: &ProcessMap,
-        frames: &[u64],
+        frames: &[RawFrame],
         after: Option<u64>,
         seen_at: u64,
     ) -> bool {
@@ -386,12 +388,13 @@ impl Process {
         }
     }
 
-    fn is_stale_for(&self, frames: &[u64], after: Option<u64>) -> bool {
+    fn is_stale_for(&self, frames: &[RawFrame], after: Option<u64>) -> bool {
         let Some(map) = &self.map else { return true };
+        let mut addresses = frames.iter().filter_map(|frame| frame.native());
         map.read_at() < self.remapped_at
             || after.is_some_and(|after| map.read_at() < after)
             || self.rereads < MAX_REREADS
-                && frames.iter().any(|&frame| map.lookup(Address(frame)).is_none())
+                && addresses.any(|address| map.lookup(Address(address.get())).is_none())
     }
 }
 

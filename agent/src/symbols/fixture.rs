@@ -8,7 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{FrameAddress, Request, Space};
+use agent_ebpf::wire::{FrameAddress, RawFrame};
+
+use super::{Request, Space};
 use crate::{
     model::id::Pid,
     process::maps::{Address, Backing, ProcessMap},
@@ -56,13 +58,14 @@ impl Running {
 /// A user request.
 pub(crate) fn request(map: &Arc<ProcessMap>, frames: &[FrameAddress]) -> Request {
     let (map, pid) = (Arc::clone(map), map.pid());
-    Request { map: Some(map), pid, frames: frames.to_vec(), space: Space::User }
+    let frames = frames.iter().copied().map(RawFrame::Native).collect();
+    Request { map: Some(map), pid, frames, space: Space::User }
 }
 
 /// Where in the file `address` of a living process is, as an address of [`map_of`] that file.
 pub(crate) fn in_file(map: &ProcessMap, address: FrameAddress) -> FrameAddress {
-    let address = address.for_lookup();
+    let address = Address(address.inside());
     let mapping = map.lookup(address).unwrap();
     assert!(matches!(mapping.backing, Backing::File { .. }));
-    FrameAddress::Ip(0x10000 + mapping.file_offset(Address(address.0)).unwrap().0)
+    FrameAddress::Ip(0x10000 + mapping.file_offset(address).unwrap().0)
 }

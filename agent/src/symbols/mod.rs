@@ -16,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agent_ebpf::wire::{FrameAddress, RawFrame};
+
 use crate::{
     ledger::{AtomicTally, DaemonCounter},
     model::{
@@ -25,6 +27,8 @@ use crate::{
     process::maps::{Address, Backing, FileId, ProcessMap},
 };
 use module::{Bounds, Modules, fallback};
+use runtimes::NoRuntimes;
+pub use runtimes::Runtimes;
 
 mod code_map;
 mod debug;
@@ -45,19 +49,11 @@ mod names;
 mod perf_map;
 mod plt;
 mod readable;
+mod runtimes;
 mod texts;
 
 /// Batches waiting. A caller waits for its own, so this is more than there are callers.
 const QUEUE: usize = 64;
-
-/// An address of a stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FrameAddress {
-    /// The instruction that ran, or was about to.
-    Ip(u64),
-    /// Where a call returns to: the call is just before it, possibly in another function or line.
-    ReturnAddress(u64),
-}
 
 /// Which half of the address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,7 +64,7 @@ pub enum Space {
     Kernel,
 }
 
-/// Addresses of one stack.
+/// Frames of one stack.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The process's mappings at the time, for user addresses.
@@ -76,8 +72,8 @@ pub struct Request {
     /// The process.
     pub pid: Pid,
     /// Innermost first.
-    pub frames: Vec<FrameAddress>,
-    /// Whose addresses these are.
+    pub frames: Vec<RawFrame>,
+    /// Whose addresses its native ones have.
     pub space: Space,
 }
 
@@ -95,27 +91,20 @@ pub struct Symbols {
     patience: Duration,
 }
 
-// === impl FrameAddress ===
-
-impl FrameAddress {
-    /// An address inside the instruction that this frame is at.
-    pub fn for_lookup(self) -> Address {
-        match self {
-            Self::Ip(address) => Address(address),
-            Self::ReturnAddress(address) => Address(address.saturating_sub(1)),
-        }
-    }
-}
-
 // === impl Symbols ===
 
 impl Symbols {
     /// Starts the thread.
     pub fn spawn() -> io::Result<Self> {
-        Self::spawn_within(Bounds::default())
+        Self::spawn_with(NoRuntimes)
     }
 
-    fn spawn_within(bounds: Bounds) -> io::Result<Self> {
+    /// Starts the thread, with who names frames of runtimes.
+    pub fn spawn_with(runtimes: impl Runtimes) -> io::Result<Self> {
+        Self::spawn_within(Bounds::default(), runtimes)
+    }
+
+    fn spawn_within(bounds: Bounds, runtimes: impl Runtimes) -> io::Result<Self> {
         let (jobs, queue) = sync_channel(QUEUE);
         let counters = Arc::new(AtomicTally::default());
         let worker_counters = Arc::clone(&counters);
@@ -124,7 +113,8 @@ impl Symbols {
             // Debug information is walked recursively.
             .stack_size(16 << 20)
             .spawn(move || {
-                serve(&queue, Modules::new(bounds, Arc::clone(&worker_counters)), &worker_counters)
+                let modules = Modules::new(bounds, Arc::clone(&worker_counters));
+                serve(&queue, modules, runtimes, &worker_counters);
             })?;
         Ok(Self { jobs, counters, patience: bounds.patience })
     }
@@ -135,8 +125,8 @@ impl Symbols {
         self.jobs.try_send(Job::Open(map)).is_ok()
     }
 
-    /// Names every address, in order: one list of frames per request. One address may give several
-    /// frames, those of kind `inlined` before the function they are inlined into. Blocks.
+    /// Names every frame, in order: one list per request. One address may give several frames, those of
+    /// kind `inlined` before the function they are inlined into. Blocks.
     pub fn resolve(&self, requests: Vec<Request>) -> Vec<Vec<Frame>> {
         let requests: Arc<[Request]> = requests.into();
         let (answer, answered) = sync_channel(1);
@@ -152,7 +142,8 @@ impl Symbols {
             requests
                 .iter()
                 .map(|request| {
-                    request.frames.iter().map(|&frame| request.placeholder(frame, None)).collect()
+                    let frames = request.frames.iter();
+                    frames.map(|&frame| request.placeholder(frame, None)).collect()
                 })
                 .collect()
         })
@@ -165,7 +156,12 @@ impl Symbols {
 }
 
 /// The life of the thread: until every sender is gone.
-fn serve(queue: &Receiver<Job>, mut modules: Modules, counters: &AtomicTally) {
+fn serve(
+    queue: &Receiver<Job>,
+    mut modules: Modules,
+    mut runtimes: impl Runtimes,
+    counters: &AtomicTally,
+) {
     loop {
         let job = match queue.recv_timeout(modules.rest_time()) {
             Ok(job) => job,
@@ -180,9 +176,9 @@ fn serve(queue: &Receiver<Job>, mut modules: Modules, counters: &AtomicTally) {
             Job::Open(map) => modules.open_all(&map),
             Job::Resolve { requests, answer } => {
                 let deadline = Instant::now() + modules.batch_time();
-                let frames = requests
-                    .iter()
-                    .map(|request| request.resolve(&mut modules, counters, deadline));
+                let frames = requests.iter().map(|request| {
+                    request.resolve(&mut modules, &mut runtimes, counters, deadline)
+                });
                 // The caller may have lost patience; then nobody needs the frames.
                 let _ = answer.send(frames.collect());
             }
@@ -196,6 +192,7 @@ impl Request {
     fn resolve(
         &self,
         modules: &mut Modules,
+        runtimes: &mut impl Runtimes,
         counters: &AtomicTally,
         deadline: Instant,
     ) -> Vec<Frame> {
@@ -205,14 +202,23 @@ impl Request {
         let mut frames = Vec::with_capacity(self.frames.len());
         for &frame in &self.frames {
             let is_late = Instant::now() >= deadline;
-            if is_late {
-                counters.add(DaemonCounter::SymbolsLate, 1);
-            } else if self.name(frame, modules, &mut frames) {
+            let is_named = match frame {
+                _ if is_late => {
+                    counters.add(DaemonCounter::SymbolsLate, 1);
+                    false
+                }
+                RawFrame::Native(address) => self.name(address, modules, &mut frames),
+                RawFrame::Runtime(frame) => {
+                    let named = runtimes.name(self.pid, frame, deadline);
+                    named.map(|named| frames.push(named)).is_some()
+                }
+            };
+            if is_named {
                 continue;
             }
             counters.add(DaemonCounter::SymbolsUnresolved, 1);
             // Late because reading is slow: then nothing more is read.
-            let id = self.file(frame).filter(|_| !is_late);
+            let id = frame.native().filter(|_| !is_late).and_then(|address| self.file(address));
             frames.push(self.placeholder(frame, id.and_then(|id| modules.id(id))));
         }
         frames
@@ -221,7 +227,7 @@ impl Request {
     /// The file behind an address.
     fn file(&self, frame: FrameAddress) -> Option<FileId> {
         let map = self.map.as_ref().filter(|_| self.space == Space::User)?;
-        match map.lookup(frame.for_lookup())?.backing {
+        match map.lookup(Address(frame.inside()))?.backing {
             Backing::File { id, .. } => Some(id),
             Backing::Vdso | Backing::Anonymous => None,
         }
@@ -229,7 +235,7 @@ impl Request {
 
     /// Adds the frames at this address; false if there is no name for it.
     fn name(&self, frame: FrameAddress, modules: &mut Modules, frames: &mut Vec<Frame>) -> bool {
-        let address = frame.for_lookup();
+        let address = Address(frame.inside());
         if self.space == Space::Kernel {
             return modules.kernel(address).map(|found| frames.extend(found)).is_some();
         }
@@ -261,9 +267,12 @@ impl Request {
         }
     }
 
-    /// The frame of an address that has no name.
-    fn placeholder(&self, frame: FrameAddress, id: Option<&str>) -> Frame {
-        let address = frame.for_lookup();
+    /// The frame that has no name.
+    fn placeholder(&self, frame: RawFrame, id: Option<&str>) -> Frame {
+        let address = match frame {
+            RawFrame::Native(address) => Address(address.inside()),
+            RawFrame::Runtime(frame) => return runtimes::placeholder(frame),
+        };
         if self.space == Space::Kernel {
             return Frame::named(format!("[kernel {:#x}]", address.0), FrameKind::Kernel);
         }

@@ -30,7 +30,7 @@ fn program(directory: &Directory) -> (PathBuf, u64) {
     let program = directory.compile("fixture", "", &[]);
     let running = Running::start(&program);
     let map = running.map();
-    let address = running.plain.for_lookup();
+    let address = Address(running.plain.inside());
     let offset = map.lookup(address).unwrap().file_offset(address).unwrap().0;
     running.end();
     (program, offset)

@@ -72,8 +72,8 @@ fn without_debug_information_names_remain() {
 fn name_without_symbols(program: &std::path::Path) -> String {
     let running = Running::start(program);
     let map = running.map();
-    let mapping = map.lookup(running.plain.for_lookup()).unwrap();
-    let offset = mapping.file_offset(running.plain.for_lookup()).unwrap().0;
+    let mapping = map.lookup(Address(running.plain.inside())).unwrap();
+    let offset = mapping.file_offset(Address(running.plain.inside())).unwrap().0;
     let symbols = symbols();
     let found = symbols.resolve(vec![request(&map, &[running.plain, running.plain])]);
     assert_eq!(found[0][0], found[0][1]);
@@ -265,6 +265,7 @@ fn kernel_functions_are_named() {
         FrameAddress::ReturnAddress(address + 4),
         FrameAddress::Ip(0x1000),
     ];
+    let frames = frames.into_iter().map(RawFrame::Native).collect();
     let request = Request { map: None, pid: Pid(0), frames, space: Space::Kernel };
     let found = symbols().resolve(vec![request]);
     let name = format!("{name} kernel :0");
@@ -329,7 +330,7 @@ fn map_file_of_ours() -> std::path::PathBuf {
 #[test]
 fn a_batch_out_of_time_keeps_its_addresses() {
     let bounds = Bounds { batch: Duration::ZERO, ..Bounds::default() };
-    let symbols = Symbols::spawn_within(bounds).unwrap();
+    let symbols = Symbols::spawn_within(bounds, NoRuntimes).unwrap();
     let map = own_map();
     let address = FrameAddress::Ip(landmark as fn() -> u32 as usize as u64);
     let found = symbols.resolve(vec![request(&map, &[address])]);
@@ -343,7 +344,7 @@ fn a_caller_does_not_wait_for_ever() {
     let directory = Directory::new("patience");
     let program = directory.compile("fixture", "", &[]);
     let bounds = Bounds { patience: Duration::ZERO, ..Bounds::default() };
-    let symbols = Symbols::spawn_within(bounds).unwrap();
+    let symbols = Symbols::spawn_within(bounds, NoRuntimes).unwrap();
     let requests = || vec![request(&map_of(&program), &[FrameAddress::Ip(0x10010)]); 3];
     // The thread is not that fast, but it may be: what is certain is that there is an answer.
     let found = symbols.resolve(requests());

@@ -1,16 +1,14 @@
 //! A stack that is told later than it was taken: its process or a file of it was new.
 
-use agent_ebpf::unwind::Stop;
+use agent_ebpf::{unwind::Stop, wire::RawFrame};
 
 use crate::process::late;
 
 /// The frames of a stack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walked {
-    /// Addresses, innermost first.
-    pub frames: Vec<u64>,
-    /// Positions of those that are instructions themselves.
-    pub exact: Vec<usize>,
+    /// Innermost first. All are native: a copy has no memory of a runtime.
+    pub frames: Vec<RawFrame>,
     /// Why there are no more.
     pub stop: Stop,
 }

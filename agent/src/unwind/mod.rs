@@ -34,7 +34,10 @@ use std::{
     thread,
 };
 
-use agent_ebpf::unwind::Stop;
+use agent_ebpf::{
+    unwind::Stop,
+    wire::{FrameAddress, RawFrame},
+};
 
 use crate::{
     kernel::{StackCopy, tables::Tables as Maps},
@@ -52,7 +55,11 @@ const MAX_WAITING_UNCOPIED: usize = 32;
 /// What the worker is asked.
 enum Job {
     /// A stack of a process lacked tables: make them, and walk its copy if there is one.
-    Wanted { map: Arc<ProcessMap>, frames: Vec<u64>, copy: Option<(Box<StackCopy>, Arc<Late>)> },
+    Wanted {
+        map: Arc<ProcessMap>,
+        addresses: Vec<FrameAddress>,
+        copy: Option<(Box<StackCopy>, Arc<Late>)>,
+    },
     /// The mappings of a process changed at this time.
     Remapped(Pid, u64),
     /// Nobody asks for a process's stacks.
@@ -103,7 +110,7 @@ impl Unwinder {
     pub fn wanted(
         &self,
         map: Arc<ProcessMap>,
-        frames: &[u64],
+        frames: &[RawFrame],
         copy: Option<Box<StackCopy>>,
     ) -> Option<Arc<Late>> {
         let most = if copy.is_some() { MAX_WAITING } else { MAX_WAITING_UNCOPIED };
@@ -114,7 +121,8 @@ impl Unwinder {
         self.waiting.fetch_add(1, Relaxed);
         let late = copy.is_some().then(|| Arc::new(Late::default()));
         let copy = copy.zip(late.clone());
-        let sent = self.send(Job::Wanted { map, frames: frames.to_vec(), copy });
+        let addresses = frames.iter().filter_map(|frame| frame.native()).collect();
+        let sent = self.send(Job::Wanted { map, addresses, copy });
         late.filter(|_| sent)
     }
 

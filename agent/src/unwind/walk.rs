@@ -5,7 +5,7 @@ use agent_ebpf::{
         Cursor, Machine, Memory, Rule, Stop,
         step::{self, ENTRY_OFFSETS, SIGNAL_OFFSETS},
     },
-    wire::{MAX_FRAMES, record::PAGE},
+    wire::{FrameAddress, MAX_FRAMES, RawFrame, record::PAGE},
 };
 
 use super::late::Walked;
@@ -69,15 +69,16 @@ pub fn walk(copy: &StackCopy, process: impl Process) -> Walked {
         ..Cursor::default()
     };
     let mut memory = Copied { copy, from: registers[SP] & !(PAGE as u64 - 1), process };
-    let mut walked = Walked { frames: Vec::new(), exact: Vec::new(), stop: Stop::Depth };
+    let mut walked = Walked { frames: Vec::new(), stop: Stop::Depth };
     for depth in 0..MAX_FRAMES {
         let rule = memory.process.rule(cursor.inside());
         // What is no code has called nobody. The thread itself is where it is.
         if rule.is_ok() || depth == 0 {
-            walked.frames.push(cursor.ip);
-            if cursor.exact != 0 {
-                walked.exact.push(depth);
-            }
+            walked.frames.push(RawFrame::Native(if cursor.exact != 0 {
+                FrameAddress::Ip(cursor.ip)
+            } else {
+                FrameAddress::ReturnAddress(cursor.ip)
+            }));
         }
         let stop = match rule {
             Ok(rule) => step::step(Machine::X86_64, rule, &mut cursor, &mut memory),
@@ -110,6 +111,10 @@ mod tests {
         }
     }
 
+    fn natives(walked: &Walked) -> Vec<FrameAddress> {
+        walked.frames.iter().filter_map(|frame| frame.native()).collect()
+    }
+
     #[test]
     fn what_is_no_code_has_called_nobody() {
         let mut registers = [0; COPY_REGISTERS];
@@ -118,10 +123,11 @@ mod tests {
         let bytes = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let mut copy = StackCopy { tgid: 1, hash: 1, at: 0, exact: true, registers, bytes };
         let walked = walk(&copy, Framed);
-        assert_eq!((walked.frames, walked.stop), (vec![0x1100, 0x1200], Stop::Code));
+        let expected = vec![FrameAddress::Ip(0x1100), FrameAddress::ReturnAddress(0x1200)];
+        assert_eq!((natives(&walked), walked.stop), (expected, Stop::Code));
         // The thread itself is where it is.
         copy.registers[IP] = 0x9000;
         let walked = walk(&copy, Framed);
-        assert_eq!((walked.frames, walked.exact, walked.stop), (vec![0x9000], vec![0], Stop::Code));
+        assert_eq!((natives(&walked), walked.stop), (vec![FrameAddress::Ip(0x9000)], Stop::Code));
     }
 }

@@ -14,7 +14,10 @@ use std::{
     time::Instant,
 };
 
-use agent_ebpf::unwind::{Rule, Stop};
+use agent_ebpf::{
+    unwind::{Rule, Stop},
+    wire::FrameAddress,
+};
 
 use super::{
     Counters, Job,
@@ -90,7 +93,7 @@ impl Worker {
     pub(super) fn serve(mut self, jobs: &Receiver<Job>, waiting: &AtomicUsize) {
         for job in jobs {
             let result = match job {
-                Job::Wanted { map, frames, copy } => {
+                Job::Wanted { map, addresses, copy } => {
                     waiting.fetch_sub(1, Relaxed);
                     map.restore();
                     let result = self.adopt(&map);
@@ -98,7 +101,7 @@ impl Worker {
                         Some((copy, late)) => {
                             late.tell(Some(self.walk(&map, &copy)));
                         }
-                        None => self.make_for(&map, &frames),
+                        None => self.make_for(&map, &addresses),
                     }
                     result
                 }
@@ -181,9 +184,9 @@ impl Worker {
     }
 
     /// Makes the tables that a walk by frame pointer came by and did not find.
-    fn make_for(&mut self, map: &ProcessMap, frames: &[u64]) {
-        for &frame in frames {
-            if let Some(mapping) = map.lookup(Address(frame.saturating_sub(1))) {
+    fn make_for(&mut self, map: &ProcessMap, addresses: &[FrameAddress]) {
+        for &address in addresses {
+            if let Some(mapping) = map.lookup(Address(address.inside())) {
                 self.made(map.pid(), mapping);
             }
         }

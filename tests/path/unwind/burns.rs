@@ -177,7 +177,7 @@ fn running(seen: &[Seen]) -> impl Iterator<Item = &Seen> {
 fn chains(seen: &[Seen], symbols: &Symbols) -> Chains {
     let mut chains = Chains::new();
     for seen in running(seen) {
-        let chain = chain(&seen.stack.frames, seen.is_exact(), symbols);
+        let chain = chain(&seen.addresses(), seen.is_exact(), symbols);
         *chains.entry(chain).or_default() += seen.count;
     }
     chains
@@ -192,7 +192,7 @@ fn judge(
 ) -> Result<()> {
     let mut verdict = Verdict::default();
     for seen in running(seen) {
-        let chain = chain(&seen.stack.frames, seen.is_exact(), &fixture.symbols);
+        let chain = chain(&seen.addresses(), seen.is_exact(), &fixture.symbols);
         let problem = match (extent, chain.iter().position(|name| name == "main")) {
             (Extent::Program, Some(main)) => graph.problem_below_main(&chain[main..]),
             (Extent::Program, None) => Some("main is not there".to_owned()),
@@ -200,7 +200,7 @@ fn judge(
                 (!is_whole(&seen.stack)).then(|| "does not end at the bottom".to_owned())
             }),
         };
-        let place = seen.stack.frames.first().copied().unwrap_or(0);
+        let place = seen.addresses().first().copied().unwrap_or(0);
         verdict.add(seen.count, problem, || format!("{} at {place:#x}", chain.join(" ")));
     }
     verdict.finish(&fixture.name, SAMPLES, good)

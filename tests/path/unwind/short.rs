@@ -18,7 +18,7 @@ use hotspan_tests::{
 
 use super::{
     burns::BURN,
-    watch::{Watch, is_whole},
+    watch::{Watch, addresses, is_exact, is_whole},
 };
 
 /// How many are started.
@@ -96,8 +96,7 @@ fn tell(watch: &Watch, program: &Path, mains: &BTreeMap<u32, u64>) -> Result<Tol
     let mut sampled: BTreeMap<u32, bool> = BTreeMap::new();
     for stack in watch.all_stacks() {
         let Some(symbols) = symbols.get(&stack.tgid) else { continue };
-        let is_exact = stack.exact.contains(&0);
-        let chain = chain(&stack.frames, is_exact, symbols);
+        let chain = chain(&addresses(&stack), is_exact(&stack), symbols);
         // Before and after `main` the loader is at work: another matter.
         if !chain.last().is_some_and(|name| name.starts_with("burn_")) {
             continue;

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use agent_ebpf::unwind::Stop;
+use agent_ebpf::{
+    unwind::Stop,
+    wire::{FrameAddress, RawFrame},
+};
 use anyhow::{Result, ensure};
 use hotspan::kernel::StackDefinition;
 use hotspan_tests::{
@@ -57,7 +60,7 @@ pub fn compare(fixture: &Fixture, seen: &[Seen], extent: Extent) -> Result<()> {
     ensure!(!settled.is_empty(), "{}: no wait has a stack", fixture.name);
     let mut truth = gdb::stack(fixture.pid, fixture.tid)?;
     for _ in 1..ATTEMPTS {
-        if settled[0].stack.frames.first() == truth.first().map(|frame| &frame.pc) {
+        if settled[0].addresses().first() == truth.first().map(|frame| &frame.pc) {
             break;
         }
         truth = gdb::stack(fixture.pid, fixture.tid)?;
@@ -72,14 +75,15 @@ pub fn compare(fixture: &Fixture, seen: &[Seen], extent: Extent) -> Result<()> {
         same(&fixture.name, wait, &truth, extent)?;
     }
     for wait in &partial {
-        let pcs = truth.iter().map(|frame| frame.pc).take(wait.stack.frames.len());
-        let is_prefix = wait.stack.frames.iter().copied().eq(pcs);
+        let found = wait.addresses();
+        let pcs = truth.iter().map(|frame| frame.pc).take(found.len());
+        let is_prefix = found.iter().copied().eq(pcs);
         let has_signal = truth.iter().any(|frame| frame.is_signal);
         ensure!(is_prefix && has_signal, "{}: {wait:x?} is not above gdb's", fixture.name);
     }
     for wait in &early {
-        let (found, truth) = (wait.stack.frames.first(), truth.first().map(|frame| &frame.pc));
-        ensure!(found == truth, "{}: {wait:x?} is not where the thread is", fixture.name);
+        let (found, truth) = (wait.addresses(), truth.first().map(|frame| &frame.pc));
+        ensure!(found.first() == truth, "{}: {wait:x?} is not where the thread is", fixture.name);
     }
     let count: u64 = settled.iter().map(|wait| wait.count).sum();
     let marked: u64 = early.iter().map(|wait| wait.count).sum();
@@ -91,7 +95,8 @@ pub fn compare(fixture: &Fixture, seen: &[Seen], extent: Extent) -> Result<()> {
 /// Compares one stack with gdb's.
 fn same(name: &str, seen: &Seen, truth: &[Frame], extent: Extent) -> Result<()> {
     let mut expected: Vec<u64> = truth.iter().map(|frame| frame.pc).collect();
-    let mut found = &seen.stack.frames[..];
+    let found = seen.addresses();
+    let mut found = &found[..];
     if extent == Extent::Program {
         let bottom = truth.iter().position(|f| f.name == "main" || f.name == "thread_waits");
         ensure!(bottom.is_some(), "{name}: gdb does not get to main: {truth:x?}");
@@ -165,8 +170,10 @@ fn a_stack_that_differs_is_refused() {
             hash: 1,
             at: 1,
             stop: Stop::Bottom,
-            frames: frames.to_vec(),
-            exact: Vec::new(),
+            frames: frames
+                .iter()
+                .map(|&address| RawFrame::Native(FrameAddress::ReturnAddress(address)))
+                .collect(),
             copied: false,
         },
         state: "sleep",

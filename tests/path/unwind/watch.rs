@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_ebpf::unwind::Stop;
+use agent_ebpf::{
+    unwind::Stop,
+    wire::{FrameAddress, RawFrame},
+};
 use anyhow::{Context as _, Result, ensure};
 use hotspan::{
     app::daemon::{Daemon, Outcome, SeenStack, Watched},
@@ -55,6 +58,16 @@ pub fn is_whole(stack: &StackDefinition) -> bool {
     stack.stop == Stop::Bottom
 }
 
+/// The addresses of a stack, innermost first.
+pub fn addresses(stack: &StackDefinition) -> Vec<u64> {
+    stack.frames.iter().filter_map(|frame| Some(frame.native()?.get())).collect()
+}
+
+/// Whether its first address is an instruction that ran.
+pub fn is_exact(stack: &StackDefinition) -> bool {
+    matches!(stack.frames.first(), Some(RawFrame::Native(FrameAddress::Ip(_))))
+}
+
 // === impl Seen ===
 
 impl Seen {
@@ -68,9 +81,14 @@ impl Seen {
         matches!(self.state, "sleep" | "child")
     }
 
+    /// Its addresses, innermost first.
+    pub fn addresses(&self) -> Vec<u64> {
+        addresses(&self.stack)
+    }
+
     /// The first address is an instruction that ran.
     pub fn is_exact(&self) -> bool {
-        self.stack.exact.contains(&0)
+        is_exact(&self.stack)
     }
 
     /// It was deeper than what is kept.
