@@ -242,3 +242,5 @@ const TIME: usize = 10;
 mod stored_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod words_tests;
