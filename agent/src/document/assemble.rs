@@ -291,7 +291,7 @@ fn tallied(samples: &[Sample]) -> Vec<(State, Stack, Tally)> {
     tallies.into_iter().map(|((state, stack), tally)| (state, own(stack), tally)).collect()
 }
 
-/// Stacks by time. Sampled weights of a state are scaled so that they add up to what the state
+/// Stacks by time; no two are equal in rank, so the same rows give the same order. Sampled weights of a state are scaled so that they add up to what the state
 /// exactly took: which stack had how much of it is sampled, how much there is to share is not.
 pub(super) fn stacks(
     states: &StateTimes,
@@ -317,7 +317,10 @@ pub(super) fn stacks(
             count: tally.count,
         })
         .collect();
-    stacks.sort_by(|a, b| b.ns.cmp(&a.ns).then_with(|| a.state.cmp(&b.state)));
+    stacks.sort_unstable_by(|a, b| {
+        let by_time = b.ns.cmp(&a.ns).then_with(|| a.state.cmp(&b.state));
+        by_time.then_with(|| a.frames.cmp(&b.frames))
+    });
     stacks
 }
 

@@ -9,7 +9,7 @@ use crate::model::{frame::FrameKind, state::StateTimes};
 const METHODS_TOLD: usize = 100;
 
 /// Sums per function over stacks; a function counts once per stack however often it recurs. In order
-/// of own time, then the program's functions before the kernel's, then of total time.
+/// of own time, then the program's functions before the kernel's, then of total time, then of name.
 pub fn methods(stacks: &[StackDocument]) -> Vec<MethodDocument> {
     let mut methods: HashMap<(&str, &str), (bool, MethodDocument)> = HashMap::new();
     for stack in stacks {
@@ -42,7 +42,7 @@ pub fn methods(stacks: &[StackDocument]) -> Vec<MethodDocument> {
             .cmp(&a.self_ns)
             .then_with(|| a_kernel.cmp(b_kernel))
             .then_with(|| b.total_ns.cmp(&a.total_ns))
-            .then_with(|| a.name.cmp(&b.name))
+            .then_with(|| (&a.name, &a.file).cmp(&(&b.name, &b.file)))
     });
     methods.truncate(METHODS_TOLD);
     methods.into_iter().map(|(_, method)| method).collect()

@@ -3,6 +3,7 @@
 mod conformance;
 mod crash;
 mod damage;
+mod documents;
 mod fixture;
 mod gone;
 mod measure;

@@ -13,7 +13,8 @@ use crate::{
     },
 };
 
-fn subject() -> Subject {
+/// A store in a directory of its own, an hour into its day.
+pub(super) fn subject() -> Subject {
     let bench = Bench::new("conformance");
     let store = bench.open();
     let (source, now) = (Arc::new(store.reader()), Arc::clone(&bench.now));
