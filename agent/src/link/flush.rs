@@ -8,10 +8,10 @@ use agent_ebpf::wire::{Exit, Phase, Snapshot, state::STATES};
 
 use super::{
     Linker, Parts,
+    accounts::totals,
     records::difference,
     spans::{Cause, Seen, Span, SpanIndex, SpanKey},
     stacks::SeenStack,
-    totals,
 };
 use crate::{
     contexts::lanes::Lanes,

@@ -45,7 +45,7 @@ impl Timeline {
         let len = end - position.at;
         if lost > 0 {
             if self.lane.is_some() || self.active.is_some() {
-                (context.count)(DaemonCounter::IntervalsBridged, lost);
+                context.count(DaemonCounter::IntervalsBridged, lost);
             }
             if head.is_none_or(|head| head != self.next) {
                 composition = Composition::of(State::UnknownEventsLost, len);
@@ -177,7 +177,7 @@ impl Timeline {
             context.lanes.unread(lane, index);
         }
         self.next = index;
-        (context.count)(DaemonCounter::MarkersSkipped, 1);
+        context.count(DaemonCounter::MarkersSkipped, 1);
         known
     }
 
@@ -313,10 +313,10 @@ pub(super) fn stamp(event: &Event, clock: &TscClock) -> Option<u64> {
 fn settle(composition: &mut Composition, len: u64, context: &mut Context<'_>) {
     let sum = composition.sum();
     if sum < len {
-        (context.count)(DaemonCounter::TimeUnexplainedNs, len - sum);
+        context.count(DaemonCounter::TimeUnexplainedNs, len - sum);
         composition.add(State::UnknownEventsLost, len - sum);
     } else if sum > len {
-        (context.count)(DaemonCounter::TimeOverlappingNs, sum - len);
+        context.count(DaemonCounter::TimeOverlappingNs, sum - len);
         *composition = composition.share(sum, 0, len);
     }
 }

@@ -7,24 +7,19 @@
 
 use std::collections::VecDeque;
 
-use agent_ebpf::wire::{
-    self, Exec, Exit, Interval, Sample, Snapshot,
-    record::CUT,
-    state::STATES,
-    thread::{HEAD_KNOWN, UNREADABLE, WAKER_IRQ, has},
-};
+use agent_ebpf::wire::{Sample, Snapshot, state::STATES};
 use hotspan_lanes::abi::{Event, op};
 
 use super::{
-    records::{difference, kernel_state, open_part, wait_of},
+    item::{Item, Taken},
     slice::stamp,
-    spans::{CauseKind, Seen, SpanIndex, Spans, StackKey},
-    window::{Checkpoint, Composition},
+    spans::{CauseKind, SpanIndex, Spans},
+    window::Checkpoint,
 };
 use crate::{
     contexts::lanes::{LaneId, Lanes},
     kernel::ktime::TscClock,
-    ledger::DaemonCounter,
+    ledger::{DaemonCounter, Tally},
     model::{
         id::{Pid, Tid},
         state::State,
@@ -35,42 +30,6 @@ use crate::{
 pub(super) const HISTORY: usize = 4096;
 /// A record whose markers have not been drained is linked without them after this long.
 const PATIENCE_NS: u64 = 1_000_000_000;
-
-/// What happened to a thread, in order of (sequence, rank, time).
-#[derive(Clone, Copy, Debug)]
-pub enum Item {
-    /// It came back from a wait, or its long slice was cut.
-    Interval(Interval),
-    /// It was seen running.
-    Sample(Sample),
-    /// It took a lane: events from an index on are its own.
-    Lane(Taken),
-    /// Its image, and with it the lane, was replaced.
-    Exec(Exec),
-    /// Its account as the iterator saw it; `end` closes what is open (the last one).
-    Snapshot { snapshot: Snapshot, end: bool },
-    /// It is gone.
-    Exit(Exit),
-}
-
-/// A thread was seen to have a lane.
-#[derive(Clone, Copy, Debug)]
-pub struct Taken {
-    /// Intervals it had finished.
-    pub seq: u64,
-    /// From when on the lane is its own, as far as it is known.
-    pub at: u64,
-    /// When that was seen: whatever is older was over by then.
-    pub seen_at: u64,
-    /// Up to here `total` holds.
-    pub since: u64,
-    /// Cumulative ns per state.
-    pub total: [u64; STATES],
-    /// The lane.
-    pub lane: LaneId,
-    /// Its first event of this thread.
-    pub first_index: u64,
-}
 
 /// A wait whose waker is to be named when every thread of the round has been linked.
 #[derive(Clone, Copy, Debug)]
@@ -103,10 +62,12 @@ pub struct Context<'a> {
     pub unnamed: &'a mut Vec<Unnamed>,
     /// ns a timer sample stands for.
     pub sample_ns: u64,
-    /// Whether the thread's process is one that is reported.
+    /// The thread's process.
+    pub pid: Pid,
+    /// Whether that is one that is reported.
     pub recorded: bool,
-    /// Counts what went wrong.
-    pub count: &'a mut dyn FnMut(DaemonCounter, u64),
+    /// What went wrong, by process.
+    pub counts: &'a mut Tally,
 }
 
 /// The span now active on the thread.
@@ -120,8 +81,8 @@ pub(super) struct Active {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Position {
     pub(super) at: u64,
-    seq: u64,
-    total: [u64; STATES],
+    pub(super) seq: u64,
+    pub(super) total: [u64; STATES],
 }
 
 /// A change of lane inside a slice.
@@ -140,12 +101,12 @@ pub struct Timeline {
     pub(super) lane: Option<LaneId>,
     /// When the thread was last seen to have that lane. An exec or a lane from before that moment is
     /// told late (it sat in a ring while the sweep looked) and takes nothing away.
-    bound_at: u64,
+    pub(super) bound_at: u64,
     /// Index of the next marker to apply.
     pub(super) next: u64,
     pub(super) position: Option<Position>,
     pub(super) active: Option<Active>,
-    queue: Vec<Item>,
+    pub(super) queue: Vec<Item>,
     pub(super) checkpoints: Vec<Checkpoint>,
     pub(super) samples: Vec<Sample>,
     pub(super) turns: Vec<Turn>,
@@ -154,38 +115,12 @@ pub struct Timeline {
     pub finished: bool,
 }
 
-// === impl Item ===
+// === impl Context ===
 
-impl Item {
-    fn order(&self) -> (u64, u8, u64) {
-        match self {
-            Self::Interval(i) => (i.seq, 0, i.in_at),
-            Self::Sample(s) => (s.seq, 1, s.at),
-            Self::Lane(taken) => (taken.seq, 1, taken.at),
-            Self::Exec(e) => (e.seq, 1, e.at),
-            Self::Snapshot { snapshot, .. } => (snapshot.seq, 2, snapshot.since),
-            Self::Exit(e) => (e.seq, 3, e.at),
-        }
-    }
-
-    fn time(&self) -> u64 {
-        match self {
-            Self::Snapshot { end: true, .. } => 0,
-            item => item.order().2,
-        }
-    }
-
-    /// Markers that must have been drained before this can be linked.
-    fn needs(&self) -> u64 {
-        match self {
-            Self::Interval(i) if has(i.flags, HEAD_KNOWN) => i.head,
-            Self::Exit(e) if has(e.flags, HEAD_KNOWN) => e.head,
-            // At the end there is nothing to wait for.
-            Self::Snapshot { snapshot, end: false } if has(snapshot.flags, HEAD_KNOWN) => {
-                snapshot.head
-            }
-            _ => 0,
-        }
+impl Context<'_> {
+    /// Counts what went wrong.
+    pub(super) fn count(&mut self, counter: DaemonCounter, n: u64) {
+        self.counts.add(self.pid, counter, n);
     }
 }
 
@@ -271,24 +206,7 @@ impl Timeline {
         bound.into_iter().chain(turns).chain(queued)
     }
 
-    fn apply(&mut self, item: &Item, context: &mut Context<'_>) {
-        match item {
-            Item::Lane(taken) => self.take_lane(taken, context),
-            Item::Sample(sample) => {
-                if has(sample.flags, HEAD_KNOWN) {
-                    self.checkpoints.push(Checkpoint { at: sample.at, head: sample.head });
-                }
-                self.samples.push(*sample);
-            }
-            Item::Exec(exec) if exec.at < self.bound_at => {}
-            Item::Exec(exec) => self.turns.push(Turn::Clear { at: exec.at }),
-            Item::Interval(interval) => self.interval(interval, context),
-            Item::Snapshot { snapshot, end } => self.snapshot(snapshot, *end, context),
-            Item::Exit(exit) => self.exit(exit, context),
-        }
-    }
-
-    fn take_lane(&mut self, taken: &Taken, context: &mut Context<'_>) {
+    pub(super) fn take_lane(&mut self, taken: &Taken, context: &mut Context<'_>) {
         let Taken { at, seen_at, lane, first_index, .. } = *taken;
         if seen_at < self.bound_at {
             return;
@@ -309,7 +227,7 @@ impl Timeline {
             has => {
                 if has.is_some() {
                     // Two lanes for one thread: a publisher that lies or is doubled. The latest wins.
-                    (context.count)(DaemonCounter::LaneReplaced, 1);
+                    context.count(DaemonCounter::LaneReplaced, 1);
                 }
                 self.turns.push(Turn::Bind { at, lane, first_index });
             }
@@ -364,196 +282,11 @@ impl Timeline {
             self.remember(event.index, span);
         }
     }
-
-    fn interval(&mut self, interval: &Interval, context: &mut Context<'_>) {
-        let Some(position) = self.position else {
-            return;
-        };
-        if interval.seq <= position.seq {
-            return;
-        }
-        let head = has(interval.flags, HEAD_KNOWN).then_some(interval.head);
-        // What was told while it was open is not told again.
-        let mut wait = wait_of(interval, position.at);
-        let mut slice = difference(&interval.total, &position.total);
-        for (state, ns) in wait.iter() {
-            if let Some(kernel) = state.kernel() {
-                slice[kernel.index()] = slice[kernel.index()].saturating_sub(ns);
-            }
-        }
-        let lost = interval.seq - position.seq - 1;
-        if lost == 0 && interval.out_at < position.at {
-            // All up to here was told while the wait was open, in the state it seemed to be.
-            slice = [0; STATES];
-        }
-        // Whose time it was is then known from stamps alone.
-        let unreadable = has(interval.flags, UNREADABLE);
-        self.slice(interval.out_at, head, &slice, lost, unreadable, context);
-        if unreadable {
-            wait = Composition::of(State::UnknownContextUnreadable, wait.sum());
-        }
-        if !has(interval.flags, CUT) {
-            self.wait(interval, &wait, context);
-        }
-        // A snapshot bears a time a little after it was taken.
-        let at = interval.in_at.max(position.at);
-        self.position = Some(Position { at, seq: interval.seq, total: interval.total });
-    }
-
-    /// A wait: no marker can fall into it, so all of it is the current span's.
-    fn wait(&mut self, interval: &Interval, rest: &Composition, context: &mut Context<'_>) {
-        let Some(Active { span: index, .. }) = self.active else {
-            return;
-        };
-        let span = context.spans.get_mut(index);
-        for (state, ns) in rest.iter() {
-            span.states.add(state, ns);
-            span.exact &= !state.is_unknown();
-        }
-        if interval.weight > 0 {
-            let state = kernel_state(interval.state);
-            context.spans.see(Seen {
-                at: interval.in_at,
-                pid: self.pid,
-                tid: Tid(interval.tid),
-                span: Some(index),
-                stack: StackKey { state, user: interval.user_stack, kernel: interval.kernel_stack },
-                ns: interval.weight,
-                is_sample: false,
-            });
-        }
-        // Whoever ended it ended all of it.
-        let unreadable = has(interval.flags, UNREADABLE);
-        let whole = if unreadable { rest.clone() } else { wait_of(interval, 0) };
-        for (state, ns) in whole.iter() {
-            let ready =
-                matches!(state, State::ReadyWakeup | State::ReadyPreempted | State::Throttled);
-            let (kind, tid, pid, head_plus_one) = if ready {
-                (CauseKind::Preemptor, interval.rival_tid, interval.rival_tgid, 0)
-            } else if has(interval.flags, WAKER_IRQ) {
-                (CauseKind::Interrupt, 0, 0, 0)
-            } else if interval.waker_tid != 0 {
-                let head = interval.waker_head;
-                (CauseKind::Waker, interval.waker_tid, interval.waker_tgid, head)
-            } else {
-                (CauseKind::Syscall(interval.syscall), 0, 0, 0)
-            };
-            if tid == 0 && ready {
-                continue; // nobody had the CPU: it was on its way out of idle
-            }
-            let (tid, pid) = (Tid(tid), Pid(pid));
-            let unnamed = Unnamed { span: index, state, ns, tid, pid, head_plus_one, kind };
-            context.unnamed.push(unnamed);
-        }
-    }
-
-    fn snapshot(&mut self, snapshot: &Snapshot, end: bool, context: &mut Context<'_>) {
-        let Some(position) = self.position else {
-            return;
-        };
-        if snapshot.torn != 0 || snapshot.seq < position.seq || self.finished {
-            return;
-        }
-        let is = |phase: wire::Phase| snapshot.phase == phase as u32;
-        let off = is(wire::Phase::Off) || is(wire::Phase::BeforeAttach);
-        if snapshot.since > position.at || (off && snapshot.since == position.at) {
-            let head = has(snapshot.flags, HEAD_KNOWN).then_some(snapshot.head);
-            if off {
-                let slice = difference(&snapshot.total, &position.total);
-                let lost = snapshot.seq - position.seq;
-                self.slice(snapshot.since, head, &slice, lost, false, context);
-                self.position =
-                    Some(Position { at: snapshot.since, seq: snapshot.seq, total: snapshot.total });
-            }
-        }
-        let known = has(snapshot.flags, HEAD_KNOWN);
-        if is(wire::Phase::Off) && known && !end {
-            self.open_wait(snapshot, context);
-        }
-        if end {
-            self.close(snapshot, context);
-        }
-    }
-
-    /// The thread waits and nobody knows for how long: what it has waited so far is told, so that a
-    /// request that hangs is seen. Who ends the wait is told when it ends.
-    fn open_wait(&mut self, snapshot: &Snapshot, context: &mut Context<'_>) {
-        let Some(position) = &mut self.position else { return };
-        if snapshot.at <= position.at {
-            return;
-        }
-        let open = open_part(snapshot, position.at);
-        position.at = snapshot.at;
-        for (state, ns) in open.iter() {
-            if let Some(kernel) = state.kernel() {
-                position.total[kernel.index()] += ns;
-            }
-            if let Some(active) = self.active {
-                let span = context.spans.get_mut(active.span);
-                span.states.add(state, ns);
-                span.exact &= !state.is_unknown();
-            }
-        }
-    }
-
-    /// The recording ends while the thread lives: what is open is charged up to now.
-    fn close(&mut self, snapshot: &Snapshot, context: &mut Context<'_>) {
-        let Some(position) = self.position else {
-            return;
-        };
-        let mut total = snapshot.total;
-        for (state, ns) in open_part(snapshot, 0).iter() {
-            if let Some(kernel) = state.kernel() {
-                total[kernel.index()] += ns;
-            }
-        }
-        let slice = difference(&total, &position.total);
-        let lost = snapshot.seq - position.seq;
-        self.slice(snapshot.at, None, &slice, lost, false, context);
-        self.deactivate(snapshot.at, context);
-        self.finished = true;
-    }
-
-    /// Whether its end is known.
-    pub fn has_ended(&self) -> bool {
-        self.finished || self.queue.iter().any(|item| matches!(item, Item::Exit(_)))
-    }
-
-    /// The end of all, and neither an exit nor an account of it was seen: it died as the programs were
-    /// taken out. What it published still counts; which state its last time was of nobody knows.
-    pub fn close_unseen(&mut self, at: u64, context: &mut Context<'_>) {
-        if self.finished || self.position.is_none() {
-            return;
-        }
-        self.slice(at, None, &[0; STATES], 0, false, context);
-        self.deactivate(at, context);
-        self.finished = true;
-    }
-
-    fn exit(&mut self, exit: &Exit, context: &mut Context<'_>) {
-        let Some(position) = self.position else {
-            return;
-        };
-        // The lane's own last word is better than the head the kernel read: both when it was
-        // released by the thread itself and when it was read at the thread's death.
-        let head = self.released(context).or(has(exit.flags, HEAD_KNOWN).then_some(exit.head));
-        let slice = difference(&exit.total, &position.total);
-        let lost = exit.seq.saturating_sub(position.seq);
-        self.turns.push(Turn::Clear { at: exit.exiting_at });
-        self.slice(exit.at, head, &slice, lost, false, context);
-        self.deactivate(exit.exiting_at.min(exit.at), context);
-        self.finished = true;
-    }
-
-    /// Index after this thread's LANE_END, when it has been drained.
-    fn released(&self, context: &Context<'_>) -> Option<u64> {
-        let events = context.lanes.events(self.lane?);
-        let own = events.iter().map(|queued| &queued.event).filter(|e| e.index >= self.next);
-        let end = own.take_while(|e| e.op != op::LANE_BEGIN || e.index == self.next);
-        let end = end.into_iter().find(|e| e.op == op::LANE_END)?;
-        Some(end.index + 1)
-    }
 }
+
+#[cfg(test)]
+#[path = "timeline_world.rs"]
+mod world;
 
 #[cfg(test)]
 #[path = "timeline_tests.rs"]
