@@ -39,6 +39,8 @@ mod switch;
 #[cfg(target_arch = "bpf")]
 mod syscall;
 #[cfg(target_arch = "bpf")]
+mod tail;
+#[cfg(target_arch = "bpf")]
 mod totals;
 #[cfg(target_arch = "bpf")]
 mod wake;

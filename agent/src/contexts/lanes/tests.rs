@@ -4,6 +4,7 @@
 use agent_ebpf::wire::{RecordKind, Tail, record::TAIL_EVENTS};
 
 use super::*;
+use crate::kernel::ktime;
 
 /// Nobody: nothing of it can be attached.
 const PID: Pid = Pid(u32::MAX - 1);
