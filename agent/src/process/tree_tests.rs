@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{names::Names, *};
+use super::{ask::Told, names::Names, *};
 
 const ROOT: Pid = Pid(10);
 
