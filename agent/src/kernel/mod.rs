@@ -3,6 +3,7 @@
 pub mod btf;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod kallsyms;
 pub mod ktime;
 pub mod load;
 pub mod offsets;

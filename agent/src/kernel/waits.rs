@@ -16,6 +16,8 @@ use agent_ebpf::wire::{
     waits::{FUTEX, POLL, STORAGE, STRONG, WAIT_FUNCTIONS, WEAK, tells},
 };
 
+use super::kallsyms::Symbol;
+
 /// What is told, and the functions that tell it.
 const TOLD: [(u32, &str); 14] = [
     // mutex, semaphore, rwsem (the lock of an address space is one), per-CPU rwsem, lock of a socket,
@@ -134,17 +136,9 @@ fn among(list: impl BufRead) -> io::Result<WaitFunctions> {
     let mut found = Vec::new();
     for line in list.lines() {
         let line = line?;
-        let mut words = line.split_ascii_whitespace();
-        let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next())
-        else {
-            continue;
-        };
-        // Zero is what a reader without the right to addresses sees.
-        let address = u64::from_str_radix(address, 16).unwrap_or(0);
-        if address != 0 {
-            symbols.push(address);
-        }
-        if address == 0 || !matches!(kind, "t" | "T" | "w" | "W") {
+        let Some(Symbol { address, is_code, name, .. }) = Symbol::parse(&line) else { continue };
+        symbols.push(address);
+        if !is_code {
             continue;
         }
         let name = name.split_once('.').map_or(name, |(name, _)| name);

@@ -16,6 +16,7 @@ use std::{
 use flate2::Crc;
 
 use super::{
+    bytes::u32_at,
     elf::{self, Section},
     file::{self, MAX_FILE_BYTES},
 };
@@ -41,12 +42,9 @@ impl DebugLink {
         let content = elf::read(file, section.offset, bytes).ok()?;
         let end = content.iter().position(|&byte| byte == 0)?;
         let name = content.get(..end)?;
-        let crc = content.get((end + 1).next_multiple_of(4)..)?.first_chunk()?;
+        let crc = u32_at(&content, (end + 1).next_multiple_of(4))?;
         let is_plain = !name.is_empty() && name != b"." && name != b".." && !name.contains(&b'/');
-        is_plain.then(|| Self {
-            name: OsString::from_vec(name.to_vec()),
-            crc: u32::from_le_bytes(*crc),
-        })
+        is_plain.then(|| Self { name: OsString::from_vec(name.to_vec()), crc })
     }
 }
 

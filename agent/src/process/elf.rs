@@ -10,6 +10,8 @@ use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _};
 
 use thiserror::Error;
 
+use super::bytes;
+
 /// Bytes of the file's header (elf.h), as of the ELF64 structures below.
 pub const HEADER: usize = 64;
 /// Bytes of a section's header.
@@ -279,17 +281,13 @@ pub fn read(file: &File, at: u64, bytes: usize) -> Result<Vec<u8>, ElfError> {
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Result<u16, ElfError> {
-    array_at(bytes, at).map(u16::from_le_bytes)
+    bytes::u16_at(bytes, at).ok_or(ElfError::Inconsistent)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Result<u32, ElfError> {
-    array_at(bytes, at).map(u32::from_le_bytes)
+    bytes::u32_at(bytes, at).ok_or(ElfError::Inconsistent)
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Result<u64, ElfError> {
-    array_at(bytes, at).map(u64::from_le_bytes)
-}
-
-fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], ElfError> {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(ElfError::Inconsistent)
+    bytes::u64_at(bytes, at).ok_or(ElfError::Inconsistent)
 }

@@ -10,7 +10,10 @@
 
 use std::{fs::File, os::unix::fs::FileExt as _};
 
-use super::elf::{Section, Sections, read};
+use super::{
+    bytes::{u32_at, u64_at},
+    elf::{Section, Sections, read},
+};
 
 /// Since Go 1.18, and since 1.20, little-endian.
 const MAGIC_118: u32 = 0xffff_fff0;
@@ -50,13 +53,12 @@ impl GoTable {
         let named = |name: &[u8]| sections.named(name);
         let section = named(b".gopclntab").or_else(|| named(b".data.rel.ro.gopclntab"))?;
         let header = read(copy, section.offset, HEADER).ok()?;
-        let magic = u32::from_le_bytes(*header.first_chunk()?);
+        let magic = u32_at(&header, 0)?;
         let (quantum, word) = (*header.get(6)?, *header.get(7)?);
         if (magic != MAGIC_118 && magic != MAGIC_120) || !matches!(quantum, 1 | 4) || word != 8 {
             return None;
         }
-        let word =
-            |index: usize| Some(u64::from_le_bytes(*header.get(8 + 8 * index..)?.first_chunk()?));
+        let word = |index: usize| u64_at(&header, 8 + 8 * index);
         // Since Go 1.26 the header does not say; before, the loader may have to fill it in.
         let text = match word(2)? {
             0 => {
@@ -172,7 +174,7 @@ fn text(copy: &File, table: &Section, sections: &Sections) -> Option<u64> {
     let relocations = relocations(sections);
     let word = |index: u64| {
         let word = read(copy, module.offset.checked_add(8 * index)?, 8).ok()?;
-        match u64::from_le_bytes(*word.first_chunk()?) {
+        match u64_at(&word, 0)? {
             // In a program that can be loaded anywhere, the loader fills it in.
             0 => relocated(copy, relocations?, module.address.checked_add(8 * index)?),
             word => Some(word),
@@ -190,8 +192,8 @@ fn relocated(copy: &File, relocations: &Section, address: u64) -> Option<u64> {
     let bytes = usize::try_from(relocations.bytes.min(MAX_RELOCATIONS)).ok()?;
     let all = read(copy, relocations.offset, bytes).ok()?;
     all.chunks_exact(24).find_map(|entry| {
-        let word = |at: usize| entry.get(at..)?.first_chunk().copied().map(u64::from_le_bytes);
-        let is_it = word(0)? == address && RELATIVE.contains(&(word(8)? & 0xffff_ffff));
-        is_it.then(|| word(16))?
+        let kind = u64_at(entry, 8)? & 0xffff_ffff;
+        let is_it = u64_at(entry, 0)? == address && RELATIVE.contains(&kind);
+        is_it.then(|| u64_at(entry, 16))?
     })
 }

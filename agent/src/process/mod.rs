@@ -4,6 +4,7 @@
 
 pub mod ask;
 mod asking;
+pub mod bytes;
 pub mod debug_file;
 pub mod descriptors;
 pub mod elf;

@@ -9,7 +9,10 @@ use std::{
 
 use flate2::bufread::ZlibDecoder;
 
-use super::elf::{SHF_COMPRESSED, SHT_NOBITS, Section, read};
+use super::{
+    bytes::{u32_at, u64_at},
+    elf::{SHF_COMPRESSED, SHT_NOBITS, Section, read},
+};
 
 /// The header of a compressed section: type, reserved, size, alignment (elf.h, `Elf64_Chdr`).
 const HEADER: usize = 24;
@@ -39,8 +42,7 @@ impl Packed {
         }
         let (header, is_zstd, bytes) = if section.flags & SHF_COMPRESSED != 0 {
             let header = read(file, section.offset, HEADER).ok()?;
-            let kind = u32::from_le_bytes(*header.first_chunk()?);
-            let bytes = u64::from_le_bytes(*header.get(8..)?.first_chunk()?);
+            let (kind, bytes) = (u32_at(&header, 0)?, u64_at(&header, 8)?);
             (kind == ZLIB || kind == ZSTD).then_some((HEADER, kind == ZSTD, bytes))?
         } else if section.name.starts_with(OLD_NAME) {
             let header = read(file, section.offset, OLD_HEADER).ok()?;

@@ -19,6 +19,7 @@ use super::{
     code_map::{Code, CodeMap, Line},
     names::{MAX_TEXT, tame},
 };
+use crate::process::bytes::{u32_at, u64_at};
 
 const MAGIC: u32 = 0x4a69_5444;
 const VERSION: u32 = 1;
@@ -227,15 +228,15 @@ impl Body<'_> {
     }
 
     fn u32(&mut self) -> Option<u32> {
-        let (bytes, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(u32::from_le_bytes(*bytes))
+        let number = u32_at(self.0, 0)?;
+        self.skip(4)?;
+        Some(number)
     }
 
     fn u64(&mut self) -> Option<u64> {
-        let (bytes, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(u64::from_le_bytes(*bytes))
+        let number = u64_at(self.0, 0)?;
+        self.skip(8)?;
+        Some(number)
     }
 
     /// Up to a zero, or all that is left.

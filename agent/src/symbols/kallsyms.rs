@@ -20,8 +20,8 @@ use std::{
     ops::Range,
 };
 
-/// What is listed below are per-CPU offsets, of old kernels.
-const KERNEL_START: u64 = 1 << 63;
+use crate::kernel::kallsyms::Symbol as Line;
+
 const PAGE: u64 = 4096;
 /// Symbols read; a kernel with many modules has a quarter of it.
 const MAX_SYMBOLS: usize = 1 << 20;
@@ -71,7 +71,12 @@ impl Kallsyms {
         let mut borders: HashMap<&'static str, u64> = HashMap::new();
         for line in list.lines() {
             let line = line?;
-            let Some((start, kind, name, module)) = parse(&line) else { continue };
+            let Some(Line { address: start, is_code, name, module }) = Line::parse(&line) else {
+                continue;
+            };
+            if name.len() > MAX_NAME {
+                continue;
+            }
             if symbols.len() >= MAX_SYMBOLS {
                 break;
             }
@@ -91,7 +96,6 @@ impl Kallsyms {
             let at = u32::try_from(names.len()).unwrap_or(u32::MAX);
             names.push_str(name);
             names.push('\n');
-            let is_code = kind.eq_ignore_ascii_case("t") || kind.eq_ignore_ascii_case("w");
             let is_page = PAGES.iter().any(|prefix| name.starts_with(prefix));
             let most = if module != 0 && is_page { PAGE } else { u64::MAX };
             symbols.push(Symbol { start, is_code, name: at, module, most });
@@ -121,15 +125,6 @@ impl Kallsyms {
     pub(super) fn image(&self) -> &Range<u64> {
         &self.image
     }
-}
-
-/// Address, kind, name and module.
-fn parse(line: &str) -> Option<(u64, &str, &str, Option<&str>)> {
-    let mut words = line.split_ascii_whitespace();
-    let start = u64::from_str_radix(words.next()?, 16).ok()?;
-    let (kind, name) = (words.next()?, words.next()?);
-    let module = words.next();
-    (start >= KERNEL_START && name.len() <= MAX_NAME).then_some((start, kind, name, module))
 }
 
 /// The code among `symbols`, which are in order, with its ends.

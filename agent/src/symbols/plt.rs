@@ -18,7 +18,10 @@ use std::{
 };
 
 use super::elf::ImageAddress;
-use crate::process::elf::{Section, Sections, read};
+use crate::process::{
+    bytes::{u32_at, u64_at},
+    elf::{Section, Sections, read},
+};
 
 /// `e_machine`.
 const X86_64: u16 = 62;
@@ -136,7 +139,7 @@ impl Plt {
             (end <= section.bytes).then(|| section.offset.checked_add(at))?
         };
         let offset = read(copy, inside(symbols, at, 4)?, 4).ok()?;
-        let offset = u64::from(u32::from_le_bytes(*offset.first_chunk()?));
+        let offset = u64::from(u32_at(&offset, 0)?);
         let most = names.bytes.checked_sub(offset)?.min(MAX_NAME);
         let text = read(copy, inside(names, offset, most)?, usize::try_from(most).ok()?);
         let name = text.ok()?.split(|&byte| byte == 0).next()?.to_vec();
@@ -201,7 +204,7 @@ fn relocations(copy: &File, section: &Section, mut each: impl FnMut(u32, u64, Fi
             return;
         };
         for entry in piece.chunks_exact(RELOCATION) {
-            let word = |at: usize| entry.get(at..)?.first_chunk().copied().map(u64::from_le_bytes);
+            let word = |at| u64_at(entry, at);
             let (Some(slot), Some(info), Some(addend)) = (word(0), word(8), word(16)) else {
                 return;
             };
@@ -247,12 +250,12 @@ fn x86_64(stub: &[u8], start: u64) -> Option<Reference> {
     code = code.get(without(code, &[0xf2]).unwrap_or(0)..)?;
     // push index
     if let Some(operand) = code.strip_prefix(&[0x68]) {
-        return Some(Reference::Index(u32::from_le_bytes(*operand.first_chunk()?)));
+        return Some(Reference::Index(u32_at(operand, 0)?));
     }
     // jmp *slot(%rip); lld's retpoline: mov slot(%rip), %r11.
     let jump = code.strip_prefix(&[0xff, 0x25]);
     let operand = jump.or_else(|| code.strip_prefix(&[0x4c, 0x8b, 0x1d]))?;
-    let distance = i32::from_le_bytes(*operand.first_chunk()?);
+    let distance = u32_at(operand, 0)?.cast_signed();
     let next = (stub.len() - operand.len() + 4) as u64;
     Some(Reference::Slot(start.wrapping_add(next).wrapping_add_signed(distance.into())))
 }
@@ -262,10 +265,7 @@ fn x86_64(stub: &[u8], start: u64) -> Option<Reference> {
 fn of_aarch64(address: u64, code: &[u8], found: &mut Vec<(Range<u64>, Reference)>) {
     const BTI_C: u32 = 0xd503_245f;
     const BR_X17: u32 = 0xd61f_0220;
-    let words: Vec<u32> = code
-        .chunks_exact(4)
-        .filter_map(|w| w.first_chunk().copied().map(u32::from_le_bytes))
-        .collect();
+    let words: Vec<u32> = code.chunks_exact(4).filter_map(|word| u32_at(word, 0)).collect();
     let at = |index: usize| address.saturating_add(4 * index as u64);
     for (index, pair) in words.windows(2).enumerate() {
         let &[page, load] = pair else { continue };
