@@ -13,6 +13,7 @@ use hotspan_tests::{
     random::Random,
     report::{Span, get, sum},
     service::{Health, Place, SOON, Service},
+    stream::Stream,
 };
 
 /// How long the disk stays full: several batches.
@@ -70,26 +71,22 @@ fn what_a_damaged_part_held_of_a_living_agent_is_told() -> Result<()> {
     if !can_record() {
         return Ok(());
     }
-    let place = Place::new()?;
-    let collector = place.collector(&[])?;
-    let agent = place.agent(None, &[])?;
-    place.wait_for_agent(&agent)?;
+    let mut stream = Stream::start(&[])?;
     publish(Language::Rust, "nested")?;
-    place.settle()?;
-    collector.kill()?;
-    let part = place.data_dir().join(newest(&place.data_dir())?);
-    fs::File::options().write(true).open(part)?.set_len(50)?;
-    let collector = place.collector(&[])?;
-    place.settle()?;
+    stream.place.settle()?;
+    stream.kill_collector()?;
+    let data = stream.place.data_dir();
+    fs::File::options().write(true).open(data.join(newest(&data)?))?.set_len(50)?;
+    stream.start_collector()?;
+    stream.place.settle()?;
     let truths = publish(Language::Rust, "nested")?;
-    place.settle()?;
-    let (last, health) = books::end_well(&place, agent, Some(collector), &["agent_forgot"])?;
-    let lost = books::lost(health.agents.first().context("the run")?);
+    stream.place.settle()?;
+    let ended = stream.end(&["agent_forgot"])?;
+    let lost = books::lost(ended.health.agents.first().context("the run")?);
     ensure!(lost.get("agent_forgot").is_some_and(|n| *n > 0), "the loss is not told: {lost:?}");
-    ensure!(!health.reasons.iter().any(|why| why.contains("bug")), "{:?}", health.reasons);
-    all_found(&place, "since the damage", truths)?;
-    ensure!(last.stop()?.success(), "the last collector does not end well");
-    Ok(())
+    let reasons = &ended.health.reasons;
+    ensure!(!reasons.iter().any(|why| why.contains("bug")), "{reasons:?}");
+    ended.found("since the damage", truths)
 }
 
 /// A store of two parts, the newer with a WAL, and what it holds.

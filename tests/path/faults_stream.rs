@@ -8,11 +8,12 @@ use hotspan_tests::{
     books,
     fixture::Language,
     host::{can_record, signal, wait_until},
-    proxy::{Proxy, Rule, wait_for_resets},
-    publisher::{MIXED, Publisher, all_found, pids, publish},
+    proxy::{Rule, wait_for_resets},
+    publisher::{MIXED, Publisher, pids, publish},
     random::Random,
     report::sum,
-    service::{Place, SOON},
+    service::SOON,
+    stream::Stream,
     truth,
 };
 
@@ -37,11 +38,7 @@ fn a_slow_stopped_or_silent_peer_costs_nothing() -> Result<()> {
     if !can_record() {
         return Ok(());
     }
-    let place = Place::new()?;
-    let collector = place.collector(&[])?;
-    let proxy = Proxy::to(place.ingest)?;
-    let agent = place.agent(Some(proxy.port), &[])?;
-    place.wait_for_agent(&agent)?;
+    let (stream, proxy) = Stream::through_proxy()?;
     let publisher = Publisher::start(MIXED);
 
     // Slow: what comes is more than what goes through, so the queue grows, and later shrinks.
@@ -50,27 +47,23 @@ fn a_slow_stopped_or_silent_peer_costs_nothing() -> Result<()> {
     let enough = || proxy.forwarded() >= before + 40_000;
     ensure!(wait_until(SOON * 2, enough), "{} bytes trickled", proxy.forwarded() - before);
     proxy.rule(Rule::Forward);
-    place.settle()?;
+    stream.place.settle()?;
 
     // Stopped: the kernel keeps the connection, nobody reads.
-    signal(&collector.child, libc::SIGSTOP)?;
+    signal(&stream.collector()?.child, libc::SIGSTOP)?;
     lasts(STOPPED);
-    signal(&collector.child, libc::SIGCONT)?;
-    place.settle()?;
+    signal(&stream.collector()?.child, libc::SIGCONT)?;
+    stream.place.settle()?;
 
     // Half-open: both sides must notice by themselves, and the new stream takes the old one's place.
     let accepted = proxy.accepted();
     proxy.cut_silently();
-    place.settle()?;
+    stream.place.settle()?;
     ensure!(proxy.accepted() > accepted, "the half-open stream was not given up");
 
     let truths = publisher.finish()?;
-    place.settle()?;
-    let (last, health) = books::end_well(&place, agent, Some(collector), &[])?;
-    ensure!(health.agents.len() == 1, "one agent ran: {:?}", health.agents);
-    all_found(&place, "slow, stopped, silent", truths)?;
-    ensure!(last.stop()?.success(), "the last collector does not end well");
-    Ok(())
+    stream.place.settle()?;
+    stream.end(&[])?.found("slow, stopped, silent", truths)
 }
 
 #[test]
@@ -79,23 +72,15 @@ fn a_hundred_resets_cost_nothing() -> Result<()> {
         return Ok(());
     }
     let random = Random::seeded("resets");
-    let place = Place::new()?;
-    let collector = place.collector(&[])?;
-    let proxy = Proxy::to(place.ingest)?;
-    let agent = place.agent(Some(proxy.port), &[])?;
-    place.wait_for_agent(&agent)?;
+    let (stream, proxy) = Stream::through_proxy()?;
     let publisher = Publisher::start(MIXED);
     // From within the first frames to several batches later.
     proxy.reset(RESETS, (300, 12_000), random);
     wait_for_resets(&proxy, RESETS, Duration::from_secs(120))?;
     println!("{} connections, {} of them reset", proxy.accepted(), proxy.resets());
     let truths = publisher.finish()?;
-    place.settle()?;
-    let (last, health) = books::end_well(&place, agent, Some(collector), &[])?;
-    ensure!(health.agents.len() == 1, "one agent ran: {:?}", health.agents);
-    all_found(&place, "resets", truths)?;
-    ensure!(last.stop()?.success(), "the last collector does not end well");
-    Ok(())
+    stream.place.settle()?;
+    stream.end(&[])?.found("resets", truths)
 }
 
 #[test]
@@ -103,21 +88,15 @@ fn a_collector_away_for_a_minute_costs_nothing() -> Result<()> {
     if !can_record() {
         return Ok(());
     }
-    let place = Place::new()?;
-    let collector = place.collector(&[])?;
-    let agent = place.agent(None, &[])?;
-    place.wait_for_agent(&agent)?;
+    let mut stream = Stream::start(&[])?;
     let publisher = Publisher::start(MIXED);
-    collector.kill()?;
+    stream.kill_collector()?;
     lasts(AWAY);
-    let collector = place.collector(&[])?;
-    place.settle()?;
+    stream.start_collector()?;
+    stream.place.settle()?;
     let truths = publisher.finish()?;
-    place.settle()?;
-    let (last, _) = books::end_well(&place, agent, Some(collector), &[])?;
-    all_found(&place, "away", truths)?;
-    ensure!(last.stop()?.success(), "the last collector does not end well");
-    Ok(())
+    stream.place.settle()?;
+    stream.end(&[])?.found("away", truths)
 }
 
 /// The agent is told to end just after an attempt that failed, when the collector is back already and
@@ -127,21 +106,14 @@ fn a_collector_that_comes_back_gets_the_last_batch() -> Result<()> {
     if !can_record() {
         return Ok(());
     }
-    let place = Place::new()?;
-    let collector = place.collector(&[])?;
-    let proxy = Proxy::to(place.ingest)?;
-    let agent = place.agent(Some(proxy.port), &[])?;
-    place.wait_for_agent(&agent)?;
+    let (mut stream, proxy) = Stream::through_proxy()?;
     let truths = publish(Language::Rust, "nested")?;
-    collector.kill()?;
+    stream.kill_collector()?;
     let accepted = proxy.accepted();
     let apart = || proxy.accepted() >= accepted + FAR_APART;
     ensure!(wait_until(SOON * 2, apart), "{} attempts", proxy.accepted() - accepted);
-    let collector = place.collector(&[])?;
-    let (last, _) = books::end_well(&place, agent, Some(collector), &[])?;
-    all_found(&place, "back just before the end", truths)?;
-    ensure!(last.stop()?.success(), "the last collector does not end well");
-    Ok(())
+    stream.start_collector()?;
+    stream.end(&[])?.found("back just before the end", truths)
 }
 
 #[test]
@@ -149,11 +121,8 @@ fn a_queue_that_overflows_leaves_a_gap_that_is_told() -> Result<()> {
     if !can_record() {
         return Ok(());
     }
-    let place = Place::new()?;
-    let collector = place.collector(&[])?;
-    let agent = place.agent(None, &["--queue-bytes", "1MiB"])?;
-    place.wait_for_agent(&agent)?;
-    collector.kill()?;
+    let mut stream = Stream::start(&["--queue-bytes", "1MiB"])?;
+    stream.kill_collector()?;
     let mut truths = Vec::new();
     for _ in 0..3 {
         truths.extend(publish(Language::Rust, "many")?);
@@ -163,17 +132,17 @@ fn a_queue_that_overflows_leaves_a_gap_that_is_told() -> Result<()> {
     while Instant::now() < until {
         truths.extend(publish(Language::Rust, "nested")?);
     }
-    let collector = place.collector(&[])?;
-    place.settle()?;
-    let (last, health) = books::end_well(&place, agent, Some(collector), &["queue_full"])?;
-    let run = health.agents.first().context("the run")?;
+    stream.start_collector()?;
+    stream.place.settle()?;
+    let ended = stream.end(&["queue_full"])?;
+    let run = ended.health.agents.first().context("the run")?;
     let lost = books::lost(run);
     ensure!(lost.get("queue_full").is_some_and(|n| *n > 0), "nothing overflowed: {run:?}");
     // What is there is whole; what is not is in the gap.
     let known = truth::spans(&truths);
     let mut served = 0;
     for pid in pids(&truths) {
-        for span in place.spans_of(pid, false)? {
+        for span in ended.place.spans_of(pid, false)? {
             ensure!(sum(&span.states) == span.active_ns, "broken sums: {span:?}");
             ensure!(known.contains_key(&(span.trace_id, span.span_id)), "a span nobody published");
             served += 1;
@@ -183,6 +152,5 @@ fn a_queue_that_overflows_leaves_a_gap_that_is_told() -> Result<()> {
     let told = run.conservation["spans"].lost["queue_full"];
     println!("{served} of {} spans served, {missing} missing; {told} span parts lost", known.len());
     ensure!(missing > 0 && missing <= told, "{missing} spans are missing, {told} told as lost");
-    ensure!(last.stop()?.success(), "the last collector does not end well");
-    Ok(())
+    ended.stop()
 }
