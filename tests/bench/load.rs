@@ -20,7 +20,8 @@ use crate::{
 
 const IDLE_PROCESSES: usize = 100;
 const LIFE: Duration = Duration::from_secs(60);
-/// hotspan finds its way (tables, symbols) before it is measured.
+/// hotspan finds its way (tables, symbols) before it is measured. A recording has no API to ask whether it
+/// has, and under a load that forks all the time it never rests.
 const SETTLE: Duration = Duration::from_secs(3);
 const SLICE: Duration = Duration::from_secs(2);
 const SLICES: usize = 8;
@@ -84,6 +85,7 @@ impl Cost {
         let (begin, switches) = (Instant::now(), context_switches());
         for _ in 0..slices {
             let (at, cpu, programs) = (Instant::now(), agent.cpu_seconds()?, agent.programs()?);
+            // A length of time is what is measured.
             thread::sleep(SLICE);
             let host = at.elapsed().as_secs_f64() * cpus / 100.0;
             let daemon = (agent.cpu_seconds()? - cpu) / host;

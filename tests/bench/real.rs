@@ -23,6 +23,8 @@ use hotspan_tests::{
 use crate::{load::Load, watched};
 
 const SOON: Duration = Duration::from_secs(20);
+/// For the first batches, on a host that gives the agent no time.
+const LATE: Duration = Duration::from_secs(60);
 const TOKEN: &str = "nobody-else-has-to-know-this";
 /// Requests a second to the sample service.
 const RATE: &str = "100";
@@ -46,6 +48,10 @@ pub(crate) struct Memory(Arc<Mutex<Vec<Entry>>>);
 // === impl Memory ===
 
 impl Memory {
+    fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     fn batches(&self) -> Vec<Batch> {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let batches = entries.iter().filter_map(|entry| match &entry.body {
@@ -75,8 +81,8 @@ impl Sink for Memory {
     fn maintain(&mut self) {}
 }
 
-/// Runs the load and records for these times.
-pub(crate) fn record(warm: Duration, measured: Duration) -> Result<Real> {
+/// Runs the load and records: first so many batches, then for this time.
+pub(crate) fn record(warm: usize, measured: Duration) -> Result<Real> {
     ensure!(host::is_root(), "loading programs into the kernel needs root");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -98,7 +104,7 @@ pub(crate) fn record(warm: Duration, measured: Duration) -> Result<Real> {
     let load = Load::start()?;
     let mut shop = std::process::Command::new(host::program("shop")?)
         .args(["--rate", RATE, "--seconds"])
-        .arg((warm + measured + SOON).as_secs().to_string())
+        .arg((LATE + measured + SOON).as_secs().to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -110,8 +116,9 @@ pub(crate) fn record(warm: Duration, measured: Duration) -> Result<Real> {
     )
     .and_then(|agent| {
         let begun = Instant::now();
-        thread::sleep(warm);
+        ensure!(wait_until(LATE, || memory.len() >= warm), "{} batches came", memory.len());
         let at = memory.batches().len();
+        // A length of time is what is measured.
         thread::sleep(measured);
         let mut batches = memory.batches();
         let seconds = begun.elapsed().as_secs_f64();

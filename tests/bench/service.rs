@@ -29,8 +29,12 @@ const STARTS: usize = 3;
 const SLICE: Duration = Duration::from_secs(2);
 const IDLE_SLICES: usize = 10;
 const BUSY_SLICES: usize = 5;
-/// Until tables and caches are what they will be.
-const STEADY: Duration = Duration::from_secs(30);
+/// Batches of the load until tables and caches are what they will be: one a second.
+const STEADY: u64 = 30;
+/// On a host that gives the agent no time.
+const LATE: Duration = Duration::from_secs(120);
+/// Less than this of a CPU is what it takes at rest, with room.
+const REST: f64 = 0.01;
 const SPANS: u64 = 60;
 const SPAN: Duration = Duration::from_millis(2);
 /// Not a divisor of the flush.
@@ -92,8 +96,7 @@ fn alone_on_the_host(lines: &mut Vec<Line>) -> Result<()> {
     let place = Place::new()?;
     let service =
         alone(|| place.start("run", &[]), |service| Ok(first_of(service, || streams(&place))))?;
-    // Its first look at the host is over.
-    thread::sleep(SLICE * 2);
+    rests(service.child.id())?;
     let cost = Cost::measure(&service, IDLE_SLICES)?;
     lines.push(
         cost.line("run: CPU at rest, kernel programs included").target(0.1).note(format!(
@@ -171,7 +174,10 @@ fn apart_at_load(lines: &mut Vec<Line>) -> Result<()> {
     let agent =
         alone(|| place.agent(None, &[]), |service| Ok(first_of(service, || streams(&place))))?;
     let load = Load::start()?;
-    thread::sleep(STEADY);
+    let stored = || place.health().ok()?.agents.iter().map(|agent| agent.sequence).max();
+    let steady = stored().context("the agent's batches")? + STEADY;
+    let is_steady = wait_until(LATE, || stored().is_some_and(|stored| stored >= steady));
+    ensure!(is_steady, "the agent does not keep up with the load");
     let pid = agent.child.id();
     let (both, of_agent) = thread::scope(|scope| {
         let of_agent = scope.spawn(|| Cost::measure(&agent, BUSY_SLICES));
@@ -219,6 +225,21 @@ fn streams(place: &Place) -> bool {
         .is_ok_and(|health| health.agents.iter().any(|agent| agent.last_batch_unix_ns > 0))
 }
 
+/// Waits until a service's first look at the host is over: it then takes hardly any CPU time. Where others
+/// keep it busy, it is measured as it is.
+fn rests(pid: u32) -> Result<()> {
+    const LOOK: Duration = Duration::from_millis(500);
+    let begun = Instant::now();
+    while begun.elapsed() < SOON {
+        let (at, cpu) = (Instant::now(), cpu_seconds(pid)?);
+        thread::sleep(LOOK);
+        if cpu_seconds(pid)? - cpu < REST * at.elapsed().as_secs_f64() {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// Waits until it holds; false when the service ended, or it takes too long.
 fn first_of(service: &mut Service, holds: impl Fn() -> bool) -> bool {
     let mut held = false;
@@ -260,6 +281,7 @@ impl Cost {
         let by_thread: HashMap<String, f64> = watched::cpu_by_thread(pid).into_iter().collect();
         for _ in 0..slices {
             let (at, cpu, runs) = (Instant::now(), cpu_seconds(pid)?, programs()?);
+            // A length of time is what is measured.
             thread::sleep(SLICE);
             let share = at.elapsed().as_secs_f64() * cpus / 100.0;
             let daemon = (cpu_seconds(pid)? - cpu) / share;

@@ -27,6 +27,7 @@ pub(crate) fn alone(
             // Attempts share the file.
             bail!("no batch comes: {}", log.lines().last().unwrap_or("it said nothing"));
         }
+        // A neighbour's agent ends without a sign that could be waited for.
         thread::sleep(Duration::from_millis(500));
     }
 }

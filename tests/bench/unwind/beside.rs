@@ -34,7 +34,7 @@ const HZ: u64 = 499;
 const DEPTH: &str = "36";
 const ROUNDS: usize = 4;
 const WINDOW: Duration = Duration::from_secs(3);
-/// Tables are made, files opened.
+/// Tables are made, files opened: of one process, whose samples nobody can ask for while it is recorded.
 const WARM: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(10);
 
@@ -84,6 +84,7 @@ fn hotspan(pid: &str) -> Result<(f64, f64, f64)> {
     let agent = Agent::start_with(&["--hz", &HZ.to_string(), "--pid", pid], None)?;
     thread::sleep(WARM);
     let (at, cpu, programs) = (Instant::now(), agent.cpu_seconds()?, agent.programs()?);
+    // A length of time is what is measured.
     thread::sleep(WINDOW);
     let (time, cpu) = (at.elapsed().as_secs_f64(), agent.cpu_seconds()? - cpu);
     let runs = difference(&programs, &agent.programs()?);

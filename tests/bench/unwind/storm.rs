@@ -22,6 +22,7 @@ use crate::{
 const HZ: u64 = 997;
 const BURSTS: usize = 20;
 const PROCESSES: usize = 10;
+/// Tables of all that the host runs already: nothing says that there are no more to come.
 const WARM: Duration = Duration::from_secs(6);
 
 /// What one process had.

@@ -146,6 +146,7 @@ impl Burners {
         const TIMER: &str = "timer_sample";
         let before = recording.programs()?;
         self.go_on()?;
+        // A length of time is what is measured.
         std::thread::sleep(ROUND);
         self.stop()?;
         let runs = difference(&before, &recording.programs()?);
