@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use agent_ebpf::wire::RawFrame;
+
 use super::{
     Change, Mapped, Process, Processes,
     ask::{Ask, Told},
