@@ -18,7 +18,7 @@ use crate::{
         ask::{Ask, Told},
         family::{Family, Root},
         procfs,
-        reader::{Outcome, Question, Reader},
+        reader::{Fate, Outcome, Question, Reader},
     },
 };
 
@@ -32,8 +32,15 @@ const SWEEP_EVERY_BLIND: Duration = Duration::from_millis(200);
 const SWEEP_PATIENCE: Duration = Duration::from_millis(100);
 /// Start and end look this often whether a process has hung for too long.
 const LOOK: Duration = Duration::from_millis(5);
-/// How long start and end wait for what is being read: somewhat longer than a process may hang.
-const PATIENCE: Duration = Duration::from_millis(2500);
+/// A process that takes longer to answer hangs: the batch with its stacks waits for it.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The same when it is asked for lanes: only the records of its own threads wait. One that makes
+/// thousands of threads at once takes seconds, for they all want the lock that is needed to look.
+const LANE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long start and end wait for what is being read, at most,
+const MOST: Duration = Duration::from_millis(2500);
+/// and if all that is left seems to hang.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
 /// Who is whose child is not waited for longer than this if all that is left seems to hang.
 const FAMILY_PATIENCE: Duration = Duration::from_millis(200);
 /// How long the end waits for the last switch of threads that are gone.
@@ -71,6 +78,13 @@ impl Question for Asked {
         }
     }
 
+    fn patience(&self) -> Duration {
+        match self {
+            Self::Process(_) => PATIENCE,
+            Self::Lanes(_) => LANE_PATIENCE,
+        }
+    }
+
     fn read(&self) -> Answer {
         match self {
             Self::Process(ask) => Answer::Process(ask.read()),
@@ -98,9 +112,9 @@ pub(super) fn family(reader: &mut Reader<Asked>, roots: &[Root]) -> (Family, Vec
     }
     let began = Instant::now();
     while !(reader.is_idle() || reader.is_quiet() && began.elapsed() >= FAMILY_PATIENCE) {
-        for Outcome { question, answer, is_newly_unread } in reader.collect() {
+        for Outcome { question, fate, is_newly_unread } in reader.collect() {
             unread.extend(is_newly_unread.then(|| question.pid()));
-            if let Some(Answer::Process(Told::Stat(Some(stat)))) = answer {
+            if let Fate::Answered(Answer::Process(Told::Stat(Some(stat)))) = fate {
                 stats.insert(question.pid(), stat);
             }
         }
@@ -136,32 +150,27 @@ impl Daemon {
     pub(super) fn collect(&mut self) -> Result<HashSet<Pid>, KernelError> {
         let mut over = HashSet::new();
         let mut publishers = BTreeSet::new();
-        for Outcome { question, answer, is_newly_unread } in self.reader.collect() {
+        for Outcome { question, fate, is_newly_unread } in self.reader.collect() {
             let pid = question.pid();
             if is_newly_unread {
                 self.count_unread(pid);
             }
-            match (&*question, answer) {
-                (Asked::Lanes(ask), answer) => {
-                    let found = match answer {
-                        Some(Answer::Lanes(found)) => Some(found),
-                        _ => None,
-                    };
+            match (&*question, fate) {
+                (Asked::Lanes(ask), Fate::Answered(Answer::Lanes(found))) => {
                     self.lanes.told(ask, found);
                     if self.lanes.is_attached(pid) {
                         publishers.insert(pid);
                     }
                 }
-                (Asked::Process(ask), answer) => {
-                    let told = match answer {
-                        Some(Answer::Process(told)) => Some(told),
-                        _ => None,
-                    };
-                    if matches!(told, Some(Told::Life(false))) {
+                (Asked::Lanes(_), Fate::Hangs) => self.lanes.hangs(pid),
+                (Asked::Lanes(_), _) => self.lanes.refused(pid),
+                (Asked::Process(ask), Fate::Answered(Answer::Process(told))) => {
+                    if matches!(told, Told::Life(false)) {
                         over.insert(pid);
                     }
-                    self.told(*ask, told);
+                    self.told(*ask, Some(told));
                 }
+                (Asked::Process(ask), _) => self.told(*ask, None),
             }
         }
         self.tell_attached(publishers);
@@ -180,6 +189,10 @@ impl Daemon {
             Some(Change::Mapped { pid, map }) => {
                 let (linker, mut parts) = self.join();
                 linker.mapped(pid, map.as_ref(), &mut parts);
+                if self.processes.is_over(pid) {
+                    // Its last stacks had tables made for it.
+                    self.unwinder.gone(pid);
+                }
             }
             Some(Change::Over { pid, at }) => {
                 self.lanes.forget_image(pid, at);
@@ -221,12 +234,16 @@ impl Daemon {
     /// rings fill meanwhile.
     pub(super) fn first_sweep(&mut self) -> Result<(), KernelError> {
         self.sweep();
-        self.settle(PATIENCE, Reader::is_quiet).map(drop)
+        self.settle(MOST, Reader::is_quiet).map(drop)
     }
 
-    /// Waits until everything has its outcome, at the end.
+    /// Waits for what is still being read, at the end.
     pub(super) fn last_reads(&mut self) -> Result<(), KernelError> {
-        self.settle(PATIENCE, Reader::is_idle).map(drop)
+        let began = Instant::now();
+        let enough = |reader: &Reader<Asked>| {
+            reader.is_idle() || reader.is_quiet() && began.elapsed() >= LAST_PATIENCE
+        };
+        self.settle(MOST, enough).map(drop)
     }
 
     /// Collects until that is `enough`, but not for longer than `most`. Returns the processes that were

@@ -28,7 +28,8 @@ use crate::{
 
 /// Which span was current after each of the last markers: for causes named by other threads.
 pub(super) const HISTORY: usize = 4096;
-/// A record whose markers have not been drained is linked without them after this long.
+/// A record whose markers have not been drained is linked without them after this long, unless their
+/// lane is about to be attached.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
 /// A wait whose waker is to be named when every thread of the round has been linked.
@@ -181,7 +182,8 @@ impl Timeline {
             }
             if let Some(lane) = self.lane
                 && context.lanes.drained_to(lane) < item.needs()
-                && item.time() + PATIENCE_NS > watermark
+                && (item.time() + PATIENCE_NS > watermark
+                    || watermark != u64::MAX && context.lanes.is_awaited(lane))
             {
                 break;
             }

@@ -211,6 +211,26 @@ fn span_open_before_attach_is_charged_to_before_attach() {
     assert!(!span.exact);
 }
 
+/// Its lane is about to be attached: the markers come after the account that knows of them.
+#[test]
+fn an_account_waits_for_the_markers_it_knows_of() {
+    let mut world = World::new(true);
+    world.run(1_000);
+    world.publish(3, true);
+    let published = world.now;
+    world.run(1_000);
+    world.wait(3_000, 0, false, true);
+    world.deliver(0, published, 3);
+    world.run(1_000);
+    world.wait(10, 10, false, false);
+    world.link(world.now);
+    assert_eq!(world.counts.get(DaemonCounter::MarkersSkipped), 0);
+    let (_, span) = world.spans.iter().next().expect("the span");
+    assert!(span.loss.is_empty(), "{:?}", span.loss);
+    let states = [State::Running, State::Socket];
+    assert_eq!(states.map(|state| span.states.get(state)), [2_000, 3_010]);
+}
+
 /// The exec of a program and the announcement of its lane can sit in the rings while the sweep finds
 /// the same lane. Taken afterwards, they must not take the lane away.
 #[test]

@@ -95,26 +95,31 @@ impl World {
 
     /// Publishes span `span` (0 clears); `lost` ones never reach a queue.
     pub(super) fn publish(&mut self, span: u8, lost: bool) {
-        let operation = if span == 0 { op::CLEAR } else { op::SET };
-        let kind = if self.stamped { ts_kind::MONOTONIC_NS } else { ts_kind::NONE };
         if !lost {
-            let mut events = [[0u8; 64]; record::TAIL_EVENTS];
-            events[0] = event(self.head, self.now, kind, operation, span);
-            self.lanes.add_tail(&Tail {
-                kind: RecordKind::Tail as u32,
-                tid: 77,
-                tgid: PID.0,
-                generation: 1,
-                serial: 1,
-                va: VA,
-                first: self.head,
-                count: 1,
-                at: self.now,
-                events,
-            });
+            self.deliver(self.head, self.now, span);
         }
         self.head += 1;
         self.current = span;
+    }
+
+    /// The marker of that index reaches its queue.
+    pub(super) fn deliver(&mut self, index: u64, at: u64, span: u8) {
+        let operation = if span == 0 { op::CLEAR } else { op::SET };
+        let kind = if self.stamped { ts_kind::MONOTONIC_NS } else { ts_kind::NONE };
+        let mut events = [[0u8; 64]; record::TAIL_EVENTS];
+        events[0] = event(index, at, kind, operation, span);
+        self.lanes.add_tail(&Tail {
+            kind: RecordKind::Tail as u32,
+            tid: 77,
+            tgid: PID.0,
+            generation: 1,
+            serial: 1,
+            va: VA,
+            first: index,
+            count: 1,
+            at: self.now,
+            events,
+        });
     }
 
     pub(super) fn sample(&mut self) {

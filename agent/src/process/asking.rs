@@ -51,6 +51,9 @@ impl Processes {
                 let over = self.dead.extract_if(.., |ended| ended.pid == pid);
                 let at = over.map(|ended| ended.at).max()?;
                 self.remembered.push((pid, at));
+                if let Some(process) = self.known.get_mut(&pid) {
+                    process.is_over = true;
+                }
                 Some(Change::Over { pid, at })
             }
             // Of nobody these accounts ask that.

@@ -14,6 +14,7 @@ pub mod file;
 pub(crate) mod fixture;
 pub mod gopclntab;
 pub mod host;
+mod image;
 pub mod late;
 pub mod maps;
 mod moved;
@@ -28,32 +29,12 @@ use std::{
     sync::Arc,
 };
 
-use agent_ebpf::wire::RawFrame;
-
 use crate::model::{batch::ProcessIdentity, id::Pid};
 use ask::Ask;
+pub use image::Process;
 use late::Late;
-use maps::{Address, ProcessMap};
+use maps::ProcessMap;
 use names::{Identity, Names};
-
-/// One process.
-#[derive(Clone, Debug, Default)]
-pub struct Process {
-    /// Name of its main thread.
-    pub comm: String,
-    /// Name of its executable, without directory.
-    pub executable: String,
-    /// Its mappings when a stack of it was last looked at.
-    pub map: Option<Arc<ProcessMap>>,
-    /// When this image began, ktime; 0 when it is older than the agent.
-    since: u64,
-    /// Times the map was read again because an address was not in it.
-    rereads: u32,
-    /// It is being read.
-    is_mapping: bool,
-    /// When code was mapped last, ktime, as far as it was told.
-    remapped_at: u64,
-}
 
 /// Every process seen.
 #[derive(Debug, Default)]
@@ -106,9 +87,6 @@ pub enum Change {
     /// `pid` is over; its main thread ended `at`, ktime.
     Over { pid: Pid, at: u64 },
 }
-
-/// A process that keeps mapping new code is not asked for ever.
-const MAX_REREADS: u32 = 64;
 
 // === impl Processes ===
 
@@ -216,6 +194,11 @@ impl Processes {
         self.known.get(&pid)?.map.clone()
     }
 
+    /// Whether `pid` was found to be over.
+    pub fn is_over(&self, pid: Pid) -> bool {
+        self.known.get(&pid).is_some_and(|process| process.is_over)
+    }
+
     /// When the present image of `pid` began, ktime; 0 when it is older than the agent.
     pub fn since(&self, pid: Pid) -> u64 {
         self.known.get(&pid).map_or(0, |process| process.since)
@@ -246,35 +229,6 @@ impl Processes {
             process.name(pid, Names::read(pid));
         }
         process
-    }
-}
-
-// === impl Process ===
-
-impl Process {
-    /// Takes over the names that are not known yet; something is known of each from then on.
-    fn name(&mut self, pid: Pid, names: Names) {
-        if self.comm.is_empty() {
-            self.comm = names.comm;
-        }
-        if self.comm.is_empty() {
-            self.comm = format!("pid {pid}");
-        }
-        if self.executable.is_empty() {
-            self.executable = names.executable;
-        }
-        if self.executable.is_empty() {
-            self.executable.clone_from(&self.comm);
-        }
-    }
-
-    fn is_stale_for(&self, frames: &[RawFrame], after: Option<u64>) -> bool {
-        let Some(map) = &self.map else { return true };
-        let mut addresses = frames.iter().filter_map(|frame| frame.native());
-        map.read_at() < self.remapped_at
-            || after.is_some_and(|after| map.read_at() < after)
-            || self.rereads < MAX_REREADS
-                && addresses.any(|address| map.lookup(Address(address.get())).is_none())
     }
 }
 

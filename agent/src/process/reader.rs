@@ -6,15 +6,16 @@
 //!
 //! ```text
 //! ask ─► waiting ─► worker ─► answers ─► collect
-//!           │          └─ past the deadline: the worker is left to itself, the question unread
-//!           └─ nobody left to read it: unread
+//!           │          └─ past its patience: hangs; the worker is left to itself
+//!           └─ all workers hang: refused
 //! ```
 //! Invariants:
-//! - every question has exactly one outcome;
+//! - every question has exactly one outcome, and one that hangs is answered late as well, if ever;
 //! - asking and collecting never wait for a process;
 //! - there are at most `Limits::workers` threads, those that hang included. A hanging thread cannot be
 //!   ended, only outlived;
-//! - a process that let a worker hang is not asked for a while, and for longer each time.
+//! - a process that let a worker hang is not asked for a while, and for longer each time; but what asks
+//!   with more patience is not held up by what had less.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -41,6 +42,10 @@ pub trait Question: Send + Sync + 'static {
     /// Whether its answer is waited for: then the reader's descriptor becomes readable with it.
     fn is_urgent(&self) -> bool;
 
+    /// How long it may be read before it hangs. Nobody else waits for it, and on a starved host reading
+    /// takes its time: so it depends on what the asker can wait for.
+    fn patience(&self) -> Duration;
+
     /// Reads it. May wait for the process.
     fn read(&self) -> Self::Answer;
 }
@@ -49,10 +54,21 @@ pub trait Question: Send + Sync + 'static {
 pub struct Outcome<Q: Question> {
     /// As it was asked.
     pub question: Arc<Q>,
-    /// None: its process could not be read in time, or is not asked for now.
-    pub answer: Option<Q::Answer>,
+    /// How it went.
+    pub fate: Fate<Q::Answer>,
     /// With it a process became unread that was not before.
     pub is_newly_unread: bool,
+}
+
+/// How a question went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate<A> {
+    /// It was read.
+    Answered(A),
+    /// It is being read for too long; when the process lets it be read the answer comes all the same.
+    Hangs,
+    /// Nobody reads it: its process is not asked for now, or all workers hang.
+    Refused,
 }
 
 /// How long is waited, and for how many.
@@ -60,11 +76,12 @@ pub struct Outcome<Q: Question> {
 struct Limits {
     /// A worker that reads for longer is not counted on for the questions that wait.
     slow: Duration,
-    /// A question that is read for longer is unread.
-    deadline: Duration,
+    /// A question that waits for longer while all workers hang is refused.
+    waits: Duration,
     /// How long a process is not asked after the first time, and after many.
     pause: (Duration, Duration),
-    /// One that works and four that hang.
+    /// One that works and those that hang: threads that sleep cost little, and whoever wants nobody to be
+    /// read needs as many processes.
     workers: usize,
     /// Questions waiting.
     waiting: usize,
@@ -72,9 +89,9 @@ struct Limits {
 
 const LIMITS: Limits = Limits {
     slow: Duration::from_millis(20),
-    deadline: Duration::from_secs(1),
+    waits: Duration::from_secs(1),
     pause: (Duration::from_secs(1), Duration::from_secs(60)),
-    workers: 5,
+    workers: 17,
     waiting: 1 << 16,
 };
 
@@ -98,7 +115,8 @@ pub struct Reader<Q: Question> {
     unread: Vec<Outcome<Q>>,
     /// Questions without a collected outcome.
     open: usize,
-    pauses: HashMap<Pid, Pause>,
+    /// By process and patience.
+    pauses: HashMap<(Pid, Duration), Pause>,
 }
 
 struct Shared<Q: Question> {
@@ -113,6 +131,8 @@ struct State<Q: Question> {
     /// By number of worker. One that is missing here and not idle was left to itself.
     running: HashMap<u64, (Instant, Arc<Q>)>,
     answers: Vec<(Arc<Q>, Q::Answer)>,
+    /// To questions that have had their outcome.
+    late: Vec<(Arc<Q>, Q::Answer)>,
     idle: usize,
     threads: usize,
     /// Workers ever.
@@ -133,6 +153,7 @@ impl<Q: Question> Reader<Q> {
             waiting: VecDeque::new(),
             running: HashMap::new(),
             answers: Vec::new(),
+            late: Vec::new(),
             idle: 0,
             threads: 0,
             numbers: 0,
@@ -154,7 +175,8 @@ impl<Q: Question> Reader<Q> {
     fn ask_at(&mut self, question: Q, now: Instant) {
         self.open += 1;
         let question = Arc::new(question);
-        let paused = self.pauses.get(&question.pid()).is_some_and(|pause| now < pause.until);
+        let pause = self.pauses.get(&key(&*question));
+        let paused = pause.is_some_and(|pause| now < pause.until);
         let mut state = self.shared.lock();
         if paused || state.waiting.len() >= self.limits.waiting {
             drop(state);
@@ -176,7 +198,8 @@ impl<Q: Question> Reader<Q> {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.lock();
         let answers = std::mem::take(&mut state.answers);
-        if !answers.is_empty() {
+        let late = std::mem::take(&mut state.late);
+        if !answers.is_empty() || !late.is_empty() {
             shared.quiet();
         }
         for (question, stuck) in self.overdue(&mut state, now) {
@@ -184,20 +207,22 @@ impl<Q: Question> Reader<Q> {
         }
         drop(state);
         let mut outcomes = std::mem::take(&mut self.unread);
-        for (question, answer) in answers {
-            self.pauses.remove(&question.pid());
-            outcomes.push(Outcome { question, answer: Some(answer), is_newly_unread: false });
+        self.open -= outcomes.len() + answers.len();
+        for (question, answer) in answers.into_iter().chain(late) {
+            self.pauses.remove(&key(&*question));
+            let fate = Fate::Answered(answer);
+            outcomes.push(Outcome { question, fate, is_newly_unread: false });
         }
-        self.open -= outcomes.len();
         outcomes
     }
 
     /// Leaves workers that hang to themselves and sees to it that somebody works. Returns the questions
     /// that are given up, and whether a worker hangs in it.
     fn overdue(&self, state: &mut State<Q>, now: Instant) -> Vec<(Arc<Q>, bool)> {
-        let Limits { slow, deadline, workers, .. } = self.limits;
+        let Limits { slow, waits, workers, .. } = self.limits;
         let for_long = |since: Instant, long| now.saturating_duration_since(since) >= long;
-        let hanging = state.running.extract_if(|_, (since, _)| for_long(*since, deadline));
+        let hanging =
+            state.running.extract_if(|_, (since, question)| for_long(*since, question.patience()));
         let mut overdue: Vec<_> = hanging.map(|(_, (_, question))| (question, true)).collect();
         let is_quick = |(since, _): &(Instant, Arc<Q>)| !for_long(*since, slow);
         let somebody_works = state.idle > 0 || state.running.values().any(is_quick);
@@ -210,7 +235,7 @@ impl<Q: Question> Reader<Q> {
             return overdue;
         }
         while let Some((_, question)) =
-            state.waiting.pop_front_if(|(since, _)| for_long(*since, deadline))
+            state.waiting.pop_front_if(|(since, _)| for_long(*since, waits))
         {
             overdue.push((question, false));
         }
@@ -223,21 +248,25 @@ impl<Q: Question> Reader<Q> {
         if self.pauses.len() >= MAX_PAUSES {
             self.pauses.retain(|_, pause| now < pause.until + pause.length);
         }
-        let before = self.pauses.get(&question.pid()).copied();
+        let is_newly_unread = !self.pauses.keys().any(|(pid, _)| *pid == question.pid());
+        let before = self.pauses.get(&key(&*question)).copied();
         let length = match before {
             Some(before) if stuck => (before.length * 2).min(most),
             Some(before) => before.length,
             None => first,
         };
         if before.is_none_or(|before| now >= before.until) {
-            self.pauses.insert(question.pid(), Pause { until: now + length, length });
+            self.pauses.insert(key(&*question), Pause { until: now + length, length });
         }
-        self.unread.push(Outcome { question, answer: None, is_newly_unread: before.is_none() });
+        let fate = if stuck { Fate::Hangs } else { Fate::Refused };
+        self.unread.push(Outcome { question, fate, is_newly_unread });
     }
 
     /// The process of this number is another, or has another image: it may be asked.
     pub fn renewed(&mut self, pid: Pid) {
-        self.pauses.remove(&pid);
+        if !self.pauses.is_empty() {
+            self.pauses.retain(|(paused, _), _| *paused != pid);
+        }
     }
 
     /// Whether every question's outcome was collected.
@@ -253,7 +282,7 @@ impl<Q: Question> Reader<Q> {
     fn is_quiet_at(&self, now: Instant) -> bool {
         let state = self.shared.lock();
         let hangs = |since: Instant| now.saturating_duration_since(since) >= self.limits.slow;
-        let is_read = self.unread.is_empty() && state.answers.is_empty();
+        let is_read = self.unread.is_empty() && state.answers.is_empty() && state.late.is_empty();
         is_read
             && state.waiting.is_empty()
             && state.running.values().all(|(since, _)| hangs(*since))
@@ -307,6 +336,10 @@ impl<Q: Question> Shared<Q> {
     }
 }
 
+fn key<Q: Question>(question: &Q) -> (Pid, Duration) {
+    (question.pid(), question.patience())
+}
+
 /// An eventfd.
 fn call() -> io::Result<File> {
     Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into())
@@ -339,13 +372,13 @@ fn work<Q: Question>(shared: &Shared<Q>, number: u64) {
         drop(state);
         let answer = question.read();
         state = shared.lock();
-        if state.running.remove(&number).is_none() {
-            // It has had its outcome.
-            return;
-        }
         if question.is_urgent() {
             // The counter is far from full, the only way to fail.
             let _ = (&shared.call).write(&1u64.to_ne_bytes());
+        }
+        if state.running.remove(&number).is_none() {
+            state.late.push((question, answer));
+            return;
         }
         state.answers.push((question, answer));
     }

@@ -19,6 +19,7 @@ use super::{
     segment::Segment,
 };
 use crate::{
+    kernel::ktime,
     ledger::DaemonCounter,
     model::id::Pid,
     process::maps::{Address, Backing, Mapping, ProcessMap},
@@ -31,8 +32,10 @@ const MAX_VIRTUAL: usize = MAX_SEGMENTS * abi::LANE_CAP;
 /// Rounds between two tries, at most: some ten seconds.
 const MAX_PAUSE: u64 = 512;
 
-/// The try at which a refusal counts: half a second after the first.
-const COUNTED_AT: u32 = 6;
+/// A process with a longer pause than this many rounds is asked in vain.
+const SOON: u64 = 4;
+/// A refusal counts when it is still one so long after the first, ns.
+const COUNTED_AFTER_NS: u64 = 500_000_000;
 
 /// When a process is asked again for what could not be attached.
 #[derive(Debug, Default)]
@@ -45,9 +48,11 @@ pub(super) struct Retry {
     from_birth: bool,
     /// The last try left something out.
     is_lacking: bool,
-    /// What was refused, and how often. A segment that is still being made is refused, too: so only
-    /// what is refused again and again counts, and counts once.
-    refused: HashMap<(Address, DaemonCounter), u32>,
+    /// It did not bring the lanes that were named before.
+    is_vain: bool,
+    /// What was refused, and since when, ktime, until it is counted. A segment that is still being made
+    /// is refused, too: so only what is refused for a while counts, and counts once.
+    refused: HashMap<(Address, DaemonCounter), Option<u64>>,
 }
 
 /// A question about a process that is under way.
@@ -55,10 +60,16 @@ pub(super) struct Retry {
 pub(super) struct Asked {
     /// Every marker of what is found counts, from the first.
     from_birth: bool,
+    /// As of all lanes when it was asked.
+    placed: u64,
     /// Images that began before this, ktime, are gone.
     pub(super) ended: u64,
     /// A lane was named meanwhile.
     again: bool,
+    /// A sweep asked.
+    sweeps: bool,
+    /// Nobody waits for the answer any more; it may still come.
+    pub(super) is_late: bool,
 }
 
 // === impl Retry ===
@@ -78,9 +89,9 @@ impl Lanes {
         if self.asked.contains_key(&pid) {
             return;
         }
-        self.times_asked += 1;
         self.sweeping += usize::from(sweeps);
-        self.asked.insert(pid, Asked { from_birth, ended: 0, again: false });
+        let (placed, ended, again, is_late) = (self.placed, 0, false, false);
+        self.asked.insert(pid, Asked { from_birth, placed, ended, again, sweeps, is_late });
         let known = self.images.get(&pid).map_or(&[][..], |image| &image.segments);
         let address = |index| self.segments.get(index).map(|attached| attached.segment.address);
         let known = known.iter().filter_map(address).collect();
@@ -92,26 +103,61 @@ impl Lanes {
         std::mem::take(&mut self.asks)
     }
 
-    /// Attaches what was found; nothing when the process could not be looked at.
-    pub fn told(&mut self, ask: &Ask, found: Option<Found>) {
+    /// Attaches what was found, perhaps late.
+    pub fn told(&mut self, ask: &Ask, found: Found) {
         let pid = ask.pid;
-        self.sweeping -= usize::from(ask.sweeps);
-        let Some(Asked { from_birth, ended, mut again }) = self.asked.remove(&pid) else { return };
-        match found {
+        let Some(asked) = self.end_asking(pid) else { return };
+        let Asked { from_birth, placed, ended, mut again, .. } = asked;
+        if found.at < ended {
             // All of it is of an image that is gone: its last markers are in its tails.
-            Some(found) if found.at < ended => again = true,
-            Some(found) => self.take_found(ask, found, from_birth),
-            None => {}
+            again = true;
+        } else {
+            self.take_found(ask, found, from_birth);
         }
-        let has_virtual = self.images.get(&pid).is_some_and(|image| image.virtual_lanes > 0);
+        self.ask_later(pid, from_birth, self.placed > placed, again);
+    }
+
+    /// A process is being looked at for too long: nobody waits for it any more, nor asks it anything else.
+    pub fn hangs(&mut self, pid: Pid) {
+        if let Some(asked) = self.asked.get_mut(&pid) {
+            self.sweeping -= usize::from(asked.sweeps && !asked.is_late);
+            asked.is_late = true;
+        }
+    }
+
+    /// A process was not looked at, nor will be.
+    pub fn refused(&mut self, pid: Pid) {
+        if let Some(asked) = self.end_asking(pid) {
+            self.ask_later(pid, asked.from_birth, false, false);
+        }
+    }
+
+    fn end_asking(&mut self, pid: Pid) -> Option<Asked> {
+        let asked = self.asked.remove(&pid)?;
+        self.sweeping -= usize::from(asked.sweeps && !asked.is_late);
+        Some(asked)
+    }
+
+    /// What was asked may have left something out: when is it asked again? It brought `is_more` than there
+    /// was, or not, and meanwhile there was reason to ask `again`, or not.
+    fn ask_later(&mut self, pid: Pid, from_birth: bool, is_more: bool, again: bool) {
+        let has_virtual = self.has_virtual(pid);
         if !has_virtual && !self.retries.get(&pid).is_some_and(|retry| retry.is_lacking) {
             self.retries.remove(&pid);
-        } else if again {
+            return;
+        }
+        let retry = self.retries.entry(pid).or_insert_with(|| Retry::of(from_birth));
+        if is_more {
+            (retry.pause, retry.is_vain) = (0, false);
+        }
+        // At once only where asking brings something: lanes that lie nowhere are named as often as a
+        // process likes.
+        let at_once = again && !retry.is_vain;
+        retry.is_vain = has_virtual;
+        retry.pause = (retry.pause * 2).clamp(1, MAX_PAUSE);
+        retry.round = self.round + retry.pause;
+        if at_once {
             self.ask(pid, from_birth, false);
-        } else {
-            let retry = self.retries.entry(pid).or_insert_with(|| Retry::of(from_birth));
-            retry.pause = (retry.pause * 2).clamp(1, MAX_PAUSE);
-            retry.round = self.round + retry.pause;
         }
     }
 
@@ -141,6 +187,7 @@ impl Lanes {
         if !self.identities.insert(segment.identity) {
             return;
         }
+        self.placed += 1;
         let index = self.number();
         self.images.entry(pid).or_default().segments.push(index);
         self.segments.insert(index, Attached { segment, at });
@@ -165,6 +212,7 @@ impl Lanes {
                     && lane.place.is_none()
                 {
                     lane.place = Some((index, number));
+                    self.placed += 1;
                     lane.made_at = lane.made_at.max(*at);
                     image.virtual_lanes -= 1;
                     self.live.push(*id);
@@ -204,9 +252,10 @@ impl Lanes {
         if retry.refused.len() >= 2 * MAX_SEGMENTS {
             return;
         }
-        let times = retry.refused.entry((address, reason)).or_default();
-        *times += 1;
-        if *times == COUNTED_AT {
+        let now = ktime::now();
+        let since = retry.refused.entry((address, reason)).or_insert(Some(now));
+        if since.is_some_and(|since| now >= since + COUNTED_AFTER_NS) {
+            *since = None;
             self.refused.add(pid, reason, 1);
         }
     }
@@ -218,6 +267,19 @@ impl Lanes {
         for (pid, from_birth) in due {
             self.ask(pid, from_birth, false);
         }
+    }
+
+    /// Whether a lane that cannot be read yet may be in a moment.
+    pub fn is_awaited(&self, id: LaneId) -> bool {
+        let lane = self.lanes.get(&id).filter(|lane| lane.place.is_none());
+        lane.is_some_and(|lane| match self.asked.get(&lane.pid) {
+            Some(asked) => !asked.is_late,
+            None => self.retries.get(&lane.pid).is_some_and(|retry| retry.pause <= SOON),
+        })
+    }
+
+    fn has_virtual(&self, pid: Pid) -> bool {
+        self.images.get(&pid).is_some_and(|image| image.virtual_lanes > 0)
     }
 
     pub(super) fn find(&self, pid: Pid, address: Address) -> Option<LaneId> {
@@ -243,8 +305,8 @@ impl Lanes {
             if let Some(asked) = self.asked.get_mut(&pid) {
                 // It may have been looked at before this lane was made.
                 asked.again = true;
-            } else if retry.is_none_or(|retry| retry.round <= self.round) {
-                // Else it was asked, and will be again: not for each lane.
+            } else if !self.has_virtual(pid) || retry.is_none_or(|it| it.round <= self.round) {
+                // Else it was asked for one of its lanes in vain, and will be again: not for each.
                 self.ask(pid, retry.is_none_or(|retry| retry.from_birth), false);
             }
         }

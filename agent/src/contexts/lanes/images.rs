@@ -18,8 +18,11 @@ impl Lanes {
     /// addresses mean nothing any more. What it published is drained now or still lies in the
     /// mapping; what was attached later is the next image's.
     pub fn forget_image(&mut self, pid: Pid, before: u64) {
-        if let Some(asked) = self.asked.get_mut(&pid) {
-            asked.ended = asked.ended.max(before);
+        match self.asked.get_mut(&pid) {
+            // What hung was the image that is gone.
+            Some(asked) if asked.is_late => drop(self.asked.remove(&pid)),
+            Some(asked) => asked.ended = asked.ended.max(before),
+            None => {}
         }
         if !self.images.contains_key(&pid) {
             self.retries.remove(&pid);

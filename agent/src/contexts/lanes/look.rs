@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     attach::{MAX_SEGMENTS, segments},
+    creator::Creator,
     segment::{Refused, Segment},
 };
 use crate::{
@@ -18,6 +19,9 @@ use crate::{
         procfs::{self, Stat},
     },
 };
+
+/// Looks at one process in a row.
+const MAX_PASSES: usize = 4;
 
 /// A question about a publisher.
 #[derive(Debug)]
@@ -73,7 +77,9 @@ impl Ask {
             threads: HashMap::new(),
         };
         if !self.sweeps || self.known.is_empty() {
-            self.find_segments(&mut found);
+            // More may have been made while it was looked at.
+            let passes = (0..MAX_PASSES).take_while(|&pass| self.find_segments(&mut found, pass));
+            passes.for_each(drop);
         }
         if self.sweeps && !(self.known.is_empty() && found.segments.is_empty()) {
             let inner = |tid| Some((procfs::inner_id(self.pid, tid)?, tid));
@@ -87,22 +93,32 @@ impl Ask {
         found
     }
 
-    fn find_segments(&self, found: &mut Found) {
-        let Ok(map) = ProcessMap::read(self.pid) else { return };
-        found.at = map.read_at();
+    /// Returns whether it found any that was not found before.
+    fn find_segments(&self, found: &mut Found, pass: usize) -> bool {
+        let Ok(map) = ProcessMap::read(self.pid) else { return false };
+        if pass == 0 {
+            found.at = map.read_at();
+        }
+        let before: HashSet<Address> = found.segments.iter().map(|(address, _)| *address).collect();
+        let mut is_more = false;
+        let process = Creator::new(self.pid);
         for (n, mapping) in segments(&map).enumerate() {
             if n >= MAX_SEGMENTS {
                 found.too_many = Some(mapping.start);
                 break;
             }
-            if self.known.contains(&mapping.start) {
+            if self.known.contains(&mapping.start) || before.contains(&mapping.start) {
                 continue;
             }
-            match Segment::attach(self.pid, mapping) {
+            match Segment::attach(&process, mapping) {
                 // The mapping moved or went with its process: whoever needs it asks again.
                 Err(Refused::Open(error)) if error.kind() == io::ErrorKind::NotFound => {}
-                result => found.segments.push((mapping.start, result)),
+                result => {
+                    is_more |= result.is_ok();
+                    found.segments.push((mapping.start, result));
+                }
             }
         }
+        is_more
     }
 }

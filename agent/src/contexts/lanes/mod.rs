@@ -6,6 +6,7 @@
 //! their records carry a time, and what was attached after that time belongs to the next image.
 
 mod attach;
+mod creator;
 mod images;
 mod look;
 pub mod segment;
@@ -125,10 +126,10 @@ pub struct Lanes {
     asked: HashMap<Pid, Asked>,
     /// Questions nobody has taken yet.
     asks: Vec<Ask>,
-    /// Questions ever.
-    times_asked: u64,
     /// Questions of sweeps under way.
     sweeping: usize,
+    /// Segments, and lanes that were named before theirs was found, ever.
+    placed: u64,
     /// Owners that sweeps found.
     owners: Vec<Owner>,
     round: u64,

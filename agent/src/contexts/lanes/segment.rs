@@ -5,7 +5,7 @@
 //! followed; every value is copied once.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     ops::Range,
     os::{
@@ -18,13 +18,13 @@ use std::{
 
 use hotspan_lanes::abi::{self, Event, header, lane};
 
+use super::creator::Creator;
 use crate::{
     ledger::DaemonCounter,
-    model::id::Pid,
     process::{
         descriptors,
         maps::{Address, Mapping},
-        procfs::{self, Stat},
+        procfs,
     },
 };
 
@@ -126,11 +126,11 @@ impl Control {
 // === impl Segment ===
 
 impl Segment {
-    /// Opens, checks and maps the segment that `pid` shows at `mapping`.
-    pub fn attach(pid: Pid, mapping: &Mapping) -> Result<Self, Refused> {
+    /// Opens, checks and maps the segment that a process shows at `mapping`.
+    pub fn attach(process: &Creator, mapping: &Mapping) -> Result<Self, Refused> {
         let (start, end) = (mapping.start.0, mapping.end.0);
         let name = format!("map_files/{start:x}-{end:x}");
-        let file = procfs::ask(pid, |folder| File::open(folder.join(&name)));
+        let file = procfs::ask(process.pid, |folder| File::open(folder.join(&name)));
         let file = file.map_err(Refused::Open)?;
         if !descriptors::is_spare(&file) {
             return Err(Refused::Descriptors);
@@ -153,7 +153,7 @@ impl Segment {
             return Err(Refused::Header);
         }
         head.check_geometry(len)?;
-        if !is_creator(pid, head.u32(header::CREATOR_PID), head.u64(header::CREATOR_START)) {
+        if !process.made(head.u32(header::CREATOR_PID), head.u64(header::CREATOR_START)) {
             return Err(Refused::Foreign);
         }
         let len = len as usize;
@@ -178,7 +178,7 @@ impl Segment {
             base,
             len,
             address: mapping.start,
-            monotonic_offset: namespace_offset(pid, "monotonic"),
+            monotonic_offset: process.identity().monotonic_offset,
             identity: (meta.dev(), meta.ino()),
         })
     }
@@ -360,40 +360,4 @@ fn check_memory(file: &File) -> Result<(), Refused> {
         return Err(Refused::Unsealed);
     }
     Ok(())
-}
-
-/// Whether `pid` itself made the segment: its innermost pid and its start time, both as the process
-/// sees them (pid and time namespaces). One that has no `/proc` does not know when it began (SPEC 1):
-/// its number must do. Nobody inherits a segment; another's must have been passed on purpose.
-fn is_creator(pid: Pid, creator_pid: u32, creator_start: u64) -> bool {
-    let innermost = procfs::inner_id(pid, pid.0);
-    if innermost != Some(creator_pid) {
-        return false;
-    }
-    if creator_start == 0 {
-        return true;
-    }
-    let Some(stat) = Stat::read(pid) else {
-        return false;
-    };
-    i128::from(stat.started) + i128::from(namespace_offset(pid, "boottime") / 10_000_000)
-        == i128::from(creator_start)
-}
-
-/// What a time namespace adds to a clock of `pid`, ns (`/proc/PID/timens_offsets`).
-fn namespace_offset(pid: Pid, clock: &str) -> i64 {
-    let offsets = procfs::ask(pid, |folder| fs::read_to_string(folder.join("timens_offsets")));
-    offsets
-        .unwrap_or_default()
-        .lines()
-        .find_map(|line| {
-            let mut words = line.split_whitespace();
-            if words.next()? != clock {
-                return None;
-            }
-            let seconds: i64 = words.next()?.parse().ok()?;
-            let nanos: i64 = words.next()?.parse().ok()?;
-            seconds.checked_mul(1_000_000_000)?.checked_add(nanos)
-        })
-        .unwrap_or(0)
 }

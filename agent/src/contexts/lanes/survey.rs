@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fs};
 
 use super::{
     attach::segments,
+    creator::Creator,
     segment::{Refused, Segment},
 };
 use crate::{model::id::Pid, process::maps::ProcessMap};
@@ -30,9 +31,10 @@ impl Survey {
             };
             let Ok(map) = ProcessMap::read(Pid(pid)) else { continue };
             let mut publishes = false;
+            let process = Creator::new(Pid(pid));
             for mapping in segments(&map) {
                 publishes = true;
-                match Segment::attach(Pid(pid), mapping) {
+                match Segment::attach(&process, mapping) {
                     // Gone in the meantime.
                     Err(Refused::Open(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
                     Err(refused) => drop(survey.unread.insert(pid, refused.to_string())),
