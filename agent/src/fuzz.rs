@@ -5,7 +5,7 @@
 
 use crate::{
     process::{elf::Header, file::in_memory_with},
-    symbols, unwind,
+    symbols, unwind, wire,
 };
 
 /// Tables of exceptions and debuggers, of both machines.
@@ -48,4 +48,14 @@ pub fn gopclntab(data: &[u8]) {
 /// What is done to the copy of a program before blazesym sees it.
 pub fn debug(data: &[u8]) {
     symbols::fuzz::debug(data);
+}
+
+/// Frames of an agent, as bytes.
+pub fn wire(data: &[u8]) {
+    wire::fuzz::bytes(data);
+}
+
+/// Frames of an agent that are well formed: in any order, with indexes and columns that lie.
+pub fn wire_order(data: &[u8]) {
+    wire::fuzz::order(data);
 }

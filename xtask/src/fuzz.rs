@@ -17,7 +17,7 @@ use crate::{
 /// The release that is installed.
 const CARGO_FUZZ: &str = "0.13.2";
 /// Targets, and the most bytes of an input: what the seeds need and some more.
-const TARGETS: [(&str, u32); 7] = [
+const TARGETS: [(&str, u32); 9] = [
     ("cfi", 8192),
     ("elf", 8192),
     ("jitdump", 4096),
@@ -25,6 +25,8 @@ const TARGETS: [(&str, u32); 7] = [
     ("perf_map", 4096),
     ("cache", 2048),
     ("debug", 8192),
+    ("wire", 8192),
+    ("wire_order", 4096),
 ];
 
 /// Runs the fuzz targets of hostile input, one after the other.

@@ -16,6 +16,7 @@ use crate::model::{
     state::{State, StateTimes},
 };
 
+pub use super::resolved::resolved;
 pub use load::Load;
 
 /// Numbers that repeat with their seed (splitmix64).
@@ -212,43 +213,5 @@ fn cause(random: &mut Random) -> Cause {
         pid: Pid(random.below(3) as u32),
         tid: Tid(random.below(3) as u32),
         span: random.one_in(2).then_some(span),
-    }
-}
-
-/// A batch with its references resolved: what must come out as it went in.
-#[derive(Debug, PartialEq)]
-pub struct Resolved {
-    rest: Batch,
-    spans: Vec<(ProcessIdentity, SpanPart)>,
-    samples: Vec<(ProcessIdentity, Option<Stack>, SampleRow)>,
-    waits: Vec<WaitRow>,
-    totals: Vec<(ProcessIdentity, TotalRow)>,
-}
-
-pub fn resolved(batch: &Batch) -> Resolved {
-    let process = |index: u32| batch.processes[index as usize].clone();
-    let stack = |index: u32| batch.stacks[index as usize].clone();
-    Resolved {
-        rest: Batch {
-            from: batch.from,
-            to: batch.to,
-            unix_offset_ns: batch.unix_offset_ns,
-            counts: batch.counts,
-            account: batch.account.clone(),
-            ..Batch::default()
-        },
-        spans: (batch.spans.iter())
-            .map(|span| (process(span.process), SpanPart { process: 0, ..span.clone() }))
-            .collect(),
-        samples: (batch.samples.iter())
-            .map(|row| {
-                let bare = SampleRow { process: 0, stack: None, ..row.clone() };
-                (process(row.process), row.stack.map(stack), bare)
-            })
-            .collect(),
-        waits: batch.waits.clone(),
-        totals: (batch.totals.iter())
-            .map(|row| (process(row.process), TotalRow { process: 0, ..row.clone() }))
-            .collect(),
     }
 }

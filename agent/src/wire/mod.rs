@@ -12,5 +12,12 @@ pub mod size;
 pub mod split;
 pub mod violation;
 
+#[cfg(any(test, fuzzing))]
+mod resolved;
+
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
+#[cfg(fuzzing)]
+mod made;

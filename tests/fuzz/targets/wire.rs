@@ -1,0 +1,4 @@
+//! See `hotspan::fuzz::wire`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| hotspan::fuzz::wire(data));
