@@ -275,9 +275,11 @@ fn is_of_file(thread: &Thread) -> bool {
 /// Index of the state a stack tells for certain, if it is another.
 #[inline(always)]
 fn against(found: u32, state: u8) -> Option<u8> {
-    let told = found & 0xff;
-    (found & waits::WEIGHT == waits::STRONG && told < STATES as u32 && told != u32::from(state))
-        .then_some(told as u8)
+    let meaning = found & 0xff;
+    (found & waits::WEIGHT == waits::STRONG
+        && meaning < STATES as u32
+        && meaning != u32::from(state))
+    .then_some(meaning as u8)
 }
 
 /// A lock when it is a PI futex or the waiter expects 2, the value every common mutex gives its

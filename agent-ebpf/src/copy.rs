@@ -1,5 +1,5 @@
 //! A copy of a thread's stack, for a process or a file the daemon has not looked at yet: the daemon
-//! walks it when it has, so the first stacks of a process are told late and not lost.
+//! walks it when it has, so the first stacks of a process are reported late and not lost.
 
 use core::ffi::c_void;
 

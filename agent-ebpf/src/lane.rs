@@ -225,11 +225,11 @@ fn lane_named(address: u64) {
     seen.since = thread.since;
     seen.total = thread.total;
     // A lane nobody knows of costs all spans of its thread, not only this moment's.
-    let mut told = emit::offer(seen, Urgency::Always);
-    if !told {
-        told = park(seen);
+    let mut reported = emit::offer(seen, Urgency::Always);
+    if !reported {
+        reported = park(seen);
     }
-    if told {
+    if reported {
         storage::guarded(thread, |t| t.flags |= LANE_ANNOUNCED);
     }
 }

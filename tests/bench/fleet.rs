@@ -75,7 +75,7 @@ fn fleet(agents: usize, shape: Shape, seconds: u64) -> Result<Vec<Line>> {
         }
         let agent = &mut fleet[number];
         agent.pushed.merge(&batch.counts);
-        // Its books balance.
+        // Its accounting balances.
         batch.account.kinds = (agent.pushed.iter())
             .map(|(kind, n)| {
                 (kind.into(), KindAccount { captured: n, linked: n, ..KindAccount::default() })

@@ -177,7 +177,7 @@ type Index<K> = HashMap<K, i32>;
 
 #[derive(Default)]
 struct Tables {
-    told: Dictionary,
+    dictionary: Dictionary,
     strings: Index<String>,
     locations: Index<Frame>,
     functions: Index<(i32, i32)>,
@@ -241,7 +241,7 @@ pub(crate) fn encode(batches: &[Batch]) -> Vec<u8> {
         let scope_profiles = vec![ScopeProfiles { profiles }];
         resource_profiles.push(ResourceProfiles { resource: Some(resource), scope_profiles });
     }
-    Request { resource_profiles, dictionary: Some(tables.told) }.encode_to_vec()
+    Request { resource_profiles, dictionary: Some(tables.dictionary) }.encode_to_vec()
 }
 
 // === impl Tables ===
@@ -249,14 +249,14 @@ pub(crate) fn encode(batches: &[Batch]) -> Vec<u8> {
 impl Tables {
     fn new() -> Self {
         let mut tables = Self::default();
-        let told = &mut tables.told;
-        told.mappings = vec![Mapping::default(); 2];
-        told.locations.push(Location::default());
-        told.functions.push(Function::default());
-        told.links.push(Link { trace_id: vec![0; 16], span_id: vec![0; 8] });
-        told.strings.push(String::new());
-        told.attributes.push(KeyValueAndUnit::default());
-        told.stacks.push(StackMessage::default());
+        let dictionary = &mut tables.dictionary;
+        dictionary.mappings = vec![Mapping::default(); 2];
+        dictionary.locations.push(Location::default());
+        dictionary.functions.push(Function::default());
+        dictionary.links.push(Link { trace_id: vec![0; 16], span_id: vec![0; 8] });
+        dictionary.strings.push(String::new());
+        dictionary.attributes.push(KeyValueAndUnit::default());
+        dictionary.stacks.push(StackMessage::default());
         tables.strings.insert(String::new(), 0);
         tables
     }
@@ -265,7 +265,7 @@ impl Tables {
         let stack_index = row.stack.map_or(0, |stack| self.stack(&batch.stacks[stack as usize]));
         let link_index = row.span.map_or(0, |span| {
             let span = &batch.spans[span as usize];
-            let links = &mut self.told.links;
+            let links = &mut self.dictionary.links;
             index(&mut self.links, (span.trace_id, span.span_id), || {
                 links.push(Link {
                     trace_id: span.trace_id.0.into(),
@@ -293,7 +293,7 @@ impl Tables {
     }
 
     fn string(&mut self, text: &str) -> i32 {
-        let strings = &mut self.told.strings;
+        let strings = &mut self.dictionary.strings;
         match self.strings.get(text) {
             Some(&known) => known,
             None => index(&mut self.strings, text.to_owned(), || {
@@ -313,7 +313,7 @@ impl Tables {
             Some(int) => AnyValue { int: Some(int), string: None },
             None => AnyValue { string: Some(value.clone()), int: None },
         };
-        let attributes = &mut self.told.attributes;
+        let attributes = &mut self.dictionary.attributes;
         index(&mut self.attributes, (key, value), || {
             attributes.push(KeyValueAndUnit { key_strindex, value: Some(any) });
             attributes.len()
@@ -325,7 +325,7 @@ impl Tables {
             return known;
         }
         let location_indices = stack.iter().map(|frame| self.location(frame)).collect();
-        let stacks = &mut self.told.stacks;
+        let stacks = &mut self.dictionary.stacks;
         index(&mut self.stacks, stack.clone(), || {
             stacks.push(StackMessage { location_indices });
             stacks.len()
@@ -338,12 +338,12 @@ impl Tables {
         }
         let (name, file) = (self.string(&frame.name), self.string(&frame.file));
         let kind = self.attribute("profile.frame.type", frame.kind.key().into());
-        let functions = &mut self.told.functions;
+        let functions = &mut self.dictionary.functions;
         let function_index = index(&mut self.functions, (name, file), || {
             functions.push(Function { name_strindex: name, filename_strindex: file });
             functions.len()
         });
-        let locations = &mut self.told.locations;
+        let locations = &mut self.dictionary.locations;
         index(&mut self.locations, frame.clone(), || {
             locations.push(Location {
                 mapping_index: 1,

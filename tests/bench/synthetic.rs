@@ -337,7 +337,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_are_as_told() {
+    fn batches_are_as_described() {
         let mut host = Host::new(1, 3_600 * SECOND, 0);
         let batches: Vec<Batch> = (0..20).map(|_| host.batch(BUSY)).collect();
         let samples = || batches.iter().flat_map(|batch| &batch.samples);

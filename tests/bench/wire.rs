@@ -16,7 +16,7 @@ use crate::{
     watched::thread_cpu_ns,
 };
 
-/// Until every stack that is common has been told.
+/// Until every stack that is common has been sent.
 const WARM: usize = 60;
 const MEASURED: usize = 60;
 /// Of those, in other formats.
@@ -221,7 +221,7 @@ fn report(host: &str, sizes: &Sizes, again: &Sizes, target: Option<f64>, lines: 
     );
     line("  of it sample columns", "B/sample", |s| s.per_sample(s.samples), None, String::new());
     line("  of it stacks and names", "B/sample", |s| s.per_sample(s.stacks), None, String::new());
-    let of_spans = "told once, for parts and waits too".to_owned();
+    let of_spans = "sent once, for parts and waits too".to_owned();
     line("  of it span ids", "B/sample", |s| s.per_sample(s.identities), None, of_spans);
     line(
         "a span's part: times, states, activity",
@@ -244,7 +244,7 @@ fn report(host: &str, sizes: &Sizes, again: &Sizes, target: Option<f64>, lines: 
         None,
         rate(sizes.total_rows),
     );
-    let everything = "span parts, waits, totals and books too".to_owned();
+    let everything = "span parts, waits, totals and accounting too".to_owned();
     line("whole frames as sent", "B/sample", |s| s.per_sample(s.sent), None, everything);
     let note = "what travels: frames go out compressed".to_owned();
     line("whole frames under zstd-3", "B/sample", |s| s.per_sample(s.zstd), None, note);

@@ -137,9 +137,9 @@ fn collectors_and_tokens_that_are_not_there() -> Result<()> {
     fs::write(&file, "0123456789abcdef0123456789abcdef")?;
     let words = ["wants its token", "copy that file", "--ingest-token-file"];
     refused(agent(&here, &wrong)?, &words)?;
-    let told = place.health()?;
-    ensure!(told.collector["refused"]["token"] == 1, "{:?}", told.collector);
-    ensure!(told.agents.is_empty(), "it is in the books: {:?}", told.agents);
+    let health = place.health()?;
+    ensure!(health.collector["refused"]["token"] == 1, "{:?}", health.collector);
+    ensure!(health.agents.is_empty(), "it is in the accounting: {:?}", health.agents);
     ensure!(collector.stop()?.success(), "the collector does not end well");
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use hotspan_tests::{
-    books,
+    accounting,
     host::{can_record, wait_until},
     publisher::{MIXED, Publisher, pids},
     random::Random,
@@ -68,7 +68,7 @@ fn a_killed_agent_leaves_a_store_that_is_whole() -> Result<()> {
     for turn in 0..=kills {
         let agent = place.agent(None, &[])?;
         let started = Instant::now();
-        // Connected, with a batch of its own: the books know it from then on.
+        // Connected, with a batch of its own: the accounting knows it from then on.
         let (mut run, mut connected) = (None, None);
         let streams = wait_until(SOON, || {
             let Ok(health) = place.health() else { return false };
@@ -91,7 +91,7 @@ fn a_killed_agent_leaves_a_store_that_is_whole() -> Result<()> {
             ensure!(agent.stop()?.success(), "the last agent does not end well");
             ensure!(collector.stop()?.success(), "the collector does not end well");
             let collector = place.collector(&[])?;
-            all_told(&place, kills)?;
+            all_reported(&place, kills)?;
             spans_are_whole(&place, &truths)?;
             ensure!(collector.stop()?.success(), "the last collector does not end well");
             break;
@@ -114,20 +114,20 @@ fn a_killed_agent_leaves_a_store_that_is_whole() -> Result<()> {
 }
 
 /// Every run is there; all but the last died, with what they had not sent.
-fn all_told(place: &Place, kills: usize) -> Result<()> {
+fn all_reported(place: &Place, kills: usize) -> Result<()> {
     let health = place.health()?;
     ensure!(health.agents.len() == kills + 1, "{} runs, not {}", health.agents.len(), kills + 1);
-    let (mut closed, mut told) = (0, BTreeMap::new());
+    let (mut closed, mut reported) = (0, BTreeMap::new());
     for agent in &health.agents {
-        let problems = books::problems(agent, &["agent_died"]);
+        let problems = accounting::problems(agent, &["agent_died"]);
         ensure!(problems.is_empty(), "{problems:?}\n{agent:?}");
         closed += usize::from(agent.closed);
-        for (reason, n) in books::lost(agent) {
+        for (reason, n) in accounting::lost(agent) {
             ensure!(!agent.closed || reason != "agent_died", "it ended well: {agent:?}");
-            *told.entry(reason).or_insert(0) += n;
+            *reported.entry(reason).or_insert(0) += n;
         }
     }
     ensure!(closed == 1, "{closed} runs ended well, not the last alone");
-    println!("told as lost, over all kinds (interval_ns included): {told:?}");
+    println!("reported as lost, over all kinds (interval_ns included): {reported:?}");
     Ok(())
 }

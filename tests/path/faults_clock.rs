@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use hotspan_tests::{
-    books,
+    accounting,
     fixture::Language,
     host::{can_record, wait_until},
     publisher::{all_found, publish},
@@ -75,7 +75,7 @@ fn a_clock_that_jumps_costs_nothing() -> Result<()> {
     }
     println!("spans started so many minutes from now: {offsets:?}");
     ensure!(offsets.iter().any(|m| *m < -50) && offsets.iter().any(|m| *m > 50), "no clock moved");
-    let (last, health) = books::end_well(&place, service, None, &[])?;
+    let (last, health) = accounting::end_well(&place, service, None, &[])?;
     ensure!(health.agents.len() == 1, "one agent ran: {:?}", health.agents);
     all_found(&place, "a clock that jumps", truths)?;
     ensure!(last.stop()?.success(), "the last collector does not end well");

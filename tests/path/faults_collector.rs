@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use hotspan_tests::{
-    books,
+    accounting,
     host::{can_record, wait_until},
     publisher::{MIXED, Publisher, all_found},
     random::Random,
@@ -65,7 +65,7 @@ fn a_collector_killed_a_hundred_times_loses_and_doubles_nothing() -> Result<()> 
     ensure!(streaming > 0, "no kill met a stream: nothing was tested");
     let truths = publisher.finish()?;
     place.settle()?;
-    let (collector, health) = books::end_well(&place, agent, Some(collector), &[])?;
+    let (collector, health) = accounting::end_well(&place, agent, Some(collector), &[])?;
     ensure!(health.agents.len() == 1, "one agent ran: {:?}", health.agents);
     all_found(&place, "killed collector", truths)?;
     ensure!(collector.stop()?.success(), "the last collector does not end well");

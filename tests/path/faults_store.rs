@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use hotspan_tests::{
-    books,
+    accounting,
     disk::Disk,
     fixture::Language,
     host::{can_record, wait_until},
@@ -34,12 +34,12 @@ fn a_full_disk_costs_nothing_once_there_is_room() -> Result<()> {
     let publisher = Publisher::start(MIXED);
     let ballast = disk.fill()?;
     let mut said = None;
-    let told = wait_until(SOON, || {
+    let is_reported = wait_until(SOON, || {
         said = place.health().ok().filter(|health| health.store["is_full"] == true);
         said.is_some()
     });
-    ensure!(told, "a full disk is not told: {:?}", place.health());
-    let health = said.context("told")?;
+    ensure!(is_reported, "a full disk is not reported: {:?}", place.health());
+    let health = said.context("reported")?;
     ensure!(health.status == "degraded", "full, and yet {}", health.status);
     println!("full: {:?}", health.reasons);
     ensure!(health.reasons.iter().any(|why| why.contains("room")), "{:?}", health.reasons);
@@ -58,16 +58,16 @@ fn a_full_disk_costs_nothing_once_there_is_room() -> Result<()> {
     println!("{stored} batches stored when full, {later} after");
     let truths = publisher.finish()?;
     place.settle()?;
-    let (last, _) = books::end_well(&place, service, None, &[])?;
+    let (last, _) = accounting::end_well(&place, service, None, &[])?;
     all_found(&place, "full disk", truths)?;
     ensure!(last.stop()?.success(), "the last collector does not end well");
     Ok(())
 }
 
 /// The collector is killed, its newest part is cut, and a new collector meets an agent that knows
-/// batches to be durable which are gone: that is told as a loss, and everything since is there.
+/// batches to be durable which are gone: that is reported as a loss, and everything since is there.
 #[test]
-fn what_a_damaged_part_held_of_a_living_agent_is_told() -> Result<()> {
+fn what_a_damaged_part_held_of_a_living_agent_is_reported() -> Result<()> {
     if !can_record() {
         return Ok(());
     }
@@ -82,7 +82,7 @@ fn what_a_damaged_part_held_of_a_living_agent_is_told() -> Result<()> {
     let truths = publish(Language::Rust, "nested")?;
     stream.place.settle()?;
     let ended = stream.end(&["agent_forgot"])?;
-    let lost = books::lost(ended.health.agents.first().context("the run")?);
+    let lost = accounting::lost(ended.health.agents.first().context("the run")?);
     ensure!(lost.get("agent_forgot").is_some_and(|n| *n > 0), "the loss is not told: {lost:?}");
     let reasons = &ended.health.reasons;
     ensure!(!reasons.iter().any(|why| why.contains("bug")), "{reasons:?}");

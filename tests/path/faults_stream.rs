@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use hotspan_tests::{
-    books,
+    accounting,
     fixture::Language,
     host::{can_record, signal, wait_until},
     proxy::{Rule, wait_for_resets},
@@ -117,7 +117,7 @@ fn a_collector_that_comes_back_gets_the_last_batch() -> Result<()> {
 }
 
 #[test]
-fn a_queue_that_overflows_leaves_a_gap_that_is_told() -> Result<()> {
+fn a_queue_that_overflows_leaves_a_gap_that_is_reported() -> Result<()> {
     if !can_record() {
         return Ok(());
     }
@@ -136,7 +136,7 @@ fn a_queue_that_overflows_leaves_a_gap_that_is_told() -> Result<()> {
     stream.place.settle()?;
     let ended = stream.end(&["queue_full"])?;
     let run = ended.health.agents.first().context("the run")?;
-    let lost = books::lost(run);
+    let lost = accounting::lost(run);
     ensure!(lost.get("queue_full").is_some_and(|n| *n > 0), "nothing overflowed: {run:?}");
     // What is there is whole; what is not is in the gap.
     let known = truth::spans(&truths);

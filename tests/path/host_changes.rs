@@ -18,7 +18,7 @@ use hotspan_tests::{
 };
 
 /// The last spans of a program that ends are not later than the others, though nobody has a lane any
-/// more: batches come rarely then, but not before these are told.
+/// more: batches come rarely then, but not before these are reported.
 #[test]
 fn last_spans_do_not_wait_for_a_rare_batch() -> Result<()> {
     if !can_record() {
@@ -37,11 +37,11 @@ fn last_spans_do_not_wait_for_a_rare_batch() -> Result<()> {
     ensure!(wait_until(SOON, usual_known), "too few batches come: {batches:?}");
     let truths = publisher.finish()?;
     let ended = unix_now_ns()?;
-    let told = || {
+    let is_newer = || {
         see(&place, &mut batches);
         batches.last().is_some_and(|&batch| batch >= ended)
     };
-    ensure!(wait_until(SOON, told), "no newer batch comes");
+    ensure!(wait_until(SOON, is_newer), "no newer batch comes");
     let pid = truths.last().context("a truth")?.pid;
     let spans = place.spans_of(pid, false)?;
     let end = spans.iter().map(|span| span.start_unix_ns + span.wall_ns).max().context("spans")?;
@@ -137,7 +137,7 @@ fn cpu_time() -> Duration {
 }
 
 /// Its timer went with it (the event stays open and never counts again): the time that runs there
-/// afterwards has stacks all the same, and that there were none for a while is told.
+/// afterwards has stacks all the same, and that there were none for a while is reported.
 #[test]
 fn a_cpu_that_comes_back_has_stacks() -> Result<()> {
     if !can_record() {

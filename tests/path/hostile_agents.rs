@@ -1,5 +1,5 @@
 //! Whoever reaches the ingest port, with a token or without: refused, at a bounded cost, while the
-//! honest agent of this host streams on and its books balance.
+//! honest agent of this host streams on and its accounting balances.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -14,7 +14,7 @@ use hotspan_ingest::v1::{
     TotalColumns, agent_frame::Frame, ingest_client::IngestClient, server_frame,
 };
 use hotspan_tests::{
-    books,
+    accounting,
     host::{can_record, read_text, wait_until},
     publisher::{MIXED, Publisher, all_found},
     random::Random,
@@ -88,17 +88,17 @@ impl Hostile {
         Ok(Self { frames, answers })
     }
 
-    /// What it is told next.
-    async fn told(&mut self) -> Result<server_frame::Frame, Status> {
+    /// What it is answered next.
+    async fn answer(&mut self) -> Result<server_frame::Frame, Status> {
         let late = |_| Status::deadline_exceeded("it says nothing");
-        let told = timeout(SOON, self.answers.message()).await.map_err(late)??;
-        told.and_then(|frame| frame.frame).ok_or_else(|| Status::cancelled("the end"))
+        let answer = timeout(SOON, self.answers.message()).await.map_err(late)??;
+        answer.and_then(|frame| frame.frame).ok_or_else(|| Status::cancelled("the end"))
     }
 
     /// How the stream ends, whatever is said before.
     async fn end(&mut self) -> Status {
         loop {
-            if let Err(status) = self.told().await {
+            if let Err(status) = self.answer().await {
                 return status;
             }
         }
@@ -126,7 +126,7 @@ async fn oversized(port: u16, token: &str) -> Result<Vec<Status>> {
         Err(status) => status,
     };
     let mut hostile = Hostile::open(port, Some(token), hello(String::new())).await?;
-    hostile.told().await?;
+    hostile.answer().await?;
     let strings = vec!["x".repeat(5 << 20)];
     let dictionary = Dictionary { strings, ..Dictionary::default() };
     hostile.frames.send(batch(1, 1, dictionary, SpanColumns::default())).await?;
@@ -168,7 +168,7 @@ async fn wrong_indexes(port: u16, token: &str) -> Result<(u32, Status)> {
     let mut hostile = Hostile::open(port, Some(token), hello(String::new())).await?;
     let mut resets = 0;
     for (epoch, dictionary) in (1..).zip(wrong.into_iter().cycle()) {
-        let sequence = match hostile.told().await {
+        let sequence = match hostile.answer().await {
             Ok(server_frame::Frame::Reset(reset)) => {
                 resets += 1;
                 reset.resume_sequence
@@ -214,13 +214,13 @@ async fn poison(port: u16, token: &str) -> Result<()> {
     let of_all_times = Batch { samples: Some(samples), ..made };
     for batch in [ends_before_it_begins, of_all_times] {
         let mut hostile = Hostile::open(port, Some(token), hello(String::new())).await?;
-        let server_frame::Frame::Welcome(welcome) = hostile.told().await? else {
+        let server_frame::Frame::Welcome(welcome) = hostile.answer().await? else {
             bail!("no welcome");
         };
         let sequence = welcome.resume_sequence;
         let batch = Batch { sequence, dictionary: Some(dictionary.clone()), ..batch };
         hostile.frames.send(AgentFrame { frame: Some(Frame::Batch(batch)) }).await?;
-        match hostile.told().await {
+        match hostile.answer().await {
             Ok(server_frame::Frame::Reset(reset)) => println!("poison: {}", reset.reason),
             other => bail!("poison: {other:?}"),
         }
@@ -354,8 +354,8 @@ fn hostile_agents_are_refused_and_honest_ones_are_not() -> Result<()> {
     let health = place.health()?;
     let runs: Vec<_> = health.agents.iter().filter(|run| run.pid == honest).collect();
     ensure!(runs.len() == 1, "one honest agent ran: {:?}", health.agents);
-    books::balanced(runs[0], &[])?;
-    books::print(runs[0]);
+    accounting::balanced(runs[0], &[])?;
+    accounting::print(runs[0]);
     all_found(&place, "beside hostile agents", truths)?;
     ensure!(last.stop()?.success(), "the last collector does not end well");
     Ok(())

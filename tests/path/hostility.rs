@@ -45,7 +45,7 @@ fn survives_once(case: &str, counted: bool) -> Result<Verdict> {
         .count();
     checks.require(false_causes == 0, || format!("{false_causes} causes name a lie"));
     let loss = checks.report.loss.clone();
-    checks.require(!counted || !loss.is_empty(), || "no loss tells of it".to_owned());
+    checks.require(!counted || !loss.is_empty(), || "no loss says so".to_owned());
     Ok(checks.finish())
 }
 

@@ -1,5 +1,5 @@
 //! Too much for hotspan: rings forced tiny, and a hotspan that is stopped while its workload runs,
-//! lose records. The account of time loses nothing, and what is lost is told.
+//! lose records. The account of time loses nothing, and what is lost is reported.
 
 use std::time::Duration;
 

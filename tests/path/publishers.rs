@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use hotspan_tests::{
-    books,
+    accounting,
     check::conservation_problems,
     fixture::{Recorder, Recording},
     host::{self, Scratch, can_record, publishers, wait_for_child},
@@ -124,9 +124,9 @@ fn programs_that_start_while_the_agent_comes_and_goes() -> Result<()> {
     let leaving = Instant::now();
     let first = programs.len();
     programs.extend(start_until(&place.scratch, first, || leaving.elapsed() >= 20 * STEP)?);
-    let told_to_end = monotonic();
+    let asked_to_end = monotonic();
     let (collector, health) = thread::scope(|scope| -> Result<_> {
-        let ending = scope.spawn(|| books::end_well(&place, agent, None, &[]));
+        let ending = scope.spawn(|| accounting::end_well(&place, agent, None, &[]));
         let first = programs.len();
         programs.extend(start_until(&place.scratch, first, || ending.is_finished())?);
         ending.join().expect("no panic")
@@ -137,24 +137,24 @@ fn programs_that_start_while_the_agent_comes_and_goes() -> Result<()> {
     let (mut asked, mut found, mut began_before) = (0, 0, 0);
     for program in programs {
         let (pid, truth) = program.end()?;
-        let told = place.spans_of(pid, false)?;
-        let ids: BTreeSet<&str> = told.iter().map(|span| span.span_id.as_str()).collect();
-        let within = |span: &&Published| span.start >= came && span.end < told_to_end;
+        let stored = place.spans_of(pid, false)?;
+        let ids: BTreeSet<&str> = stored.iter().map(|span| span.span_id.as_str()).collect();
+        let within = |span: &&Published| span.start >= came && span.end < asked_to_end;
         let missing: Vec<_> =
             truth.iter().filter(within).filter(|span| !ids.contains(span.id.as_str())).collect();
         ensure!(missing.is_empty(), "pid {pid}: {missing:?} of {} are missing", truth.len());
         // What is told of spans that began before the agent came has no hole either.
         let known = truth.iter().skip_while(|span| !ids.contains(span.id.as_str()));
         let hole =
-            known.filter(|span| span.end < told_to_end).find(|s| !ids.contains(s.id.as_str()));
+            known.filter(|span| span.end < asked_to_end).find(|s| !ids.contains(s.id.as_str()));
         ensure!(hole.is_none(), "pid {pid}: {hole:?} is missing");
-        for span in &told {
+        for span in &stored {
             ensure!(sum(&span.states) == span.active_ns, "pid {pid}: {span:?}");
         }
         asked += truth.iter().filter(within).count();
         began_before +=
             truth.iter().filter(|s| s.start < came && ids.contains(s.id.as_str())).count();
-        found += told.len();
+        found += stored.len();
     }
     ensure!(asked > 0 && began_before > 0, "nothing was asked of it");
     println!(

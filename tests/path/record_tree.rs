@@ -86,7 +86,7 @@ fn descendants_that_were_there_are_recorded() -> Result<()> {
     let truth = recording.truths.first().context("a truth")?;
     let found = report.spans.iter().filter(|span| span.process.pid == truth.pid).count();
     ensure!(found == truth.spans.len(), "{found} of {} spans", truth.spans.len());
-    let recorded = report.recorded.first().context("what was recorded is not told")?;
+    let recorded = report.recorded.first().context("what was recorded is not reported")?;
     ensure!((recorded.pid, recorded.asked_pid) == (pid, pid), "{recorded:?}");
     // Two shells; a `sleep` of the inner one may be there, too.
     ensure!((3..=4).contains(&recorded.processes), "{recorded:?}");
@@ -104,7 +104,7 @@ fn one_alone_is_one_alone() -> Result<()> {
     ensure!(report.spans.is_empty(), "{} spans of children", report.spans.len());
     let threads: BTreeSet<u32> = report.threads.iter().map(|thread| thread.pid).collect();
     ensure!(threads.contains(&pid), "the one asked for is missing");
-    let recorded = report.recorded.first().context("what was recorded is not told")?;
+    let recorded = report.recorded.first().context("what was recorded is not reported")?;
     ensure!(recorded.processes == 1 && !recorded.with_children, "{recorded:?}");
     ensure!((2..=3).contains(&recorded.left_out), "{recorded:?}");
     Ok(())
@@ -134,12 +134,12 @@ fn forks_during_the_attach_are_not_missed() -> Result<()> {
     let before = fs::read_to_string(&pids)?.lines().count();
     let recording = recorder.pid(server.pid()).record(until(&go, &done))?;
     let report = recording.report()?;
-    let told: BTreeSet<u32> = report.threads.iter().map(|thread| thread.pid).collect();
+    let reported: BTreeSet<u32> = report.threads.iter().map(|thread| thread.pid).collect();
     let alive = fs::read_to_string(recording.scratch.file("pids"))?;
     let alive: Vec<u32> = alive.lines().map(str::parse).collect::<Result<_, _>>()?;
-    println!("{before} children, then {}; told: {:?}", alive.len(), report.recorded);
+    println!("{before} children, then {}; reported: {:?}", alive.len(), report.recorded);
     // The last one may have been forked when the recording had ended.
-    let missed: Vec<&u32> = alive.iter().filter(|pid| !told.contains(pid)).collect();
+    let missed: Vec<&u32> = alive.iter().filter(|pid| !reported.contains(pid)).collect();
     ensure!(missed.len() <= 1, "missed of {}: {missed:?}", alive.len());
     ensure!(before < alive.len(), "no fork during the attach: {before}");
     Ok(())
@@ -147,7 +147,7 @@ fn forks_during_the_attach_are_not_missed() -> Result<()> {
 
 /// One line, and nothing is started.
 #[test]
-fn who_cannot_be_recorded_is_told_in_one_line() -> Result<()> {
+fn who_cannot_be_recorded_is_reported_in_one_line() -> Result<()> {
     if !can_record() {
         return Ok(());
     }
@@ -176,20 +176,21 @@ fn a_thread_stands_for_its_process() -> Result<()> {
     }
     let recorder = Recorder::new()?;
     let (go, done) = (recorder.file("go"), recorder.file("done"));
-    let (tell, told) = std::sync::mpsc::channel();
+    let (send, reported) = std::sync::mpsc::channel();
     let (end, ended) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
         // SAFETY: gettid has no preconditions.
-        let _ = tell.send(unsafe { libc::gettid() });
+        let _ = send.send(unsafe { libc::gettid() });
         // Until the sender goes.
         let _ = ended.recv();
     });
-    let tid = u32::try_from(told.recv()?)?;
+    let tid = u32::try_from(reported.recv()?)?;
     fs::write(&done, "")?;
     let recording = recorder.pid(tid).record(until(&go, &done))?;
     drop(end);
     thread.join().ok().context("the thread")?;
-    let recorded = recording.report()?.recorded.first().context("what was recorded is not told")?;
+    let recorded =
+        recording.report()?.recorded.first().context("what was recorded is not reported")?;
     ensure!((recorded.pid, recorded.asked_pid) == (std::process::id(), tid), "{recorded:?}");
     ensure!(recording.stderr.contains("is a thread of"), "{}", recording.stderr);
     Ok(())

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use hotspan_tests::{
-    books,
+    accounting,
     fixture::Language,
     host::can_record,
     proxy::Proxy,
@@ -46,8 +46,8 @@ fn a_second_agent_of_this_host_is_refused() -> Result<()> {
     refused(place.spawn(place.agent_command(None, &[])?, "agent")?, SOON, &words)?;
     let truths = publish(Language::Rust, "nested")?;
     place.settle()?;
-    let (last, health) = books::end_well(&place, first, None, &[])?;
-    ensure!(health.agents.len() == 1, "the refused one is in the books: {:?}", health.agents);
+    let (last, health) = accounting::end_well(&place, first, None, &[])?;
+    ensure!(health.agents.len() == 1, "the refused one is in the accounting: {:?}", health.agents);
     all_found(&place, "beside a refused agent", truths)?;
     ensure!(last.stop()?.success(), "the last collector does not end well");
     Ok(())
@@ -103,11 +103,11 @@ fn a_second_agent_in_another_network_is_refused_by_the_collector() -> Result<()>
     println!("refused after {took:?}");
     ensure!(took >= GRACE, "refused after {took:?}: a dead agent's successor would be, too");
     let refused = place.health()?.collector["refused"]["rival"].as_u64();
-    ensure!(refused.is_some_and(|n| n > 0), "the collector does not tell of it");
+    ensure!(refused.is_some_and(|n| n > 0), "the collector does not report it");
     let truths = publish(Language::Rust, "nested")?;
     place.settle()?;
-    let (last, health) = books::end_well(&place, first, Some(collector), &[])?;
-    ensure!(health.agents.len() == 1, "the refused one is in the books: {:?}", health.agents);
+    let (last, health) = accounting::end_well(&place, first, Some(collector), &[])?;
+    ensure!(health.agents.len() == 1, "the refused one is in the accounting: {:?}", health.agents);
     all_found(&place, "beside a refused agent", truths)?;
     ensure!(last.stop()?.success(), "the last collector does not end well");
     Ok(())

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use hotspan_tests::{
-    books,
+    accounting,
     check::{Checks, Verdict},
     fixture::{Language, Recorder, Recording},
     host::{can_record, wait_for_child},
@@ -62,7 +62,7 @@ fn through_the_store(place: &Place, scenario: &str, causes: Option<&str>) -> Res
 
 /// The service ends; what it stored is served by a collector that never saw the agent.
 fn ends_well(place: &Place, service: Service) -> Result<()> {
-    let (collector, _) = books::end_well(place, service, None, &[])?;
+    let (collector, _) = accounting::end_well(place, service, None, &[])?;
     let status = collector.stop()?;
     ensure!(status.success(), "{status}");
     Ok(())

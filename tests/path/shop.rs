@@ -11,7 +11,7 @@ use hotspan_tests::{
 };
 
 #[test]
-fn the_shop_tells_its_story() -> Result<()> {
+fn the_shop_is_explained() -> Result<()> {
     if !can_record() {
         return Ok(());
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use hotspan_tests::{
-    books,
+    accounting,
     fixture::Language,
     host::{can_record, held_objects, signal, wait_until},
     publisher::{all_found, publish},
@@ -43,7 +43,7 @@ fn run_ends_on_request_and_with_nothing_lost() -> Result<()> {
         ensure!(service.log().is_empty(), "{name}: it complains: {}", service.log());
         let collector = place.collector(&[])?;
         for agent in &place.health()?.agents {
-            books::balanced(agent, &[])?;
+            accounting::balanced(agent, &[])?;
         }
         all_found(&place, name, truths)?;
         ensure!(collector.stop()?.success(), "the collector does not end well");
@@ -65,7 +65,7 @@ fn run_ends_by_itself_after_its_duration() -> Result<()> {
     let collector = place.collector(&[])?;
     let agents = place.health()?.agents;
     ensure!(agents.len() == 1, "{} runs", agents.len());
-    books::balanced(&agents[0], &[])?;
+    accounting::balanced(&agents[0], &[])?;
     // It may have ended before the workload did: what is there is whole all the same.
     let served = place.report(&[truths[0].pid], false)?.spans.len();
     println!("{served} of {} spans within the 3 s", truths[0].spans.len());

@@ -38,7 +38,7 @@ pub struct Proxy {
 struct Shared {
     target: u16,
     rule: Mutex<Rule>,
-    /// Connections of an earlier age are half-open: nothing comes through, nobody is told.
+    /// Connections of an earlier age are half-open: nothing comes through, nobody is notified.
     age: AtomicU64,
     /// Resets still to come, and after how many bytes, at random from to.
     resets_left: AtomicU64,

@@ -15,9 +15,9 @@ pub struct Random(u64);
 impl Random {
     /// With the seed of the environment, else one of the clock; says which.
     pub fn seeded(test: &str) -> Self {
-        let told = env::var("HOTSPAN_SEED").ok().and_then(|seed| seed.parse().ok());
+        let given = env::var("HOTSPAN_SEED").ok().and_then(|seed| seed.parse().ok());
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let seed: u64 = told.unwrap_or(u64::from(clock.subsec_nanos()));
+        let seed: u64 = given.unwrap_or(u64::from(clock.subsec_nanos()));
         println!("{test}: HOTSPAN_SEED={seed}");
         Self::new(seed)
     }

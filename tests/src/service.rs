@@ -255,7 +255,7 @@ impl Place {
             .collect()
     }
 
-    /// What is stored of some processes, as a recording would report it; threads are not told.
+    /// What is stored of some processes, as a recording would report it; threads are not reported.
     pub fn report(&self, pids: &[u32], details: bool) -> Result<Report> {
         let mut spans = Vec::new();
         for &pid in pids {

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    books,
+    accounting,
     proxy::Proxy,
     publisher::all_found,
     service::{Health, Place, Service},
@@ -70,7 +70,7 @@ impl Stream {
     /// Ends both well. Of the one agent nothing may be lost, but for these reasons.
     pub fn end(self, may_lose: &[&str]) -> Result<Ended> {
         let Self { agent, collector, place } = self;
-        let (last, health) = books::end_well(&place, agent, collector, may_lose)?;
+        let (last, health) = accounting::end_well(&place, agent, collector, may_lose)?;
         ensure!(health.agents.len() == 1, "one agent ran: {:?}", health.agents);
         Ok(Ended { health, last, place })
     }

@@ -33,7 +33,7 @@ fn documents_name_what_is_there() {
 }
 
 #[test]
-fn paths_are_told_from_other_words() {
+fn paths_are_distinguished_from_other_words() {
     let text = "see `agent/src/x.rs`, agent/src/y.rs, `cargo xtask`\nand `tests/` or `POST /agent`";
     assert_eq!(paths(text), BTreeSet::from(["agent/src/x.rs", "tests/"]));
 }

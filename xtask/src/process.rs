@@ -36,7 +36,7 @@ pub(crate) fn terminate(child: &Child) -> Result<()> {
     }
     let status = kill.args(["-TERM", &child.id().to_string()]).status().context("cannot kill")?;
     if !status.success() {
-        bail!("process {} cannot be told to end", child.id());
+        bail!("process {} cannot be asked to end", child.id());
     }
     Ok(())
 }

@@ -40,7 +40,7 @@ pub enum State {
     UnknownBeforeAttach = 14,
     /// A scheduler event is missing.
     UnknownEventsLost = 15,
-    /// A blocked wait whose kind could not be told.
+    /// A blocked wait whose kind could not be found out.
     UnknownUnresolvedWait = 16,
     /// A kernel field needed to tell the kind is not offered by this kernel.
     UnknownKernelFeature = 17,

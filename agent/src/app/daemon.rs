@@ -114,7 +114,7 @@ impl Daemon {
             counts: Tally::default(),
             below: Vec::new(),
         };
-        // From here on forks are told: who is not found now is the child of one that is.
+        // From here on forks are reported: who is not found now is the child of one that is.
         let at = ktime::now();
         let (now, more) = reading::family(&mut daemon.reader, roots);
         unread.into_iter().chain(more).for_each(|pid| daemon.count_unread(pid));
@@ -214,7 +214,7 @@ impl Daemon {
             }
             publishers.extend(linker.take(record, &mut parts));
         }
-        self.tell_attached(publishers);
+        self.report_attached(publishers);
         self.send();
         if is_new(&mut self.parked.exits, self.kernel.counter(Counter::ExitsParked)?) {
             for exit in self.kernel.parked_exits()? {
@@ -225,7 +225,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Everything that came since the last flush, and the books so far.
+    /// Everything that came since the last flush, and the accounting so far.
     pub fn flush(&mut self) -> Result<(Flush, Outcome), KernelError> {
         let counters = self.kernel.counters()?;
         let (linker, mut parts) = self.join();
@@ -239,7 +239,7 @@ impl Daemon {
         let counters = self.close()?;
         let (linker, mut parts) = self.join();
         let flush = linker.flush(ktime::now(), true, &mut parts);
-        // The names it asks for are told here or not at all.
+        // The names it asks for are reported here or not at all.
         self.last_reads()?;
         Ok((flush, self.outcome(&counters)))
     }
@@ -298,7 +298,7 @@ impl Daemon {
                 sums.add(stop_counter(stop), n);
             }
         }
-        sums.add(DaemonCounter::SpansFlushed, linker.parts_told);
+        sums.add(DaemonCounter::SpansFlushed, linker.parts_reported);
         for (counter, n) in linker.delivered.counts().into_iter().chain(self.lanes.counts()) {
             sums.add(counter, n);
         }

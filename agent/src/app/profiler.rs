@@ -279,7 +279,7 @@ mod tests {
         // They come and go between two flushes: 2 s after the last one there was.
         let mut brief = [false; 30];
         brief[..3].fill(true);
-        assert_eq!(flushes(&brief), [0, 10], "what came is told, then what came with its end");
+        assert_eq!(flushes(&brief), [0, 10], "what came is reported, then what came with its end");
         // The last lane goes in the round after a flush.
         let mut last = [false; 40];
         last[..30].fill(true);

@@ -15,7 +15,7 @@ use crate::{
     model::id::Pid,
     process::{
         Change,
-        ask::{Ask, Told},
+        ask::{self, Ask},
         family::{Family, Root},
         procfs,
         reader::{Fate, Outcome, Question, Reader},
@@ -54,7 +54,7 @@ pub(super) enum Asked {
 
 /// The answers.
 pub(super) enum Answer {
-    Process(Told),
+    Process(ask::Answer),
     Lanes(lanes::Found),
 }
 
@@ -114,7 +114,7 @@ pub(super) fn family(reader: &mut Reader<Asked>, roots: &[Root]) -> (Family, Vec
     while !(reader.is_idle() || reader.is_quiet() && began.elapsed() >= FAMILY_PATIENCE) {
         for Outcome { question, fate, is_newly_unread } in reader.collect() {
             unread.extend(is_newly_unread.then(|| question.pid()));
-            if let Fate::Answered(Answer::Process(Told::Stat(Some(stat)))) = fate {
+            if let Fate::Answered(Answer::Process(ask::Answer::Stat(Some(stat)))) = fate {
                 stats.insert(question.pid(), stat);
             }
         }
@@ -157,23 +157,23 @@ impl Daemon {
             }
             match (&*question, fate) {
                 (Asked::Lanes(ask), Fate::Answered(Answer::Lanes(found))) => {
-                    self.lanes.told(ask, found);
+                    self.lanes.answered(ask, found);
                     if self.lanes.is_attached(pid) {
                         publishers.insert(pid);
                     }
                 }
                 (Asked::Lanes(_), Fate::Hangs) => self.lanes.hangs(pid),
                 (Asked::Lanes(_), _) => self.lanes.refused(pid),
-                (Asked::Process(ask), Fate::Answered(Answer::Process(told))) => {
-                    if matches!(told, Told::Life(false)) {
+                (Asked::Process(ask), Fate::Answered(Answer::Process(answer))) => {
+                    if matches!(answer, ask::Answer::Life(false)) {
                         over.insert(pid);
                     }
-                    self.told(*ask, Some(told));
+                    self.answered(*ask, Some(answer));
                 }
-                (Asked::Process(ask), _) => self.told(*ask, None),
+                (Asked::Process(ask), _) => self.answered(*ask, None),
             }
         }
-        self.tell_attached(publishers);
+        self.report_attached(publishers);
         self.adopt_found(false)?;
         self.send();
         Ok(over)
@@ -184,8 +184,8 @@ impl Daemon {
         self.linker.counts.add(pid, DaemonCounter::ProcessesUnread, 1);
     }
 
-    fn told(&mut self, ask: Ask, told: Option<Told>) {
-        match self.processes.told(ask, told) {
+    fn answered(&mut self, ask: Ask, answer: Option<ask::Answer>) {
+        match self.processes.answered(ask, answer) {
             Some(Change::Mapped { pid, map }) => {
                 let (linker, mut parts) = self.join();
                 linker.mapped(pid, map.as_ref(), &mut parts);
@@ -219,12 +219,12 @@ impl Daemon {
         let (linker, mut parts) = self.join();
         let (lanes, pids) = linker.adopt(&owners, &snapshots, &mut parts);
         self.kernel.add_lanes(&lanes)?;
-        self.tell_attached(pids);
+        self.report_attached(pids);
         Ok(())
     }
 
     /// Of a process with a lane that cannot be read here the kernel side saves what it can.
-    pub(super) fn tell_attached(&mut self, pids: impl IntoIterator<Item = Pid>) {
+    pub(super) fn report_attached(&mut self, pids: impl IntoIterator<Item = Pid>) {
         for pid in pids {
             self.kernel.set_attached(pid.0, self.lanes.is_whole(pid));
         }

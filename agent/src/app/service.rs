@@ -69,7 +69,7 @@ fn ready(
     runtime: &tokio::runtime::Runtime,
 ) {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::debug!(%error, "the service manager was not told");
+        tracing::debug!(%error, "the service manager was not notified");
     }
     stop.watch_over(runtime.handle());
     if !io::stderr().is_terminal() {

@@ -88,7 +88,7 @@ impl Stop {
                 ticks.tick().await;
                 let turns = stop.turns.load(Relaxed);
                 if seen.replace(turns) == Some(turns) && !stop.is_set() {
-                    tracing::warn!("the main thread has not moved: the watchdog is not told");
+                    tracing::warn!("the main thread has not moved: the watchdog is not notified");
                     continue;
                 }
                 // A manager that is gone watches nobody.

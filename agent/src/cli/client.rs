@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_told_with_the_remedy() {
+    fn nobody_there_is_reported_with_the_remedy() {
         // A port that was just free: nobody else on this machine is given it at once.
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let endpoint = Endpoint { api: format!("http://{address}"), token: None };

@@ -1,5 +1,5 @@
 //! Logs: to standard error, quiet by default, and no more of one kind than a person can read. A line
-//! that repeats is written a few times a minute; how many more there were is told with the next.
+//! that repeats is written a few times a minute; how many more there were is reported with the next.
 
 use std::{
     collections::HashMap,

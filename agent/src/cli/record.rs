@@ -24,7 +24,7 @@ pub struct Arguments {
     /// Write the report to FILE instead of standard output.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Timer samples per second and CPU: how fine methods are told. Times are exact at any rate.
+    /// Timer samples per second and CPU: how fine methods are reported. Times are exact at any rate.
     #[arg(long, value_name = "N", default_value_t = 99, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub hz: u64,
     /// Spans listed in the summary.

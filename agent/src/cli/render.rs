@@ -104,18 +104,18 @@ pub fn report(report: &Report, out: &mut impl io::Write, style: &Style) -> io::R
     header(report, out, style)?;
     let mut spans: Vec<&SpanDocument> = report.spans.iter().collect();
     spans.sort_by_key(|span| std::cmp::Reverse(span.wall_ns));
-    // One of each kind is told in detail: the second slowest of a kind rarely says more.
+    // One of each kind is shown in detail: the second slowest of a kind rarely says more.
     let mut kinds = BTreeSet::new();
-    let mut told = spans.clone();
-    told.retain(|span| kinds.insert((&span.service, &span.name)));
-    told.truncate(DETAILS);
+    let mut detailed = spans.clone();
+    detailed.retain(|span| kinds.insert((&span.service, &span.name)));
+    detailed.truncate(DETAILS);
     spans.truncate(style.top);
     if report.spans.is_empty() {
         threads(report, out, style)?;
     } else if !spans.is_empty() {
         let rows: Vec<_> = spans.iter().map(|span| row(span)).collect();
         table::write("name", "service (pid)", &rows, out, style)?;
-        for (rank, span) in told.into_iter().enumerate() {
+        for (rank, span) in detailed.into_iter().enumerate() {
             details::write(rank + 1, span, out, style)?;
         }
     }

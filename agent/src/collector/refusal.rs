@@ -96,7 +96,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// What a stream that cannot be read any more means. A frame that is too large is refused before
-    /// it is read: its sender is still there to be told.
+    /// it is read: its sender is still there to be answered.
     pub fn unread(status: Status) -> Self {
         match status.code() {
             Code::OutOfRange => Self::Frame(MAX_FRAME),

@@ -80,8 +80,8 @@ struct Welcomed<'a> {
     resetting: bool,
     violations: u32,
     acks: Arc<watch::Sender<Acked>>,
-    /// What the agent was told.
-    told: Acked,
+    /// What was reported to the agent.
+    reported: Acked,
     /// Frames that were passed over: theirs is given back beside what the writer acknowledges.
     passed_over: u64,
     /// What the agent may still send.
@@ -103,7 +103,7 @@ impl Session {
         if let Refusal::Transport(_) = refusal {
             return;
         }
-        // An agent that does not read is not told.
+        // An agent that does not read is not answered.
         let last = self.outbound.send(Err(refusal.into()));
         let _ = tokio::time::timeout(Duration::from_secs(1), last).await;
     }
@@ -173,7 +173,7 @@ impl Session {
             resetting: false,
             violations: 0,
             acks: Arc::new(watch::Sender::new(acked)),
-            told: acked,
+            reported: acked,
             passed_over: 0,
             credit: CREDIT,
             session: self,
@@ -195,7 +195,7 @@ impl Session {
             credit_bytes: CREDIT,
             version: welcomed.session.shared.version.to_owned(),
         };
-        welcomed.tell(Frame::Welcome(welcome)).await?;
+        welcomed.send(Frame::Welcome(welcome)).await?;
         welcomed.serve(&claim.progress.run).await
     }
 }
@@ -288,7 +288,7 @@ impl Welcomed<'_> {
         self.progress.resets.fetch_add(1, Relaxed);
         let reason = violation.to_string();
         let reset = ResetEpoch { reason, resume_sequence: self.expected };
-        self.tell(Frame::Reset(reset)).await
+        self.send(Frame::Reset(reset)).await
     }
 
     /// Hands an entry to the writer, once there is room for it.
@@ -319,20 +319,20 @@ impl Welcomed<'_> {
     /// Tells the agent what is durable and what it may send, if there is news.
     async fn acknowledge(&mut self) -> Result<(), Refusal> {
         let acked = *self.acks.borrow();
-        let credit = acked.bytes - self.told.bytes + self.passed_over;
-        if acked == self.told && credit == 0 {
+        let credit = acked.bytes - self.reported.bytes + self.passed_over;
+        if acked == self.reported && credit == 0 {
             return Ok(());
         }
-        if acked.sequence > self.told.sequence {
+        if acked.sequence > self.reported.sequence {
             self.progress.last_ack_unix_ns.store(unix_now_ns(), Relaxed);
         }
-        self.told = acked;
+        self.reported = acked;
         self.passed_over = 0;
         self.credit += credit;
-        self.tell(Frame::Ack(Ack { durable: acked.sequence, credit_bytes: credit })).await
+        self.send(Frame::Ack(Ack { durable: acked.sequence, credit_bytes: credit })).await
     }
 
-    async fn tell(&mut self, frame: Frame) -> Result<(), Refusal> {
+    async fn send(&mut self, frame: Frame) -> Result<(), Refusal> {
         let frame = ServerFrame { frame: Some(frame) };
         let gone = |_| Refusal::Transport(Status::cancelled("the agent has gone"));
         self.session.outbound.send(Ok(frame)).await.map_err(gone)

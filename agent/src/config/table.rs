@@ -119,7 +119,7 @@ settings! {
 
     hz: u32 = Default::Text("99"), RECORDS,
         "N", value::hz, "a number from 1 to 10000",
-        "Timer samples per second and CPU: how fine methods are told (times are exact at any \
+        "Timer samples per second and CPU: how fine methods are reported (times are exact at any \
          rate)";
 
     ring_bytes: u32 = Default::Text("1048576"), RECORDS,

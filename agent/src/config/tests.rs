@@ -72,7 +72,7 @@ fn flag_wins_over_environment_over_file_over_default() {
 }
 
 #[test]
-fn secrets_of_all_sources_are_told_apart() {
+fn secrets_of_all_sources_are_distinguished() {
     // Above they are all stars.
     let [first, second] = ["aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"];
     let file = TempFile::new(&format!("web_token = {first:?}"));

@@ -330,13 +330,15 @@ pub(super) fn causes(waits: impl IntoIterator<Item = Wait>) -> Vec<CauseDocument
     for Wait { state, cause, ns, count } in waits {
         tallies.entry((state, cause)).or_default().merge(&Tally { ns, count });
     }
-    let mut documents: Vec<CauseDocument> =
-        tallies.into_iter().map(|((state, cause), tally)| told(state, cause, tally)).collect();
+    let mut documents: Vec<CauseDocument> = tallies
+        .into_iter()
+        .map(|((state, cause), tally)| cause_document(state, cause, tally))
+        .collect();
     documents.sort_by(|a, b| b.ns.cmp(&a.ns).then_with(|| a.tid.cmp(&b.tid)));
     documents
 }
 
-fn told(state: State, cause: Cause, tally: Tally) -> CauseDocument {
+fn cause_document(state: State, cause: Cause, tally: Tally) -> CauseDocument {
     let span = cause.span.unwrap_or_default();
     CauseDocument {
         state,

@@ -240,7 +240,7 @@ fn the_same_ids_in_another_process_are_another_span() {
 }
 
 #[test]
-fn states_that_do_not_add_up_are_told() {
+fn states_that_do_not_add_up_are_reported() {
     let mut span = span(1, 0, process("b", 1), &[(0, 10)]);
     span.active_ns += 3;
     let document = Family::new(&span, &Trace::default()).summary();
@@ -272,7 +272,7 @@ fn stacks_are_scaled_to_the_exact_time_of_their_state() {
     ];
     let details = Details { samples, waits: Vec::new() };
     let document = Family::new(&span, &Trace::default()).document(Scope::Span, &details);
-    let told: Vec<(State, u64, u64, Vec<&str>)> = document
+    let found: Vec<(State, u64, u64, Vec<&str>)> = document
         .stacks
         .iter()
         .map(|stack| {
@@ -281,7 +281,7 @@ fn stacks_are_scaled_to_the_exact_time_of_their_state() {
         })
         .collect();
     assert_eq!(
-        told,
+        found,
         [
             // Our hook goes, a function of the program that is called like it stays.
             (LOCK, 5 * MS, 1, vec!["futex_wait", "main"]),

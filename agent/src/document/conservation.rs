@@ -46,7 +46,7 @@ pub fn of(record: &RunRecord, connected: bool) -> BTreeMap<String, Conservation>
             Ok(rest @ 1..) if !record.closed && !connected => {
                 *kept.lost.entry(AGENT_DIED.to_owned()).or_default() += rest;
             }
-            // A gap is told before the batch whose account knows what it held: until then the captured
+            // A gap is reported before the batch whose account knows what it held: until then the captured
             // are at least those that are known of.
             Err(_) if !record.closed && !record.gaps.is_empty() && rest < 0 => {
                 kept.captured = kept.captured.saturating_add(rest.unsigned_abs() as u64);

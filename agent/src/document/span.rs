@@ -22,7 +22,7 @@ pub type Key = &'static str;
 pub struct Report {
     /// Every span, in order of start.
     pub spans: Vec<SpanDocument>,
-    /// Spans that are told as part of others (summary only).
+    /// Spans that are reported as part of others (summary only).
     #[serde(skip)]
     pub nested: usize,
     /// The processes that were asked for by their number, and what belongs to them.

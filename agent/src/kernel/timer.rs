@@ -58,8 +58,8 @@ pub struct Timers {
     clock: Clock,
     hz: u64,
     by_cpu: BTreeMap<u32, Timer>,
-    /// CPUs whose lack of a timer was told.
-    told: Vec<u32>,
+    /// CPUs whose lack of a timer was reported.
+    reported: Vec<u32>,
     /// Times a CPU was online without a timer that counts.
     pub stopped: u64,
 }
@@ -83,7 +83,7 @@ impl Timers {
             clock: Clock::Cycles,
             hz,
             by_cpu: BTreeMap::new(),
-            told: Vec::new(),
+            reported: Vec::new(),
             stopped: 0,
         };
         if timers.open_all(cpus).is_err() {
@@ -139,14 +139,14 @@ impl Timers {
             match self.open(cpu) {
                 Ok(timer) => {
                     self.by_cpu.insert(cpu, Timer { calls, ..timer });
-                    self.told.retain(|&told| told != cpu);
+                    self.reported.retain(|&reported| reported != cpu);
                     tracing::info!(cpu, "had no sampling timer that counts: started a new one");
                 }
                 // Gone again.
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
                 Err(error) => {
-                    if !self.told.contains(&cpu) {
-                        self.told.push(cpu);
+                    if !self.reported.contains(&cpu) {
+                        self.reported.push(cpu);
                         let error = self.explained(cpu, error);
                         tracing::warn!(cpu, %error, "running time on this CPU has no stacks");
                     }

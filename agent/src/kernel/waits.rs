@@ -218,14 +218,14 @@ mod tests {
     fn the_running_kernel_has_the_ones_everything_rests_on() {
         let functions = of_kernel();
         let used = functions.functions.iter().filter(|function| function.len > 0);
-        let told: BTreeSet<u32> = used.map(|function| function.tells).collect();
-        if told.is_empty() {
+        let meanings: BTreeSet<u32> = used.map(|function| function.tells).collect();
+        if meanings.is_empty() {
             eprintln!("skipped: this user cannot read addresses in /proc/kallsyms");
             return;
         }
         for state in [State::Lock, State::Memory, State::Sleep, State::Child, State::Socket] {
-            assert!(told.contains(&tells(STRONG, state)), "no function of {state:?}");
+            assert!(meanings.contains(&tells(STRONG, state)), "no function of {state:?}");
         }
-        assert!(told.contains(&(FUTEX | STRONG)) && told.contains(&(POLL | STRONG)));
+        assert!(meanings.contains(&(FUTEX | STRONG)) && meanings.contains(&(POLL | STRONG)));
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     process::{comm_text, names::Identity},
 };
 
-/// A process whose threads only wait is told this often.
+/// A process whose threads only wait is reported this often.
 const QUIET_NS: u64 = 10_000_000_000;
 /// A span that nobody activated for this long is forgotten.
 const FORGET_NS: u64 = 10_000_000_000;
@@ -131,17 +131,17 @@ impl Memory {
 
     /// Time of processes that ran, and of the others now and then.
     fn processes(&mut self, now: u64, all: bool) -> Vec<ProcessTime> {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         self.processes.retain(|_, process| {
             let ran = process.states.get(crate::model::state::State::Running) > 0;
             if !all && !ran && now < process.from.saturating_add(QUIET_NS) {
                 return true;
             }
-            told.push(ProcessTime { to: now, ..process.clone() });
+            reported.push(ProcessTime { to: now, ..process.clone() });
             false
         });
-        told.sort_by_key(|process| process.pid);
-        told
+        reported.sort_by_key(|process| process.pid);
+        reported
     }
 
     fn name(&self, tid: Tid) -> Option<Arc<str>> {
@@ -158,7 +158,7 @@ impl Linker {
         let counts = self.counts_so_far(parts.lanes);
         let memory = &mut self.memory;
         for timeline in self.timelines.values_mut() {
-            timeline.book(&mut self.spans);
+            timeline.book_active(&mut self.spans);
             if end {
                 timeline.give_up_samples(self.sample_ns, &mut self.spans);
             }
@@ -183,7 +183,7 @@ impl Linker {
         let so_far = Counts { samples: memory.flushed.samples + samples, ..counts };
         flush.counts = so_far.since(&memory.flushed);
         flush.counts.spans = spans.len() as u64;
-        self.parts_told += flush.counts.spans;
+        self.parts_reported += flush.counts.spans;
         memory.flushed = so_far;
         memory.flushed_at = now;
 

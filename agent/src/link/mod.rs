@@ -110,7 +110,7 @@ pub struct Linker {
     /// Records seen.
     pub delivered: Delivered,
     /// Parts of spans that flushes took.
-    pub parts_told: u64,
+    pub parts_reported: u64,
     /// What went wrong, by process.
     pub counts: Tally,
     timelines: HashMap<u64, Timeline>,
@@ -156,7 +156,7 @@ impl Linker {
             threads: Vec::new(),
             stacks: HashMap::new(),
             delivered: Delivered::default(),
-            parts_told: 0,
+            parts_reported: 0,
             counts: Tally::default(),
             timelines: HashMap::new(),
             by_tid: HashMap::new(),
@@ -195,7 +195,7 @@ impl Linker {
     }
 
     /// Processes with a thread whose end was not seen: where one of them is over, its threads' last
-    /// switches are still to be told.
+    /// switches are still to be reported.
     pub fn open_processes(&self) -> HashSet<Pid> {
         let open = self.timelines.values().filter(|timeline| !timeline.has_ended());
         open.map(|timeline| timeline.pid).collect()
@@ -247,15 +247,15 @@ impl Linker {
         }
         self.needed = needed;
         self.name_causes();
-        self.bury();
+        self.reap();
         self.copies.end_round();
         parts.lanes.end_round();
     }
 
     /// Forgets finished threads one round after their end: others may still name them as wakers.
-    fn bury(&mut self) {
-        let buried = std::mem::take(&mut self.finished);
-        for serial in buried {
+    fn reap(&mut self) {
+        let reaped = std::mem::take(&mut self.finished);
+        for serial in reaped {
             if let Some(mut timeline) = self.timelines.remove(&serial) {
                 timeline.give_up_samples(self.sample_ns, &mut self.spans);
             }

@@ -270,9 +270,9 @@ impl Timeline {
         }
     }
 
-    /// Books the active time up to where linking has come to, so that a span that is still active
-    /// can be told. All of it has been charged to states by then.
-    pub(super) fn book(&mut self, spans: &mut Spans) {
+    /// Adds the active time to its span, up to where linking has come to, so that a span that is still active
+    /// can be reported. All of it has been charged to states by then.
+    pub(super) fn book_active(&mut self, spans: &mut Spans) {
         let Some(position) = self.position else { return };
         if let Some(active) = &mut self.active
             && position.at > active.since

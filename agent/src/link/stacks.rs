@@ -1,5 +1,5 @@
 //! Stacks as they were defined, and what it takes to name them: the mappings of that moment, which may
-//! have to be read first, and the frames that are told late where the kernel side had no tables.
+//! have to be read first, and the frames that are reported late where the kernel side had no tables.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -36,9 +36,9 @@ pub struct SeenStack {
     pub definition: StackDefinition,
     /// The mappings its addresses lie in; none for the kernel's.
     pub map: Option<Arc<ProcessMap>>,
-    /// Where its frames will be told if the kernel side had no tables for it.
+    /// Where its frames will be reported if the kernel side had no tables for it.
     pub late: Option<Arc<unwind::Late>>,
-    /// Where all of it will be told if the mappings are still being read.
+    /// Where all of it will be reported if the mappings are still being read.
     pub coming: Option<Arc<Late<SeenStack>>>,
 }
 
@@ -86,7 +86,7 @@ impl SeenStack {
         self.coming.as_ref().is_some_and(|coming| coming.is_awaited())
     }
 
-    /// Waits until `deadline` for mappings and frames that are told late.
+    /// Waits until `deadline` for mappings and frames that are reported late.
     pub fn settle(&mut self, deadline: Instant) {
         if let Some(seen) = self.coming.take().and_then(|coming| coming.wait(deadline)) {
             *self = seen;
@@ -181,7 +181,7 @@ impl Linker {
                 }
             };
             let Unmapped { definition, copy, place, .. } = stack;
-            place.tell(Some(self.finish(pid, definition, copy, fitting, parts)));
+            place.set(Some(self.finish(pid, definition, copy, fitting, parts)));
         }
     }
 

@@ -112,8 +112,8 @@ impl World {
         self.processes.take_asks()
     }
 
-    fn told(&mut self, ask: Ask, told: Option<crate::process::ask::Told>) {
-        let Some(Change::Mapped { pid, map }) = self.processes.told(ask, told) else {
+    fn answered(&mut self, ask: Ask, answer: Option<crate::process::ask::Answer>) {
+        let Some(Change::Mapped { pid, map }) = self.processes.answered(ask, answer) else {
             panic!("{ask:?} is about mappings");
         };
         self.with(|linker, parts| linker.mapped(pid, map.as_ref(), parts));
@@ -139,7 +139,7 @@ fn a_stack_waits_for_the_mappings_of_its_process() {
     let (first, second) = (world.see(), world.see());
     assert!(first.awaits_map() && second.awaits_map());
     assert_eq!(world.asks(), [Ask::Map(own())], "read once for both");
-    world.told(Ask::Map(own()), Some(Ask::Map(own()).read()));
+    world.answered(Ask::Map(own()), Some(Ask::Map(own()).read()));
     assert!(is_mapped(&first) && is_mapped(&second));
     assert!(is_mapped(&world.see()), "at once now");
     assert_eq!(world.asks(), []);
@@ -149,7 +149,7 @@ fn a_stack_waits_for_the_mappings_of_its_process() {
 fn a_process_that_does_not_answer_keeps_no_stack_waiting() {
     let mut world = World::new();
     let stack = world.see();
-    world.told(Ask::Map(own()), None);
+    world.answered(Ask::Map(own()), None);
     assert!(!is_mapped(&stack));
     let stack = world.see();
     world.with(|linker, parts| linker.give_up_unmapped(parts));
@@ -160,23 +160,23 @@ fn a_process_that_does_not_answer_keeps_no_stack_waiting() {
 fn a_stack_is_read_by_the_mappings_of_its_own_image() {
     let mut world = World::new();
     let before = world.see();
-    let told = Ask::Map(own()).read();
+    let answer = Ask::Map(own()).read();
     // An exec while it is being read.
     world.processes.execed(own(), &[0; 16], ktime::now());
     let after = world.see();
     world.asks();
-    world.told(Ask::Map(own()), Some(told));
+    world.answered(Ask::Map(own()), Some(answer));
     assert!(is_mapped(&before), "of the image that is gone");
     assert!(after.awaits_map());
     assert!(world.asks().contains(&Ask::Map(own())), "asked again for the new one");
     let late = world.see();
-    world.told(Ask::Map(own()), Some(Ask::Map(own()).read()));
+    world.answered(Ask::Map(own()), Some(Ask::Map(own()).read()));
     assert!(is_mapped(&after) && is_mapped(&late));
 
     // One of an image that is gone when it is read has none.
     let mut world = World::new();
     let before = world.see();
     world.processes.execed(own(), &[0; 16], ktime::now());
-    world.told(Ask::Map(own()), Some(Ask::Map(own()).read()));
+    world.answered(Ask::Map(own()), Some(Ask::Map(own()).read()));
     assert!(!is_mapped(&before));
 }

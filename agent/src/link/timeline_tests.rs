@@ -20,7 +20,7 @@ enum Act {
     Publish(u8),
     Sample,
     Wait(u64, u64),
-    /// A wait so long that it is told while it is open.
+    /// A wait so long that it is reported while it is open.
     LongWait(u64, u64),
     Round,
 }

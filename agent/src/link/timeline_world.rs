@@ -234,7 +234,7 @@ impl World {
         };
         self.timeline.push(Item::Snapshot { snapshot, end: false });
         self.link(self.now);
-        self.timeline.book(&mut self.spans);
+        self.timeline.book_active(&mut self.spans);
     }
 
     pub(super) fn exit(&mut self) {

@@ -38,7 +38,7 @@ pub struct Batch {
     pub totals: Vec<TotalRow>,
     /// Captured things it delivers.
     pub counts: Counts,
-    /// The agent's books.
+    /// The agent's accounting.
     pub account: Account,
 }
 
@@ -170,7 +170,7 @@ pub struct Counts {
     pub spans: u64,
 }
 
-/// The agent's books since its start.
+/// The agent's accounting since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// Per kind of captured things.
@@ -183,7 +183,7 @@ pub struct Account {
     pub closed: bool,
 }
 
-/// One kind's books: captured = linked + in the rings + lost.
+/// One kind's accounting: captured = linked + in the rings + lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KindAccount {
     /// Counted at the source, before any buffer was asked for room.

@@ -13,11 +13,11 @@ use crate::{
     symbols::{Request, Space, Symbols},
 };
 
-/// How long a batch waits for what is told late: mappings being read, tables being made, names.
+/// How long a batch waits for what is reported late: mappings being read, tables being made, names.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Names stacks, each with the mark of its end where that is not the outermost frame. Blocks, until
-/// `deadline` for what is told late.
+/// `deadline` for what is reported late.
 pub fn name(
     symbols: &Symbols,
     stacks: Vec<(u64, SeenStack)>,

@@ -22,7 +22,7 @@ pub enum Ask {
 
 /// The answer to it.
 #[derive(Debug)]
-pub enum Told {
+pub enum Answer {
     /// Nothing when it is gone, or has no memory.
     Map(Option<ProcessMap>),
     /// How it is called.
@@ -44,15 +44,15 @@ impl Ask {
     }
 
     /// Reads it. May wait for the process.
-    pub fn read(self) -> Told {
+    pub fn read(self) -> Answer {
         match self {
             Self::Map(pid) => {
                 let map = ProcessMap::read(pid).ok();
-                Told::Map(map.filter(|map| !map.mappings().is_empty()))
+                Answer::Map(map.filter(|map| !map.mappings().is_empty()))
             }
-            Self::Names { pid, .. } => Told::Names(Names::read(pid)),
-            Self::Life(pid) => Told::Life(procfs::is_alive(pid)),
-            Self::Stat(pid) => Told::Stat(Stat::read(pid)),
+            Self::Names { pid, .. } => Answer::Names(Names::read(pid)),
+            Self::Life(pid) => Answer::Life(procfs::is_alive(pid)),
+            Self::Stat(pid) => Answer::Stat(Stat::read(pid)),
         }
     }
 }

@@ -6,7 +6,7 @@ use agent_ebpf::wire::RawFrame;
 
 use super::{
     Change, Mapped, Process, Processes,
-    ask::{Ask, Told},
+    ask::{Answer, Ask},
     late::Late,
     maps::ProcessMap,
     names::Names,
@@ -30,24 +30,24 @@ impl Processes {
     }
 
     /// What came of a question; nothing when the process could not be read.
-    pub fn told(&mut self, ask: Ask, told: Option<Told>) -> Option<Change> {
-        match (ask, told) {
-            (Ask::Map(pid), told) => {
-                let map = match told {
-                    Some(Told::Map(map)) => map,
+    pub fn answered(&mut self, ask: Ask, answer: Option<Answer>) -> Option<Change> {
+        match (ask, answer) {
+            (Ask::Map(pid), answer) => {
+                let map = match answer {
+                    Some(Answer::Map(map)) => map,
                     _ => None,
                 };
                 Some(Change::Mapped { pid, map: self.mapped(pid, map) })
             }
-            (Ask::Names { pid, since }, told) => {
-                let names = match told {
-                    Some(Told::Names(names)) => Some(names),
+            (Ask::Names { pid, since }, answer) => {
+                let names = match answer {
+                    Some(Answer::Names(names)) => Some(names),
                     _ => None,
                 };
-                self.names_told(pid, since, names);
+                self.names_answered(pid, since, names);
                 None
             }
-            (Ask::Life(pid), Some(Told::Life(false))) => {
+            (Ask::Life(pid), Some(Answer::Life(false))) => {
                 let over = self.dead.extract_if(.., |ended| ended.pid == pid);
                 let at = over.map(|ended| ended.at).max()?;
                 self.remembered.push((pid, at));
@@ -93,14 +93,14 @@ impl Processes {
         Arc::clone(place)
     }
 
-    fn names_told(&mut self, pid: Pid, since: u64, names: Option<Names>) {
+    fn names_answered(&mut self, pid: Pid, since: u64, names: Option<Names>) {
         let process = self.known.get_mut(&pid).filter(|process| process.since == since);
         let names = process.zip(names).map(|(process, names)| {
             process.name(pid, names);
             Names { comm: process.comm.clone(), executable: process.executable.clone() }
         });
         if let Some(place) = self.named.remove(&(pid, since)) {
-            place.tell(names);
+            place.set(names);
         }
     }
 

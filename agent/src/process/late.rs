@@ -1,38 +1,38 @@
-//! What is told later than it was asked for, on whatever thread.
+//! What comes later than it was asked for, on whatever thread.
 
 use std::{
     sync::{Condvar, Mutex, PoisonError},
     time::Instant,
 };
 
-/// The place it will be told in.
+/// The place it will come to.
 #[derive(Debug)]
 pub struct Late<T> {
     answer: Mutex<Answer<T>>,
-    told: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Debug)]
 enum Answer<T> {
     Awaited,
     Never,
-    Told(T),
+    Known(T),
 }
 
 // === impl Late ===
 
 impl<T> Default for Late<T> {
     fn default() -> Self {
-        Self { answer: Mutex::new(Answer::Awaited), told: Condvar::new() }
+        Self { answer: Mutex::new(Answer::Awaited), changed: Condvar::new() }
     }
 }
 
 impl<T: Clone> Late<T> {
     /// Tells it; `None` when it will never be known.
-    pub fn tell(&self, what: Option<T>) {
+    pub fn set(&self, what: Option<T>) {
         let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
-        *answer = what.map_or(Answer::Never, Answer::Told);
-        self.told.notify_all();
+        *answer = what.map_or(Answer::Never, Answer::Known);
+        self.changed.notify_all();
     }
 
     /// Whether it is still to come.
@@ -46,12 +46,13 @@ impl<T: Clone> Late<T> {
         let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match &*answer {
-                Answer::Told(what) => return Some(what.clone()),
+                Answer::Known(what) => return Some(what.clone()),
                 Answer::Never => return None,
                 Answer::Awaited => {}
             }
             let left = deadline.checked_duration_since(Instant::now())?;
-            answer = self.told.wait_timeout(answer, left).unwrap_or_else(PoisonError::into_inner).0;
+            answer =
+                self.changed.wait_timeout(answer, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -67,13 +68,13 @@ mod tests {
         let soon = || Instant::now() + Duration::from_millis(10);
         let late = Arc::new(Late::default());
         assert_eq!((late.wait(soon()), late.is_awaited()), (None, true));
-        let teller = thread::spawn({
+        let setter = thread::spawn({
             let late = Arc::clone(&late);
-            move || late.tell(Some(7))
+            move || late.set(Some(7))
         });
         assert_eq!(late.wait(Instant::now() + Duration::from_secs(20)), Some(7));
-        teller.join().unwrap();
-        late.tell(None);
+        setter.join().unwrap();
+        late.set(None);
         assert_eq!(late.wait(Instant::now() + Duration::from_secs(20)), None);
         assert!(!late.is_awaited());
     }

@@ -64,7 +64,7 @@ fn lookup_takes_start_and_leaves_end() {
 }
 
 #[test]
-fn deleted_files_and_special_mappings_are_told_apart() {
+fn deleted_files_and_special_mappings_are_distinguished() {
     let map = sample();
     let deleted = map.lookup(Address(0x7f10_0000_0000)).unwrap();
     let Backing::File { path, deleted, .. } = &deleted.backing else { panic!("{deleted:?}") };

@@ -57,7 +57,7 @@ pub struct Processes {
     fresh_maps: Vec<Arc<ProcessMap>>,
     /// Questions nobody has taken yet.
     asks: Vec<Ask>,
-    /// Images whose names are asked for, and where they are told.
+    /// Images whose names are asked for, and where they are reported.
     named: HashMap<(Pid, u64), Arc<Late<Names>>>,
 }
 
@@ -131,7 +131,7 @@ impl Processes {
             self.tree.remove(&child);
             self.alone.remove(&child);
         }
-        // Its exec may have been told first.
+        // Its exec may have been reported first.
         if self.known.get(&child).is_some_and(|process| process.since > at) {
             return;
         }

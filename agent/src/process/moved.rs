@@ -140,7 +140,7 @@ impl Place {
     fn holds(&self, image: &Image, memory: &File) -> bool {
         let (address, at, bytes) = self.text;
         let Some(last) = bytes.checked_sub(PROBE as u64) else { return false };
-        let (mut told, mut same) = (0, 0);
+        let (mut probed, mut same) = (0, 0);
         for probe in 0..PROBES {
             let inside = (u128::from(last) * u128::from(probe) / u128::from(PROBES - 1)) as u64;
             let (mut expected, mut found) = ([0; PROBE], [0; PROBE]);
@@ -151,11 +151,11 @@ impl Place {
             if expected.iter().all(|&byte| byte == expected[0]) {
                 continue;
             }
-            told += 1;
+            probed += 1;
             let read = memory.read_exact_at(&mut found, address.saturating_add(inside));
             same += usize::from(read.is_ok() && found == expected);
         }
-        told >= MIN_PROBES && same * 4 >= told * 3
+        probed >= MIN_PROBES && same * 4 >= probed * 3
     }
 }
 

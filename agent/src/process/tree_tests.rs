@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ask::Told, names::Names, *};
+use super::{ask::Answer, names::Names, *};
 
 const ROOT: Pid = Pid(10);
 
 #[test]
 fn a_member_stays_one_whatever_its_number_was_before() {
     let mut processes = Processes::default();
-    // Found below the root at 100: its parent had ended, and its fork is told late.
+    // Found below the root at 100: its parent had ended, and its fork is reported late.
     processes.add_member(ROOT, 100);
     processes.add_member(Pid(12), 100);
     processes.forked(Pid(11), Pid(12), 90);
@@ -38,7 +38,7 @@ fn the_children_of_one_alone_do_not_belong() {
 }
 
 #[test]
-fn names_are_asked_for_once_and_told_to_everybody() {
+fn names_are_asked_for_once_and_reported_to_everybody() {
     let mut processes = Processes::host();
     processes.execed(ROOT, &padded("comm"), 100);
     let first = processes.identity(ROOT);
@@ -48,17 +48,17 @@ fn names_are_asked_for_once_and_told_to_everybody() {
     let fallback = first.clone().settle(Instant::now());
     assert_eq!((&*fallback.comm, &*fallback.service), ("comm", "comm"));
     let names = Names { comm: "later".into(), executable: "program".into() };
-    processes.told(ask, Some(Told::Names(names.clone())));
-    let told = first.settle(Instant::now() + Duration::from_secs(20));
-    assert_eq!((&*told.comm, &*told.service), ("comm", "program"));
-    assert_eq!(processes.identity(ROOT).settle(Instant::now()), told);
+    processes.answered(ask, Some(Answer::Names(names.clone())));
+    let answer = first.settle(Instant::now() + Duration::from_secs(20));
+    assert_eq!((&*answer.comm, &*answer.service), ("comm", "program"));
+    assert_eq!(processes.identity(ROOT).settle(Instant::now()), answer);
     assert_eq!(processes.take_asks(), []);
 
     // What is told of an image that is gone names nobody.
     processes.execed(ROOT, &padded("other"), 200);
-    processes.told(ask, Some(Told::Names(names)));
+    processes.answered(ask, Some(Answer::Names(names)));
     assert_eq!(processes.take_asks(), [Ask::Names { pid: ROOT, since: 200 }]);
-    processes.told(Ask::Names { pid: ROOT, since: 200 }, None);
+    processes.answered(Ask::Names { pid: ROOT, since: 200 }, None);
     assert_eq!(&*processes.identity(ROOT).settle(Instant::now()).service, "other");
     assert_eq!(processes.take_asks().len(), 1, "asked again, for it could not be read");
 }
@@ -70,12 +70,12 @@ fn a_process_is_over_when_it_says_so() {
     processes.ask_who_is_over();
     processes.ask_who_is_over();
     assert_eq!(processes.take_asks(), [Ask::Life(ROOT)], "asked once at a time");
-    for told in [Some(Told::Life(true)), None] {
-        assert!(processes.told(Ask::Life(ROOT), told).is_none());
+    for answer in [Some(Answer::Life(true)), None] {
+        assert!(processes.answered(Ask::Life(ROOT), answer).is_none());
         processes.ask_who_is_over();
         assert_eq!(processes.take_asks(), [Ask::Life(ROOT)], "and again");
     }
-    let change = processes.told(Ask::Life(ROOT), Some(Told::Life(false)));
+    let change = processes.answered(Ask::Life(ROOT), Some(Answer::Life(false)));
     assert!(matches!(change, Some(Change::Over { pid: ROOT, at: 100 })));
     processes.ask_who_is_over();
     assert_eq!(processes.take_asks(), []);

@@ -133,7 +133,7 @@ pub struct RunRecord {
     pub delivered: Counts,
     /// What was given up, by reason.
     pub gaps: BTreeMap<Arc<str>, Counts>,
-    /// The agent's own books, as of its last batch.
+    /// The agent's own accounting, as of its last batch.
     pub account: Account,
     /// It ended well.
     pub closed: bool,

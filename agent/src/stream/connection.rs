@@ -200,7 +200,7 @@ impl<'a> Conversation<'a> {
                 health.epochs += epochs;
             });
             if bytes > self.max_frame {
-                // The tables hold what was not told.
+                // The tables hold what was not sent.
                 self.encoder.end_epoch();
                 self.queue.give_up(item.to_sequence, FRAME_TOO_LARGE);
                 continue;

@@ -162,7 +162,7 @@ impl Queue {
         (state.first_sequence(), state.acked)
     }
 
-    /// For health and books.
+    /// For health and accounting.
     pub fn status(&self) -> QueueStatus {
         let state = self.state();
         let mut in_flight = Counts::default();

@@ -27,10 +27,10 @@ fn dropped(status: &QueueStatus) -> Counts {
 }
 
 proptest! {
-    /// Whatever is pushed, taken and released: the books balance, sequences have no holes, and the
+    /// Whatever is pushed, taken and released: the accounting balances, sequences have no holes, and the
     /// bound holds.
     #[test]
-    fn books_balance(steps in prop::collection::vec((0_u8..4, 1_u64..40), 1..200)) {
+    fn accounting_balances(steps in prop::collection::vec((0_u8..4, 1_u64..40), 1..200)) {
         let limit = 40 * size::batch_bytes(&numbered(0));
         let queue = Queue::new(limit);
         let mut pushed = Counts::default();

@@ -1,4 +1,4 @@
-//! Which code of a just-in-time compiler is where. What was told last wins.
+//! Which code of a just-in-time compiler is where. What was reported last wins.
 //!
 //! ```text
 //! told    [ a          ]        then [ b ] inside of it

@@ -66,9 +66,9 @@ fn no_more_is_kept_than_the_bound() {
 
 proptest! {
     #[test]
-    fn what_was_told_last_wins(told in prop::collection::vec((0_u64..60, 0_u64..30), 0..40)) {
+    fn the_last_entry_wins(entries in prop::collection::vec((0_u64..60, 0_u64..30), 0..40)) {
         let (mut map, mut truth) = (CodeMap::default(), [None; 100]);
-        for (n, &(start, bytes)) in told.iter().enumerate() {
+        for (n, &(start, bytes)) in entries.iter().enumerate() {
             map.insert(start..start + bytes, code(&n.to_string()));
             for at in start..start + bytes {
                 truth[usize::try_from(at).unwrap()] = Some(n);
@@ -83,10 +83,10 @@ proptest! {
 
     #[test]
     fn what_moved_and_went_is_not_counted(
-        told in prop::collection::vec((any::<bool>(), 0_u64..60, 0_u64..30, 0_u64..60), 0..40),
+        entries in prop::collection::vec((any::<bool>(), 0_u64..60, 0_u64..30, 0_u64..60), 0..40),
     ) {
         let mut map = CodeMap::default();
-        for &(moves, start, bytes, to) in &told {
+        for &(moves, start, bytes, to) in &entries {
             if moves {
                 map.relocate(start, to..to + bytes);
             } else {

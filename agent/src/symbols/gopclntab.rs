@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use super::{elf::ImageAddress, names::tame};
+use super::{elf::ImageAddress, names::sanitize};
 use crate::{
     model::frame::{Frame, FrameKind},
     process::gopclntab::GoTable,
@@ -41,7 +41,7 @@ impl GoTable {
         }
         let field = |at: u64| self.u32(copy, self.table, function.checked_add(at)?).map(u64::from);
         let name = self.text_at(copy, self.names, field(4)?)?;
-        let name = tame(&name);
+        let name = sanitize(&name);
         if name.is_empty() {
             return None;
         }
@@ -60,7 +60,12 @@ impl GoTable {
             Some((self.text_at(copy, self.files, file.into())?, line))
         };
         let (file, line) = source().filter(|_| !is_inlined).unwrap_or_default();
-        Some(Frame { name: name.into(), file: tame(&file).into(), line, kind: FrameKind::Native })
+        Some(Frame {
+            name: name.into(),
+            file: sanitize(&file).into(),
+            line,
+            kind: FrameKind::Native,
+        })
     }
 }
 

@@ -99,9 +99,9 @@ fn check(program: &std::path::Path) {
     let mut child =
         Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let told: Vec<String> = lines.take_while(|line| line != "end").collect();
+    let printed: Vec<String> = lines.take_while(|line| line != "end").collect();
     let map = Arc::new(ProcessMap::read(Pid(child.id())).unwrap());
-    let (frames, expected): (Vec<_>, Vec<_>) = told
+    let (frames, expected): (Vec<_>, Vec<_>) = printed
         .iter()
         .map(|line| {
             let (address, rest) = line.split_once(' ').unwrap();

@@ -26,7 +26,7 @@ use crate::{
 /// Sections of debug information are unpacked up to this size, whole.
 const MAX_UNPACKED: u64 = 512 << 20;
 
-/// After so many rests the time before the next grows no more.
+/// After so many evictions the time before the next grows no more.
 const MOST_DOUBLINGS: u32 = 10;
 
 /// A file that is being read.
@@ -43,7 +43,7 @@ pub(super) struct Image {
     /// When blazesym was last asked; none while it holds nothing of the file.
     pub(super) asked: Option<Instant>,
     /// How often it was made to forget it.
-    rests: u32,
+    evictions: u32,
 }
 
 impl Image {
@@ -69,7 +69,7 @@ impl Image {
     fn new(elf: Elf, copy: File, bytes: u64, debug: Option<DebugFile>) -> Self {
         let bytes = bytes + debug.as_ref().map_or(0, |debug| debug.bytes);
         let path = file::own_path(&copy);
-        Self { elf, copy, path, debug, bytes, names: HashMap::new(), asked: None, rests: 0 }
+        Self { elf, copy, path, debug, bytes, names: HashMap::new(), asked: None, evictions: 0 }
     }
 
     /// The functions at `offset`, innermost first.
@@ -142,12 +142,12 @@ impl Image {
     /// Has blazesym forget the file when it was not asked for long enough: the names found stay, and
     /// what it parsed is parsed again when it is asked. `first` is long enough for the first time, and
     /// each time it takes twice as long: what is needed now and then is not parsed again and again.
-    pub(super) fn rest(&mut self, names: &mut Names, first: Duration) {
-        let after = first.saturating_mul(1 << self.rests.min(MOST_DOUBLINGS));
+    pub(super) fn evict_idle(&mut self, names: &mut Names, first: Duration) {
+        let after = first.saturating_mul(1 << self.evictions.min(MOST_DOUBLINGS));
         if self.asked.is_some_and(|asked| asked.elapsed() >= after) {
             self.evict(names);
             self.asked = None;
-            self.rests += 1;
+            self.evictions += 1;
         }
     }
 

@@ -55,7 +55,7 @@ fn names(symbols: &Symbols, map: &Arc<ProcessMap>, frames: &[FrameAddress]) -> V
 }
 
 #[test]
-fn code_made_by_a_process_has_the_names_it_tells() {
+fn code_made_by_a_process_has_the_names_it_reports() {
     let directory = Directory::new("jit");
     let running = Running::start(&directory.compile("fixture", WITH_CODE, &[]));
     let map = running.map();

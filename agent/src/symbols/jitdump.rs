@@ -17,7 +17,7 @@ use std::{collections::HashMap, fs::File, io, ops::Range, os::unix::fs::FileExt 
 
 use super::{
     code_map::{Code, CodeMap, Line},
-    names::{MAX_TEXT, tame},
+    names::{MAX_TEXT, sanitize},
 };
 use crate::process::bytes::{u32_at, u64_at};
 
@@ -86,7 +86,7 @@ impl JitDump {
     pub(super) fn update(&mut self, code: &mut CodeMap) -> io::Result<()> {
         let end = self.file.metadata()?.len();
         if end < self.next {
-            // What was told is gone: it was no log.
+            // What was read is gone: it was no log.
             self.ended = true;
         }
         if self.next == 0 && end >= HEADER && !self.ended {
@@ -150,7 +150,7 @@ impl JitDump {
         body.skip(16)?;
         let (start, bytes) = (body.u64()?, body.u64()?);
         body.skip(8)?;
-        let name = tame(&String::from_utf8_lossy(body.text()));
+        let name = sanitize(&String::from_utf8_lossy(body.text()));
         let end = start.checked_add(bytes)?;
         let lines = self.waiting.remove(&start).unwrap_or_default();
         let lines = lines_of(start..end, lines);
@@ -171,7 +171,7 @@ impl JitDump {
                 // "The same as before."
                 b"\xff" => {}
                 // V8 of node 20 writes what it has freed in place of some names.
-                name => match str::from_utf8(name).ok().filter(|name| tame(name) == **name) {
+                name => match str::from_utf8(name).ok().filter(|name| sanitize(name) == **name) {
                     Some(name) if *name == *file => {}
                     Some(name) => file = name.into(),
                     None => file = Arc::from(""),

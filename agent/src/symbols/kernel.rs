@@ -58,7 +58,7 @@ impl KernelNames {
         }
         self.refresh(address);
         let name = self.list.at(address.0)?;
-        let name = self.texts.tame(&readable(name));
+        let name = self.texts.sanitize(&readable(name));
         Some(vec![Frame { name, file: "".into(), line: 0, kind: FrameKind::Kernel }])
     }
 

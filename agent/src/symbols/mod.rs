@@ -163,10 +163,10 @@ fn serve(
     counters: &AtomicTally,
 ) {
     loop {
-        let job = match queue.recv_timeout(modules.rest_time()) {
+        let job = match queue.recv_timeout(modules.idle_after()) {
             Ok(job) => job,
             Err(RecvTimeoutError::Timeout) => {
-                modules.rest();
+                modules.evict_idle();
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => return,

@@ -21,7 +21,7 @@ use super::{
     image::Image,
     jit::Jits,
     kernel::KernelNames,
-    names::{Broken, Names, tame},
+    names::{Broken, Names, sanitize},
 };
 use crate::{
     ledger::{AtomicTally, DaemonCounter},
@@ -50,7 +50,7 @@ pub(super) struct Bounds {
     /// Addresses with known names.
     pub(super) names: usize,
     /// What is parsed of a file goes when it was not needed for so long, at first.
-    pub(super) rest: Duration,
+    pub(super) idle: Duration,
     /// After this, the remaining addresses of a batch stay without a name.
     pub(super) batch: Duration,
     /// After this, a caller goes on without an answer.
@@ -66,7 +66,7 @@ impl Default for Bounds {
             images: 48.min(files / 16),
             bytes: file::MAX_FILE_BYTES,
             names: 65_536,
-            rest: Duration::from_secs(10),
+            idle: Duration::from_secs(10),
             batch: Duration::from_secs(20),
             patience: Duration::from_secs(60),
         }
@@ -132,19 +132,19 @@ impl Modules {
         self.batch += 1;
         self.absent.clear();
         self.jits.begin_batch();
-        self.rest();
+        self.evict_idle();
     }
 
     /// How long after a batch there is something to forget.
-    pub(super) fn rest_time(&self) -> Duration {
-        self.bounds.rest
+    pub(super) fn idle_after(&self) -> Duration {
+        self.bounds.idle
     }
 
     /// Forgets what was parsed and is not needed at present.
-    pub(super) fn rest(&mut self) {
+    pub(super) fn evict_idle(&mut self) {
         for module in self.known.values_mut() {
             if let Content::Ready(image) = &mut module.content {
-                image.rest(&mut self.names, self.bounds.rest);
+                image.evict_idle(&mut self.names, self.bounds.idle);
             }
         }
     }
@@ -361,7 +361,7 @@ fn shown_id(file: &File) -> Option<String> {
 pub(super) fn fallback(path: &Path, offset: FileOffset, id: Option<&str>) -> Frame {
     let module = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let id = id.map(|id| format!(" [{id}]")).unwrap_or_default();
-    Frame::named(format!("{}+{:#x}{id}", tame(&module), offset.0), FrameKind::Native)
+    Frame::named(format!("{}+{:#x}{id}", sanitize(&module), offset.0), FrameKind::Native)
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ fn copies_are_dropped_with_their_module() {
 fn what_was_parsed_goes_when_it_is_not_needed_and_the_names_stay() {
     let directory = Directory::new("rest");
     let (program, plain) = program(&directory);
-    let (mut modules, _) = modules(Bounds { rest: Duration::ZERO, ..Bounds::default() });
+    let (mut modules, _) = modules(Bounds { idle: Duration::ZERO, ..Bounds::default() });
     let inode = |modules: &Modules| {
         let path = modules.known.values().find_map(Module::image).unwrap().path.clone();
         fs::metadata(path).unwrap().ino()
@@ -109,7 +109,7 @@ fn what_was_parsed_goes_when_it_is_not_needed_and_the_names_stay() {
     }
     assert_eq!(name(&mut modules, &program, plain + 1).as_deref(), Some("plain"));
     assert!(is_mapped(inode(&modules)));
-    modules.rest();
+    modules.evict_idle();
     assert!(!is_mapped(inode(&modules)));
 }
 

@@ -147,7 +147,7 @@ impl Names {
     /// A name that is another's word, fit to be shown.
     pub(super) fn readable(&mut self, name: &str) -> Result<Arc<str>, Broken> {
         let Self { texts, .. } = self;
-        let asked = catch_unwind(AssertUnwindSafe(|| texts.tame(&readable(name))));
+        let asked = catch_unwind(AssertUnwindSafe(|| texts.sanitize(&readable(name))));
         asked.map_err(|_| {
             *self = Self::new();
             Broken
@@ -210,7 +210,7 @@ fn found(sym: &Sym<'_>, texts: &mut Texts) -> Option<Found> {
 
 fn symbol(sym: &Sym<'_>, texts: &mut Texts) -> Option<Symbol> {
     let size = sym.size.map(|size| size as u64);
-    let name = texts.tame(&readable(&sym.name));
+    let name = texts.sanitize(&readable(&sym.name));
     Some(Symbol { start: sym.addr, size, name, is_mark: is_mark(&sym.name) })
 }
 
@@ -237,8 +237,10 @@ fn is_longer_form(symbol: &str, short: &str) -> bool {
 
 fn frame(texts: &mut Texts, name: &str, code: Option<&CodeInfo<'_>>, kind: FrameKind) -> Frame {
     Frame {
-        name: texts.tame(&readable(name)),
-        file: code.map(|code| texts.tame(&code.to_path().to_string_lossy())).unwrap_or_default(),
+        name: texts.sanitize(&readable(name)),
+        file: code
+            .map(|code| texts.sanitize(&code.to_path().to_string_lossy()))
+            .unwrap_or_default(),
         line: code.and_then(|code| code.line).unwrap_or(0),
         kind,
     }
@@ -246,7 +248,7 @@ fn frame(texts: &mut Texts, name: &str, code: Option<&CodeInfo<'_>>, kind: Frame
 
 /// Text from a file somebody else wrote, fit for terminals and logs: bounded, one line, and without
 /// control or bidirectional characters.
-pub(super) fn tame(text: &str) -> String {
+pub(super) fn sanitize(text: &str) -> String {
     let harmless = |c: char| match c {
         '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
         c if c.is_control() => '\u{fffd}',
@@ -315,7 +317,7 @@ mod tests {
 
     #[test]
     fn text_is_cut_and_without_control_characters() {
-        assert_eq!(tame("a\x1b[2J\n\u{202e}b\u{9b}"), "a\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}");
-        assert_eq!(tame(&"x".repeat(5000)).len(), MAX_TEXT);
+        assert_eq!(sanitize("a\x1b[2J\n\u{202e}b\u{9b}"), "a\u{fffd}[2J\u{fffd}\u{fffd}b\u{fffd}");
+        assert_eq!(sanitize(&"x".repeat(5000)).len(), MAX_TEXT);
     }
 }

@@ -7,7 +7,7 @@ use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _, sync::Arc};
 
 use super::{
     code_map::{Code, CodeMap},
-    names::{MAX_TEXT, tame},
+    names::{MAX_TEXT, sanitize},
 };
 
 /// Bytes read of one file.
@@ -116,7 +116,7 @@ fn line(line: &[u8]) -> Option<(Range<u64>, String)> {
         u64::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
     };
     let (start, bytes) = (number()?, number()?);
-    let name = tame(String::from_utf8_lossy(words.next()?).trim());
+    let name = sanitize(String::from_utf8_lossy(words.next()?).trim());
     (!name.is_empty()).then_some((start..start.checked_add(bytes)?, name))
 }
 

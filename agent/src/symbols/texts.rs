@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::names::tame;
+use super::names::sanitize;
 
 /// Strings looked through for those that nobody refers to any more, at least so many at a time.
 const FEWEST: usize = 4_096;
@@ -21,8 +21,8 @@ impl Texts {
     }
 
     /// `text`, made fit for terminals and logs.
-    pub(super) fn tame(&mut self, text: &str) -> Arc<str> {
-        let text = tame(text);
+    pub(super) fn sanitize(&mut self, text: &str) -> Arc<str> {
+        let text = sanitize(text);
         if text.is_empty() {
             return Arc::default();
         }
@@ -47,22 +47,22 @@ mod tests {
     #[test]
     fn the_same_text_is_kept_once() {
         let mut texts = Texts::new();
-        let (a, b, c) = (texts.tame("main"), texts.tame("main"), texts.tame("other"));
+        let (a, b, c) = (texts.sanitize("main"), texts.sanitize("main"), texts.sanitize("other"));
         assert!(Arc::ptr_eq(&a, &b) && !Arc::ptr_eq(&a, &c));
         assert_eq!((&*a, &*c), ("main", "other"));
-        assert_eq!(&*texts.tame("a\nb"), "a\u{fffd}b");
+        assert_eq!(&*texts.sanitize("a\nb"), "a\u{fffd}b");
     }
 
     #[test]
     fn what_nobody_refers_to_goes() {
         let mut texts = Texts::new();
-        let kept: Vec<_> = (0..10).map(|n| texts.tame(&format!("kept {n}"))).collect();
+        let kept: Vec<_> = (0..10).map(|n| texts.sanitize(&format!("kept {n}"))).collect();
         for n in 0..3 * FEWEST {
-            texts.tame(&format!("dropped {n}"));
+            texts.sanitize(&format!("dropped {n}"));
         }
         assert!(texts.known.len() <= FEWEST, "{} are kept", texts.known.len());
         for text in kept {
-            assert!(Arc::ptr_eq(&text, &texts.tame(&text)), "{text} was dropped");
+            assert!(Arc::ptr_eq(&text, &texts.sanitize(&text)), "{text} was dropped");
         }
     }
 }

@@ -155,7 +155,7 @@ impl Source {
         // One that cannot be read is no reason to do without what the file itself says.
         let read = sections.map_err(ImageError::from);
         if let Err(error) = read.and_then(|sections| self.add_debug(&debug, &sections)) {
-            tracing::debug!(%error, ?binary, "a separate debug file tells no unwind rules");
+            tracing::debug!(%error, ?binary, "a separate debug file has no unwind rules");
         }
     }
 

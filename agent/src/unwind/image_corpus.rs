@@ -298,7 +298,7 @@ fn rows(directory: &Directory, sections: usize) -> PathBuf {
     let bytes = writer.bytes.len() as u64;
     let mut image = Image::new(&[CODE], writer.bytes).whole();
     if sections == 2 {
-        // What is a CIE in one section is none in the other: the same rows, told again.
+        // What is a CIE in one section is none in the other: the same rows again.
         let mut again = Writer::new(Kind::DebugFrame, Machine::X86_64);
         let cie = again.cie_with(&[&[1, 0, 1, 0x78, 16], &ENTRY[..]].concat());
         for index in 0..start / (2 * each as u64) {

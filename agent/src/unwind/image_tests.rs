@@ -73,8 +73,8 @@ fn status(key: &str) -> u64 {
 
 /// How long this thread ran on a CPU, in milliseconds.
 fn ran() -> u64 {
-    let told = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    told.split(' ').next().unwrap().parse::<u64>().unwrap() / 1_000_000
+    let printed = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    printed.split(' ').next().unwrap().parse::<u64>().unwrap() / 1_000_000
 }
 
 #[test]
@@ -112,10 +112,10 @@ fn hostile_files_cost_neither_time_nor_memory() {
         .env("RUST_TEST_THREADS", "1")
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
-    println!("{told}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    println!("{printed}");
     let failed = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && told.contains("1 passed"), "{failed}");
+    assert!(output.status.success() && printed.contains("1 passed"), "{failed}");
 }
 
 #[test]

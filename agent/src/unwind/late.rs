@@ -1,4 +1,4 @@
-//! A stack that is told later than it was taken: its process or a file of it was new.
+//! A stack that is reported later than it was taken: its process or a file of it was new.
 
 use agent_ebpf::{unwind::Stop, wire::RawFrame};
 
@@ -13,5 +13,5 @@ pub struct Walked {
     pub stop: Stop,
 }
 
-/// The place such a stack will be told in.
+/// The place such a stack will be reported in.
 pub type Late = late::Late<Walked>;

@@ -49,7 +49,7 @@ pub use late::Late;
 
 /// Stacks waiting; more would be stale when their turn comes.
 const MAX_WAITING: usize = 256;
-/// The same for those without a copy: nothing is told late for them.
+/// The same for those without a copy: nothing is reported late for them.
 const MAX_WAITING_UNCOPIED: usize = 32;
 
 /// What the worker is asked.
@@ -106,7 +106,7 @@ impl Unwinder {
         Ok(unwinder)
     }
 
-    /// A stack of `map`'s process lacked tables. With its copy, it will be told in what is returned.
+    /// A stack of `map`'s process lacked tables. With its copy, it will be reported in what is returned.
     pub fn wanted(
         &self,
         map: Arc<ProcessMap>,

@@ -99,7 +99,7 @@ impl Worker {
                     let result = self.adopt(&map);
                     match copy {
                         Some((copy, late)) => {
-                            late.tell(Some(self.walk(&map, &copy)));
+                            late.set(Some(self.walk(&map, &copy)));
                         }
                         None => self.make_for(&map, &addresses),
                     }

@@ -147,7 +147,7 @@ impl ApiError {
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
             cause,
-            "hotspan's own log has more; HOTSPAN_LOG=debug tells all",
+            "hotspan's own log has more; HOTSPAN_LOG=debug shows all",
         )
     }
 }

@@ -175,13 +175,13 @@ fn reasons(agents: &[Agent], store: &StoreHealth, live: &CollectorState) -> Vec<
         for (reason, n) in agent.loss.iter().filter(|(reason, _)| is_unreadable(reason)) {
             reasons.push(format!("agent on {host} cannot read {n} segments of spans: {reason}"));
         }
-        for (kind, books) in &agent.conservation {
+        for (kind, account) in &agent.conservation {
             let is_marked = Kind::of_key(kind).is_some_and(Kind::is_marked);
-            for (reason, n) in books.lost.iter().filter(|_| !is_marked) {
+            for (reason, n) in account.lost.iter().filter(|_| !is_marked) {
                 reasons.push(format!("agent on {host} lost {n} {kind}: {reason}"));
             }
-            if books.in_flight < 0 || (agent.closed && books.in_flight > 0) {
-                let rest = books.in_flight;
+            if account.in_flight < 0 || (agent.closed && account.in_flight > 0) {
+                let rest = account.in_flight;
                 reasons.push(format!("{kind} of {host} do not add up by {rest}: a bug in hotspan"));
             }
         }
@@ -239,7 +239,7 @@ impl Agent {
 
 impl Store {
     fn of(store: StoreHealth) -> Self {
-        let told = |part: crate::store::SetAside| SetAside {
+        let shown = |part: crate::store::SetAside| SetAside {
             file: part.file,
             reason: part.reason,
             unix_ns: part.unix_ns,
@@ -249,7 +249,7 @@ impl Store {
             parts: store.parts as u64,
             oldest_unix_ns: store.oldest_unix_ns,
             newest_unix_ns: store.newest_unix_ns,
-            set_aside: store.set_aside.into_iter().map(told).collect(),
+            set_aside: store.set_aside.into_iter().map(shown).collect(),
             is_full: store.is_full,
         }
     }
@@ -259,14 +259,14 @@ impl Store {
 
 impl Collector {
     fn of(live: CollectorState) -> Self {
-        let told = |session: super::live::Session| Session {
+        let shown = |session: super::live::Session| Session {
             run_id: session.run_id.to_string(),
             peer: session.peer,
             connected_unix_ns: session.connected_unix_ns,
             last_ack_unix_ns: session.last_ack_unix_ns,
         };
         Self {
-            sessions: live.sessions.into_iter().map(told).collect(),
+            sessions: live.sessions.into_iter().map(shown).collect(),
             refused: conservation::by_reason(&live.refused),
             full: live.full,
         }

@@ -132,12 +132,12 @@ fn agents(agents: &[Agent], text: &mut Exposition) {
 impl<'a> Sums<'a> {
     fn add(&mut self, agent: &'a Agent) {
         let host = agent.host.as_str();
-        for (kind, books) in &agent.conservation {
+        for (kind, account) in &agent.conservation {
             let key = [host, kind];
-            *self.captured.entry(key).or_default() += books.captured;
-            *self.delivered.entry(key).or_default() += books.delivered;
-            *self.in_flight.entry(key).or_default() += books.in_flight;
-            for (reason, n) in &books.lost {
+            *self.captured.entry(key).or_default() += account.captured;
+            *self.delivered.entry(key).or_default() += account.delivered;
+            *self.in_flight.entry(key).or_default() += account.in_flight;
+            for (reason, n) in &account.lost {
                 *self.lost.entry([host, kind, reason]).or_default() += n;
             }
         }

@@ -85,7 +85,7 @@ async fn one(
 }
 
 /// The span meant. The same ids published by two processes are two accounts: the one that began
-/// first is told, so that nobody takes another's place by repeating its ids later; `pid` has others.
+/// first is reported, so that nobody takes another's place by repeating its ids later; `pid` has others.
 fn chosen(
     snapshot: &dyn Snapshot,
     trace: Option<TraceId>,

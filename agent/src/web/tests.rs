@@ -12,8 +12,8 @@ use serde_json::Value;
 use super::{Server, Settings, serve};
 use memory::{Memory, Sessions};
 
+mod accounting;
 mod admission;
-mod books;
 mod limits;
 pub(crate) mod memory;
 mod one_state;

@@ -143,8 +143,8 @@ impl Rows<'_> {
             index = index.wrapping_add_signed(wire.span[row]);
             let identity = self.dictionary.span(index)?;
             let offset = self.batch.unix_offset_ns.cast_unsigned();
-            let told = identity.start_unix_ns.0.wrapping_sub(offset);
-            let start = told.wrapping_add_signed(wire.start[row]);
+            let usual = identity.start_unix_ns.0.wrapping_sub(offset);
+            let start = usual.wrapping_add_signed(wire.start[row]);
             let flags = wire.flags[row];
             if flags & !(EXACT | OPEN) != 0 {
                 return Err(number("flags of a span", flags));

@@ -47,7 +47,7 @@ pub fn decode_counts(wire: Option<&v1::Counts>) -> Result<Counts, Violation> {
     Ok(Counts { samples, intervals, interval_ns, markers, stacks, spans })
 }
 
-/// The agent's books; absent is empty.
+/// The agent's accounting; absent is empty.
 pub fn decode_account(wire: Option<&v1::Account>) -> Result<Account, Violation> {
     let Some(wire) = wire else { return Ok(Account::default()) };
     if wire.kinds.len() > MOST_REASONS {
@@ -55,12 +55,12 @@ pub fn decode_account(wire: Option<&v1::Account>) -> Result<Account, Violation> 
     }
     let mut kinds = BTreeMap::new();
     for kind in &wire.kinds {
-        let books = KindAccount {
+        let account = KindAccount {
             captured: kind.captured,
             linked: kind.linked,
             lost: decode_reasons(&kind.lost)?,
         };
-        kinds.insert(codes::capped(&kind.kind).into(), books);
+        kinds.insert(codes::capped(&kind.kind).into(), account);
     }
     let cost = wire.cost.unwrap_or_default();
     Ok(Account {

@@ -39,7 +39,7 @@ proptest! {
 }
 
 #[test]
-fn epochs_roll_and_what_repeats_is_told_once() {
+fn epochs_roll_and_what_repeats_is_reported_once() {
     let mut load = Load::new(1);
     let (mut encoder, mut decoder) = (Encoder::new(), Decoder::default());
     let mut first = 0;

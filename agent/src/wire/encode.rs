@@ -126,8 +126,8 @@ impl Rows<'_> {
     }
 
     fn span(&mut self, columns: &mut v1::SpanColumns, span: &SpanPart) {
-        let told = span.start_unix_ns.0.wrapping_sub(self.batch.unix_offset_ns.cast_unsigned());
-        columns.start.push(difference(span.start, told));
+        let usual = span.start_unix_ns.0.wrapping_sub(self.batch.unix_offset_ns.cast_unsigned());
+        columns.start.push(difference(span.start, usual));
         let latest = span.active.iter().map(|&(_, to)| to).max().unwrap_or(span.start);
         columns.end.push(difference(span.end, latest));
         let sum = span.states.iter().fold(0_u64, |sum, (_, ns)| sum.wrapping_add(ns));
@@ -210,12 +210,12 @@ impl Rows<'_> {
 
     /// Index of a process in the dictionary; a row without one is left out.
     fn process(&mut self, index: u32) -> Option<u32> {
-        let Some(told) = self.processes.get_mut(index as usize) else {
+        let Some(sent) = self.processes.get_mut(index as usize) else {
             self.left_out += 1;
             return None;
         };
         let process = &self.batch.processes[index as usize];
-        Some(*told.get_or_insert_with(|| self.dictionary.process(process)))
+        Some(*sent.get_or_insert_with(|| self.dictionary.process(process)))
     }
 }
 
@@ -250,11 +250,11 @@ fn encode_counts(counts: &Counts) -> v1::Counts {
 
 fn encode_account(account: &Account) -> v1::Account {
     let kinds = (account.kinds.iter())
-        .map(|(kind, books)| v1::KindAccount {
+        .map(|(kind, of_kind)| v1::KindAccount {
             kind: codes::capped(kind).to_owned(),
-            captured: books.captured,
-            linked: books.linked,
-            lost: encode_reasons(&books.lost),
+            captured: of_kind.captured,
+            linked: of_kind.linked,
+            lost: encode_reasons(&of_kind.lost),
         })
         .collect();
     let cost = account.cost;

@@ -26,7 +26,7 @@ use crate::model::{
 
 /// An epoch ends when one of these is reached.
 const MOST_ROWS: usize = 64 << 10;
-/// A host with 8,000 stacks in use has 80,000 nodes: with fewer the same would be told again and
+/// A host with 8,000 stacks in use has 80,000 nodes: with fewer the same would be sent again and
 /// again.
 const MOST_NODES: usize = 128 << 10;
 const MOST_STRING_BYTES: usize = 4 << 20;
@@ -263,12 +263,12 @@ impl Dictionary {
 }
 
 /// The index of a key in its table, told first when it is new.
-fn index<K: Eq + Hash>(table: &mut HashMap<K, u32>, key: K, tell: impl FnOnce(&K)) -> u32 {
+fn index<K: Eq + Hash>(table: &mut HashMap<K, u32>, key: K, send: impl FnOnce(&K)) -> u32 {
     if let Some(&index) = table.get(&key) {
         return index;
     }
     let index = table.len() as u32;
-    tell(&key);
+    send(&key);
     table.insert(key, index);
     index
 }

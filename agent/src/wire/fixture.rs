@@ -180,8 +180,8 @@ pub fn wild(random: &mut Random) -> Batch {
     };
     if random.one_in(2) {
         let lost = [("ring_full".into(), random.next())].into();
-        let books = KindAccount { captured: random.next(), linked: random.next(), lost };
-        batch.account.kinds.insert("samples".into(), books);
+        let account = KindAccount { captured: random.next(), linked: random.next(), lost };
+        batch.account.kinds.insert("samples".into(), account);
         batch.account.loss.insert("markers_lost".into(), random.next());
         batch.account.cost.cpu_ns = random.next();
         batch.account.closed = random.one_in(2);

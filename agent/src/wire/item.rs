@@ -24,7 +24,7 @@ pub enum Content {
     Gap(Gap),
 }
 
-/// What the encoder left out or cut: not in the batch's own counts, so it is told here.
+/// What the encoder left out or cut: not in the batch's own counts, so it is reported here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repaired {
     /// Strings cut to `codes::MAX_STRING`.

@@ -98,7 +98,7 @@ fn states_bytes(states: &StateTimes) -> usize {
 fn account_bytes(account: &Account) -> usize {
     let reason = |reason: &std::sync::Arc<str>| ALLOCATION + ENTRY + reason.len();
     let kinds: usize = (account.kinds.iter())
-        .map(|(kind, books)| 2 * reason(kind) + books.lost.keys().map(reason).sum::<usize>())
+        .map(|(kind, account)| 2 * reason(kind) + account.lost.keys().map(reason).sum::<usize>())
         .sum();
     kinds + account.loss.keys().map(reason).sum::<usize>()
 }

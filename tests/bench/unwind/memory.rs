@@ -57,14 +57,14 @@ pub(super) fn measure() -> Result<Vec<Line>> {
     let others = map_megabytes(recording.objects())?;
     // Made on demand. By name: other agents' are among them.
     let chunks = named_map_megabytes("hotspan_rows")?;
-    let books = recording.unwound();
-    let bytes = books.bytes.load(Relaxed) as f64;
+    let counters = recording.unwound();
+    let bytes = counters.bytes.load(Relaxed) as f64;
     let note = format!(
         "{} files with tables, {} without, {} refused, {} over budget",
-        books.files.load(Relaxed),
-        books.files_bare.load(Relaxed),
-        books.counts.get(DaemonCounter::UnwindFilesRefused),
-        books.counts.get(DaemonCounter::UnwindTablesOverBudget)
+        counters.files.load(Relaxed),
+        counters.files_bare.load(Relaxed),
+        counters.counts.get(DaemonCounter::UnwindFilesRefused),
+        counters.counts.get(DaemonCounter::UnwindTablesOverBudget)
     );
     recording.finish()?;
     let most = slabs.iter().copied().fold(0.0, f64::max);

@@ -116,12 +116,12 @@ impl Recording {
         &self.objects
     }
 
-    /// The books of the unwinder.
+    /// The accounting of the unwinder.
     pub(super) fn unwound(&self) -> &Counters {
         self.daemon.unwinder.counters()
     }
 
-    /// Takes what is left; stacks that are told late are told now.
+    /// Takes what is left; stacks that are reported late are reported now.
     pub(super) fn finish(mut self) -> Result<(Vec<Sample>, HashMap<u64, SeenStack>, Outcome)> {
         self.flush()?;
         let (flush, outcome) = self.daemon.last_flush().context("the last flush")?;

@@ -1,5 +1,5 @@
 //! Bursts of processes that are over after 30 ms: how long after its first sample one has a stack that
-//! was walked whole in the kernel, and how many of its stacks are whole when all are told.
+//! was walked whole in the kernel, and how many of its stacks are whole when all are reported.
 
 use std::{
     collections::BTreeMap,
@@ -82,13 +82,13 @@ pub(super) fn measure() -> Result<Vec<Line>> {
         }
         life.samples += 1;
         let Some(stack) = stacks.get(&sample.stack) else { continue };
-        let mut told = stack.clone();
-        told.settle(deadline);
-        let is_whole = told.definition.stop == Stop::Bottom;
+        let mut settled = stack.clone();
+        settled.settle(deadline);
+        let is_whole = settled.definition.stop == Stop::Bottom;
         life.whole += usize::from(is_whole);
         if !is_whole {
             let with = if stack.definition.copied { "with a copy" } else { "without a copy" };
-            *ends.entry(format!("{:?} {with}", told.definition.stop)).or_default() += 1;
+            *ends.entry(format!("{:?} {with}", settled.definition.stop)).or_default() += 1;
         }
         late += usize::from(is_whole && stack.definition.copied);
         if stack.definition.stop == Stop::Bottom && life.first_in_kernel.is_none() {
@@ -126,7 +126,7 @@ fn lines(lives: &[Life], late: usize, ends: &BTreeMap<String, usize>, started: u
         )
         .noise(noise)
         .note(format!(
-            "{samples} samples, {late} told late; {without} processes without any; {ends:?}"
+            "{samples} samples, {late} reported late; {without} processes without any; {ends:?}"
         )),
     ]
 }

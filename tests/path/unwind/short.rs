@@ -28,7 +28,7 @@ const HZ: u64 = 499;
 
 /// What became of the stacks of the processes.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Summary {
     /// Processes that were sampled in user code of the program.
     pub sampled: usize,
     /// Of those, processes with a stack from `_start` to a burning function.
@@ -49,11 +49,11 @@ pub fn processes(variant: &str) -> Result<()> {
     let mut watch = Watch::start(std::process::id(), HZ)?;
     let mains = run(&mut watch, &program)?;
     watch.finish()?;
-    let told = tell(&watch, &program, &mains)?;
-    println!("short-lived: {told:?} of {PROCESSES} processes");
-    ensure!(told.sampled >= PROCESSES / 2, "few were seen at all: {told:?}");
+    let summary = summarize(&watch, &program, &mains)?;
+    println!("short-lived: {summary:?} of {PROCESSES} processes");
+    ensure!(summary.sampled >= PROCESSES / 2, "few were seen at all: {summary:?}");
     // All of them on a quiet host; on a crowded one the daemon may be late for some.
-    ensure!(told.with_whole * 10 >= told.sampled * 8, "few have a whole stack: {told:?}");
+    ensure!(summary.with_whole * 10 >= summary.sampled * 8, "few have a whole stack: {summary:?}");
     Ok(())
 }
 
@@ -84,7 +84,7 @@ fn run(watch: &mut Watch, program: &Path) -> Result<BTreeMap<u32, u64>> {
 }
 
 /// Sorts their stacks.
-fn tell(watch: &Watch, program: &Path, mains: &BTreeMap<u32, u64>) -> Result<Told> {
+fn summarize(watch: &Watch, program: &Path, mains: &BTreeMap<u32, u64>) -> Result<Summary> {
     let in_file = Symbols::of(program)?;
     let mut symbols = BTreeMap::new();
     for (&pid, &main) in mains {
@@ -92,7 +92,7 @@ fn tell(watch: &Watch, program: &Path, mains: &BTreeMap<u32, u64>) -> Result<Tol
         moved.move_main_to(main)?;
         symbols.insert(pid, moved);
     }
-    let mut told = Told::default();
+    let mut summary = Summary::default();
     let mut sampled: BTreeMap<u32, bool> = BTreeMap::new();
     for stack in watch.all_stacks() {
         let Some(symbols) = symbols.get(&stack.tgid) else { continue };
@@ -102,14 +102,14 @@ fn tell(watch: &Watch, program: &Path, mains: &BTreeMap<u32, u64>) -> Result<Tol
             continue;
         }
         let whole = BURN.problem(&chain).is_none() && is_whole(&stack);
-        told.stacks.0 += 1;
-        told.stacks.1 += usize::from(whole);
+        summary.stacks.0 += 1;
+        summary.stacks.1 += usize::from(whole);
         if !whole {
-            *told.ends.entry((stack.stop, stack.copied)).or_default() += 1;
+            *summary.ends.entry((stack.stop, stack.copied)).or_default() += 1;
         }
         *sampled.entry(stack.tgid).or_default() |= whole;
     }
-    told.sampled = sampled.len();
-    told.with_whole = sampled.values().filter(|&&whole| whole).count();
-    Ok(told)
+    summary.sampled = sampled.len();
+    summary.with_whole = sampled.values().filter(|&&whole| whole).count();
+    Ok(summary)
 }

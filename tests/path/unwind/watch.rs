@@ -170,13 +170,13 @@ impl Watch {
     pub fn finish(&mut self) -> Result<Vec<Seen>> {
         let (flush, outcome) = self.daemon.last_flush().context("reading what is left")?;
         self.add(flush);
-        let problems = conservation_problems(&books(&outcome));
+        let problems = conservation_problems(&accounting(&outcome));
         ensure!(problems.is_empty(), "{problems:?}");
         Ok(self.summed())
     }
 }
 
-/// A stack as it will be told; none while its process's mappings are being read, which only the next
+/// A stack as it will be reported; none while its process's mappings are being read, which only the next
 /// rounds take over.
 fn settled(stack: &SeenStack) -> Option<StackDefinition> {
     if stack.awaits_map() {
@@ -187,8 +187,8 @@ fn settled(stack: &SeenStack) -> Option<StackDefinition> {
     Some(stack.definition)
 }
 
-/// The books as a report has them.
-fn books(outcome: &Outcome) -> Report {
+/// The accounting as a report has it.
+fn accounting(outcome: &Outcome) -> Report {
     let conservation = outcome.conservation.iter().map(|(kind, kept)| {
         let kept = Conservation {
             captured: kept.captured,

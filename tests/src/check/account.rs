@@ -43,7 +43,7 @@ impl<'a> Checks<'a> {
                 });
                 // Its clock was read before its end, and its first switch-in is in no rusage.
                 let after = (edge - off_outside).max(0) as u64;
-                let least = truth.cpu_ns.saturating_sub(booked_as_cpu(&thread.states));
+                let least = truth.cpu_ns.saturating_sub(charged_as_cpu(&thread.states));
                 let clock = running.clamp(least, truth.cpu_ns + after);
                 count += 1;
                 if let Some(problem) = cpu_problem(running, clock, truth.switch_ins + 1) {
@@ -62,7 +62,7 @@ impl<'a> Checks<'a> {
     }
 
     /// The kernel's own account, read by the thread at its end: what it has as CPU and run-queue
-    /// time together, and then each alone as far as [`booked_as_cpu`] lets them differ. 1 % + 200 us
+    /// time together, and then each alone as far as [`charged_as_cpu`] lets them differ. 1 % + 200 us
     /// and the jitter of the cut, up to 40 us per switch-in, that the CPU clock is allowed too.
     pub fn schedstat(&mut self) -> &mut Self {
         let (mut run, mut run_truth, mut delay, mut delay_truth) = (0, 0, 0, 0);
@@ -121,10 +121,10 @@ fn few(count: usize) -> usize {
     if count >= 20 { (count / 20).max(2) } else { 0 }
 }
 
-/// Time at the CPU's door that the kernel books as CPU time: a wakeup that preempts skips the next
+/// Time at the CPU's door that the kernel charges as CPU time: a wakeup that preempts skips the next
 /// update of the run queue's clock (`wakeup_preempt` in kernel/sched/core.c), so the woken thread is
 /// charged from its wakeup on, and its `run_delay` is zero.
-pub(super) fn booked_as_cpu(states: &report::States) -> u64 {
+pub(super) fn charged_as_cpu(states: &report::States) -> u64 {
     get(states, "ready_wakeup")
 }
 

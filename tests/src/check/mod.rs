@@ -8,7 +8,7 @@ use std::{
     fmt::Write as _,
 };
 
-use account::{booked_as_cpu, cpu_problem};
+use account::{charged_as_cpu, cpu_problem};
 use anyhow::{Result, ensure};
 use hotspan::ledger::Kind;
 
@@ -171,7 +171,7 @@ impl<'a> Checks<'a> {
         for (truth, span) in self.closed() {
             let running = get(&span.states, "running");
             // An interrupt between the reads of the two clocks is in the one and not in the other.
-            let less = truth.slack_ns + booked_as_cpu(&span.states);
+            let less = truth.slack_ns + charged_as_cpu(&span.states);
             // On a host that is itself stolen from, the clock may say more than there was.
             let most = truth.cpu_ns.min(truth.wall_ns);
             let clock = running.clamp(most.saturating_sub(less), most);

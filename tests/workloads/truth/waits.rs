@@ -188,12 +188,12 @@ pub(crate) fn mutex() -> Result<()> {
                 let mut span = Span::new("hold lock", "sleep").waiting(ns);
                 span.enter();
                 let guard = lock(&mutex);
-                let told = held.send((gettid(), span.span_id()));
+                let sent = held.send((gettid(), span.span_id()));
                 sleep_ns(ns);
                 drop(guard);
                 span.leave();
                 span.keep();
-                if told.is_err() || may_again.recv().is_err() {
+                if sent.is_err() || may_again.recv().is_err() {
                     return;
                 }
             }

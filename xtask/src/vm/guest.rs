@@ -74,11 +74,11 @@ impl Guest {
         File::create(&console)?;
         let mut machine = Machine(self.qemu(&console)?);
         let deadline = Instant::now() + limit;
-        let mut told = 0;
+        let mut shown = 0;
         let ended = loop {
             let status = machine.0.try_wait()?;
             let text = read_lossy(&console);
-            told = tell(&text, told);
+            shown = show(&text, shown);
             if status.is_some() || Instant::now() >= deadline {
                 break status;
             }
@@ -196,13 +196,13 @@ fn read_lossy(path: &Path) -> String {
 }
 
 /// Prints what the guest said since `told` complete lines of it; returns how many there are now.
-fn tell(console: &str, told: usize) -> usize {
+fn show(console: &str, shown: usize) -> usize {
     let complete = console.rfind('\n').map_or("", |end| &console[..end]);
     let said = complete.lines().filter_map(|line| line.trim_end().strip_prefix(SAYS));
     let mut count = 0;
     for line in said {
         count += 1;
-        if count > told {
+        if count > shown {
             println!("guest: {line}");
         }
     }
@@ -231,9 +231,9 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_is_told_once_and_in_whole_lines() {
-        assert_eq!(tell("[0.1] x\nhotspan-vm: a\r\nhotspan-vm: b", 0), 1);
-        assert_eq!(tell("[0.1] x\nhotspan-vm: a\r\nhotspan-vm: b\n", 1), 2);
+    fn the_guest_is_reported_once_and_in_whole_lines() {
+        assert_eq!(show("[0.1] x\nhotspan-vm: a\r\nhotspan-vm: b", 0), 1);
+        assert_eq!(show("[0.1] x\nhotspan-vm: a\r\nhotspan-vm: b\n", 1), 2);
     }
 
     #[test]

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn marked_ends_and_waits_from_nowhere_are_told() {
+    fn marked_ends_and_waits_from_nowhere_are_reported() {
         let ends_in = |last: &Value| json!([{"name": "f", "kind": "native"}, last]);
         let cut = ends_in(&json!({"name": "[cut here: x]", "kind": "mark"}));
         assert_eq!(stacks(&cut, "running", 10).problems(), Vec::<String>::new());

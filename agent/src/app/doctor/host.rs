@@ -52,7 +52,7 @@ pub(super) struct Host {
     pub(super) lockdown: Option<String>,
     /// Whether a hardware cycle counter could be opened.
     pub(super) cycles: io::Result<()>,
-    /// Whether interrupt time is accounted apart, if that can be told.
+    /// Whether interrupt time is accounted apart, if that can be known.
     pub(super) irq_time: Option<bool>,
     /// The kernel's clock.
     pub(super) clocksource: Option<String>,

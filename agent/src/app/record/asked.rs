@@ -20,7 +20,7 @@ pub enum AskedError {
     /// It never runs anything of its own.
     #[error("--pid {0}: {1} is a thread of the kernel: it has no spans to record")]
     Kernel(u32, String),
-    /// What we do ourselves is never told.
+    /// What we do ourselves is never reported.
     #[error("--pid {0}: that is this hotspan itself")]
     Ourselves(u32),
     /// At most a zombie, for which its parent has not waited.
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_cannot_be_recorded_is_told_why() {
+    fn who_cannot_be_recorded_is_reported_why() {
         let own = std::process::id();
         let ourselves = AskedError::Ourselves;
         assert_eq!(Asked::find(own).unwrap_err(), ourselves(own));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_ended_is_told_apart_from_one_that_lives() {
+    fn one_that_has_ended_is_distinguished_from_one_that_lives() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let asked = Asked::find(child.id()).unwrap();
         assert_eq!(asked.note(), None);

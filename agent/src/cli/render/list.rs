@@ -61,7 +61,7 @@ pub fn write(
     if title.truncated {
         note("There are more: raise -n, or narrow with --since, --min, --service.", out, style)?;
     }
-    note("`hotspan span ID` tells where one span's time went.", out, style)
+    note("`hotspan span ID` says where one span's time went.", out, style)
 }
 
 fn note(text: &str, out: &mut impl io::Write, style: &Style) -> io::Result<()> {

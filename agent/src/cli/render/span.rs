@@ -175,9 +175,9 @@ fn causes(
     title("Who made it wait", within, "exact", out, style)?;
     let mut causes: Vec<_> = span.causes.iter().collect();
     causes.sort_by_key(|cause| std::cmp::Reverse(cause.ns));
-    let told = &causes[..causes.len().min(style.top)];
-    let widest = told.iter().map(|cause| cause.state.key().len()).max().unwrap_or(0);
-    let counts: Vec<String> = told
+    let shown = &causes[..causes.len().min(style.top)];
+    let widest = shown.iter().map(|cause| cause.state.key().len()).max().unwrap_or(0);
+    let counts: Vec<String> = shown
         .iter()
         .map(|cause| match cause.count {
             0 | 1 => String::new(),
@@ -185,7 +185,7 @@ fn causes(
         })
         .collect();
     let count = counts.iter().map(|count| text::columns(count)).max().unwrap_or(0);
-    for (cause, times) in told.iter().zip(&counts) {
+    for (cause, times) in shown.iter().zip(&counts) {
         let mut line = style.line();
         line.put_right(&text::time(cause.ns, style.unicode), TIME, Paint::Plain).skip(2);
         if count > 0 {
@@ -215,7 +215,7 @@ fn causes(
         }
         line.end(out)?;
     }
-    let rest = &causes[told.len()..];
+    let rest = &causes[shown.len()..];
     if !rest.is_empty() {
         let ns = rest.iter().map(|cause| cause.ns).sum();
         let mut line = style.line();

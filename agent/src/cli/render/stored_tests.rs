@@ -156,7 +156,7 @@ Stacks, callees first (lock only): samp~
 }
 
 #[test]
-fn what_a_span_lacks_is_told() {
+fn what_a_span_lacks_is_reported() {
     let mut span = checkout();
     span.stacks.clear();
     span.exact.states = false;
@@ -188,7 +188,7 @@ hotspan: 2 spans, newest first  --min 1ms
    1.20 ms    5.05 s  GET /          shop (812)     ██████████████████████████████████████████████████  00f067aa0ba902b7
 
 There are more: raise -n, or narrow with --since, --min, --service.
-`hotspan span ID` tells where one span's time went.
+`hotspan span ID` says where one span's time went.
 ";
     let title = title(&["--min 1ms"], true);
     assert_eq!(listed(&spans, &title, &Style { width: 120, ..PLAIN }), wide);
@@ -206,7 +206,7 @@ hotspan: 2 spans, newest first  --min 1~
 
 There are more: raise -n, or narrow with
 --since, --min, --service.
-`hotspan span ID` tells where one span's
+`hotspan span ID` says where one span's
 time went.
 ";
     let style = Style { width: 40, unicode: false, ..PLAIN };

@@ -154,7 +154,7 @@ fn without_spans_the_threads_are_shown() {
 }
 
 #[test]
-fn losses_are_told_with_their_meaning() {
+fn losses_are_reported_with_their_meaning() {
     let mut report = sample();
     report.loss = BTreeMap::from([("stacks_cut".into(), 1_234)]);
     let conservation = Conservation { captured: 10, delivered: 9, ..Default::default() };

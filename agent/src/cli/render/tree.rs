@@ -66,7 +66,7 @@ pub(super) fn write(
 ) -> io::Result<()> {
     let nodes = merge(stacks, reverse);
     let least = (whole / 100 * SHOWN).max(1);
-    let told = nodes[0].states.sum();
+    let shown = nodes[0].states.sum();
     let mut open: Vec<Item> = forks(&nodes, 0, "", least, style).into_iter().rev().collect();
     for item in &mut open {
         // The outermost functions stand side by side, not below anything.
@@ -104,10 +104,10 @@ pub(super) fn write(
             }
         }
     }
-    let untold = whole.saturating_sub(told);
-    if untold >= least {
+    let not_shown = whole.saturating_sub(shown);
+    if not_shown >= least {
         let mut line = style.line();
-        share(&mut line, untold, whole, style);
+        share(&mut line, not_shown, whole, style);
         line.skip(2).put("without a stack", Paint::Dim).end(out)?;
     }
     Ok(())

@@ -191,7 +191,7 @@ fn linked() -> Flush {
     let flush = linker.flush(at + 40 * MS, true, &mut parts);
     // Nobody answers for it.
     for ask in processes.take_asks() {
-        processes.told(ask, None);
+        processes.answered(ask, None);
     }
     flush
 }

@@ -145,7 +145,7 @@ async fn half_open_connections_are_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_overflows_is_told_exactly() {
+async fn what_overflows_is_reported_exactly() {
     let sink = MemorySink::default();
     sink.set_trouble(Some(SinkError::Full("no space".into())));
     let collector = collector(&sink);

@@ -1,5 +1,5 @@
 //! Attaching what a process publishes: its segments, and the lanes in them. A process is asked for them
-//! (`look`), and what it has is told a moment later. What cannot be attached then may be later
+//! (`look`), and what it has is reported a moment later. What cannot be attached then may be later
 //! (descriptors run out, a segment that is still being made, a process in the middle of an exec), so such
 //! a process is asked again, ever less often. Until then its lanes are *virtual*: they hold what the
 //! kernel side saves of them. Once attached they are read on from there; if they never are, the rest is
@@ -104,7 +104,7 @@ impl Lanes {
     }
 
     /// Attaches what was found, perhaps late.
-    pub fn told(&mut self, ask: &Ask, found: Found) {
+    pub fn answered(&mut self, ask: &Ask, found: Found) {
         let pid = ask.pid;
         let Some(asked) = self.end_asking(pid) else { return };
         let Asked { from_birth, placed, ended, mut again, .. } = asked;

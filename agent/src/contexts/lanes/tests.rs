@@ -98,7 +98,7 @@ fn numbers_that_cannot_be_are_not_counted() {
 fn answer(lanes: &mut Lanes) -> usize {
     let asks = lanes.take_asks();
     for ask in &asks {
-        lanes.told(ask, ask.read());
+        lanes.answered(ask, ask.read());
     }
     asks.len()
 }
@@ -140,7 +140,7 @@ fn one_that_names_lanes_while_it_is_asked_is_not_asked_more_often() {
         asked += asks.len();
         lanes.lane_or_virtual(PID, Address(LANE.0 + 2 * number + 1), 0, 1).unwrap();
         for ask in &asks {
-            lanes.told(ask, ask.read());
+            lanes.answered(ask, ask.read());
         }
         lanes.end_round();
         lanes.drain();
@@ -171,7 +171,7 @@ fn a_process_that_does_not_answer_is_asked_once_at_a_time() {
         lanes.drain();
     }
     assert!(!lanes.is_awaited(lane) && lanes.take_asks().is_empty(), "but not for ever");
-    lanes.told(&asks[0], asks[0].read());
+    lanes.answered(&asks[0], asks[0].read());
     lanes.end_round();
     lanes.drain();
     assert_eq!(lanes.take_asks().len(), 1, "asked again, for it answered late");
@@ -185,7 +185,7 @@ fn a_process_that_does_not_answer_is_asked_once_at_a_time() {
     lanes.forget_image(PID, 2);
     lanes.lane_or_virtual(PID, LANE, 0, 3).unwrap();
     assert_eq!(lanes.take_asks().len(), 1);
-    lanes.told(&asks[0], asks[0].read());
+    lanes.answered(&asks[0], asks[0].read());
     lanes.refused(PID);
     assert!(!lanes.is_sweeping());
 }
@@ -207,7 +207,7 @@ fn what_is_found_of_an_image_that_is_gone_is_nobodys() {
     lanes.forget_image(own, ktime::now());
     lanes.lane_or_virtual(own, Address(LANE.0 + 1), 0, ktime::now()).unwrap();
     assert!(lanes.take_asks().is_empty(), "it is still being asked");
-    lanes.told(&asks[0], found);
+    lanes.answered(&asks[0], found);
     assert!(!lanes.is_attached(own));
     assert_eq!(answer(&mut lanes), 1, "asked again for the image of now");
     assert!(lanes.is_attached(own));

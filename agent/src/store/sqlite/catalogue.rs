@@ -33,7 +33,7 @@ pub(super) struct Catalogue {
 struct List {
     parts: BTreeSet<PartName>,
     /// Damaged, not renamed yet.
-    condemned: Vec<PartName>,
+    quarantined: Vec<PartName>,
     set_aside: Vec<SetAside>,
 }
 
@@ -111,7 +111,7 @@ impl Catalogue {
     }
 
     /// Nobody reads this part any more.
-    pub fn condemn(&self, part: PartName, reason: &str) {
+    pub fn quarantine(&self, part: PartName, reason: &str) {
         let mut list = self.list();
         if !list.parts.remove(&part) {
             return;
@@ -125,19 +125,19 @@ impl Catalogue {
             reason: reason.into(),
             unix_ns: self.now(),
         });
-        list.condemned.push(part);
+        list.quarantined.push(part);
     }
 
-    pub fn is_condemned(&self, part: PartName) -> bool {
-        self.list().condemned.contains(&part)
+    pub fn is_quarantined(&self, part: PartName) -> bool {
+        self.list().quarantined.contains(&part)
     }
 
-    /// Renames what was condemned, except the part the writer still has open: what it writes there
+    /// Renames what was quarantined, except the part the writer still has open: what it writes there
     /// meanwhile must stay where its WAL is.
-    pub fn bury(&self, open: Option<PartName>) -> Result<(), StoreError> {
-        let condemned: Vec<_> =
-            self.list().condemned.extract_if(.., |part| Some(*part) != open).collect();
-        for part in condemned {
+    pub fn rename_quarantined(&self, open: Option<PartName>) -> Result<(), StoreError> {
+        let quarantined: Vec<_> =
+            self.list().quarantined.extract_if(.., |part| Some(*part) != open).collect();
+        for part in quarantined {
             for (from, to) in part.files().into_iter().zip(damaged_files(part)) {
                 let from = self.dir.join(&from);
                 gone_is_fine(fs::rename(&from, self.dir.join(to))).map_err(StoreError::io(from))?;
@@ -160,7 +160,7 @@ impl Catalogue {
     pub fn unlink_damaged(&self) -> Result<bool, StoreError> {
         let mut list = self.list();
         let oldest = list.set_aside.iter().filter_map(|aside| damaged_part(&aside.file)).min();
-        let Some(oldest) = oldest.filter(|part| !list.condemned.contains(part)) else {
+        let Some(oldest) = oldest.filter(|part| !list.quarantined.contains(part)) else {
             return Ok(false);
         };
         let files = damaged_files(oldest);

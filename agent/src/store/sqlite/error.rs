@@ -53,7 +53,7 @@ pub enum StoreError {
     Io {
         /// Which.
         path: PathBuf,
-        /// Why. (A field named `source` would be told twice, as the error's cause.)
+        /// Why. (A field named `source` would be printed twice, as the error's cause.)
         error: io::Error,
     },
     /// Anything else SQLite says.

@@ -52,7 +52,7 @@ impl Store {
             Ok(_) => Ok(()),
             Err(error) => match error.of(&name.to_string()) {
                 StoreError::Damaged { reason, .. } => {
-                    self.catalogue.condemn(*name, &reason);
+                    self.catalogue.quarantine(*name, &reason);
                     self.turn_page()
                 }
                 error => Err(error),
@@ -81,9 +81,9 @@ impl Store {
                 }
                 Ok(_) => return Ok(()),
                 Err(StoreError::Damaged { reason, .. }) => {
-                    self.catalogue.condemn(oldest, &reason);
+                    self.catalogue.quarantine(oldest, &reason);
                     self.reader.forget(oldest);
-                    self.catalogue.bury(Some(self.newest.name))?;
+                    self.catalogue.rename_quarantined(Some(self.newest.name))?;
                 }
                 Err(error) => return Err(error),
             }
@@ -123,9 +123,9 @@ impl Store {
                 }
                 Ok(Err(error)) => match error.of(&verification.part.to_string()) {
                     StoreError::Damaged { reason, .. } => {
-                        self.catalogue.condemn(verification.part, &reason);
+                        self.catalogue.quarantine(verification.part, &reason);
                         self.reader.forget(verification.part);
-                        self.catalogue.bury(Some(self.newest.name))?;
+                        self.catalogue.rename_quarantined(Some(self.newest.name))?;
                     }
                     // Read errors show again when it is read.
                     error => tracing::debug!("not looked through: {error}"),
@@ -144,9 +144,9 @@ impl Store {
             Ok(Some(conn)) => self.verification = Verification::begin(part, conn),
             Ok(None) => {}
             Err(StoreError::Damaged { reason, .. }) => {
-                self.catalogue.condemn(part, &reason);
+                self.catalogue.quarantine(part, &reason);
                 self.reader.forget(part);
-                self.catalogue.bury(Some(self.newest.name))?;
+                self.catalogue.rename_quarantined(Some(self.newest.name))?;
             }
             Err(error) => return Err(error),
         }
@@ -208,6 +208,6 @@ impl Verification {
 }
 
 fn look_through(conn: &Connection) -> Result<(), PartError> {
-    let told: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if told == "ok" { Ok(()) } else { Err(Damage("its pages contradict each other").into()) }
+    let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict == "ok" { Ok(()) } else { Err(Damage("its pages contradict each other").into()) }
 }

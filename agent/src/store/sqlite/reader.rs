@@ -72,7 +72,7 @@ impl Reader {
                 Ok(view) => views.push(view),
                 // Dropped since it was listed.
                 Err(_) if !catalogue.contains(part) => {}
-                Err(StoreError::Damaged { reason, .. }) => self.condemn(part, &reason),
+                Err(StoreError::Damaged { reason, .. }) => self.quarantine(part, &reason),
                 Err(error) => return Err(error),
             }
         }
@@ -91,8 +91,8 @@ impl Reader {
         }
     }
 
-    pub(super) fn condemn(&self, part: PartName, reason: &str) {
-        self.0.catalogue.condemn(part, reason);
+    pub(super) fn quarantine(&self, part: PartName, reason: &str) {
+        self.0.catalogue.quarantine(part, reason);
         self.forget(part);
     }
 

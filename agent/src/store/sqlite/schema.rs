@@ -220,7 +220,7 @@ pub(super) fn check_header(dir: &Path, name: PartName) -> Result<(), StoreError>
     let found = word(60);
     if found > VERSION {
         // Every version keeps its number in `meta` too: a flipped bit is no newer hotspan.
-        let told = Connection::open_with_flags(&path, flags(Access::Read))
+        let recorded = Connection::open_with_flags(&path, flags(Access::Read))
             .and_then(|conn| {
                 conn.query_row("SELECT value FROM meta WHERE key = 'version'", [], |row| {
                     row.get::<_, u32>(0)
@@ -229,7 +229,7 @@ pub(super) fn check_header(dir: &Path, name: PartName) -> Result<(), StoreError>
             })
             .ok()
             .flatten();
-        if told.is_some_and(|told| told != found) {
+        if recorded.is_some_and(|recorded| recorded != found) {
             return Err(damaged("its header contradicts its contents"));
         }
         return Err(StoreError::Newer { file, found, known: VERSION });

@@ -1,5 +1,5 @@
 //! The store as one answer sees it: every part pinned to the state it had when the snapshot was
-//! taken, until the snapshot goes. A part that shows damage is condemned, and the snapshot is spoiled:
+//! taken, until the snapshot goes. A part that shows damage is quarantined, and the snapshot is spoiled:
 //! the answer starts over without that part.
 //!
 //! The parts are pinned one after the other, the newest last, and only the newest is ever appended to:
@@ -55,7 +55,7 @@ impl Pinned {
             if let StoreError::Damaged { file, reason } = &error
                 && let Ok(part) = file.parse()
             {
-                self.reader.condemn(part, reason);
+                self.reader.quarantine(part, reason);
                 self.is_spoiled.set(true);
             }
             error.into()

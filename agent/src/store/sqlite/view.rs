@@ -66,7 +66,7 @@ impl View {
         error.of(&self.name.to_string())
     }
 
-    /// Rows of a span, one per process; of any trace when none is told.
+    /// Rows of a span, one per process; of any trace when none is given.
     pub fn spans(
         &self,
         trace_id: Option<TraceId>,

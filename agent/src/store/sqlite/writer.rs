@@ -75,12 +75,12 @@ impl Store {
         let catalogue = Arc::new(Catalogue::scan(dir, clock)?);
         for part in catalogue.parts() {
             match schema::check_header(dir, part) {
-                Err(StoreError::Damaged { reason, .. }) => catalogue.condemn(part, &reason),
+                Err(StoreError::Damaged { reason, .. }) => catalogue.quarantine(part, &reason),
                 outcome => outcome?,
             }
         }
         let (newest, runs) = loop {
-            catalogue.bury(None)?;
+            catalogue.rename_quarantined(None)?;
             let Some(name) = catalogue.newest() else {
                 break (begin_part(&catalogue, &Runs::new())?, Runs::new());
             };
@@ -89,7 +89,7 @@ impl Store {
                 Ok((newest, runs))
             });
             match opened {
-                Err(StoreError::Damaged { reason, .. }) => catalogue.condemn(name, &reason),
+                Err(StoreError::Damaged { reason, .. }) => catalogue.quarantine(name, &reason),
                 Err(error) => return Err(error),
                 Ok((newest, runs)) => break (newest, runs),
             }
@@ -118,7 +118,7 @@ impl Store {
         }
         let mut outcome = self.turn_page().and_then(|()| self.try_append(entries));
         if let Err(StoreError::Damaged { reason, .. }) = &outcome {
-            self.catalogue.condemn(self.newest.name, reason);
+            self.catalogue.quarantine(self.newest.name, reason);
             outcome = self.turn_page().and_then(|()| self.try_append(entries));
         }
         self.note_room(&outcome);
@@ -146,7 +146,7 @@ impl Store {
         })();
         match written {
             // A reader met damage meanwhile: an acknowledgement must not rest on that part.
-            Ok(()) if self.catalogue.is_condemned(*name) => {
+            Ok(()) if self.catalogue.is_quarantined(*name) => {
                 Err(PartError::Damage(Damage("a reader met damage")).of(&name.to_string()))
             }
             Ok(()) => {
@@ -165,13 +165,13 @@ impl Store {
         self.stay_in_place()?;
         let name = self.newest.name;
         let largest = (self.settings.max_bytes / PARTS_PER_STORE).max(MIN_PART_BYTES);
-        let is_damaged = self.catalogue.is_condemned(name);
+        let is_damaged = self.catalogue.is_quarantined(name);
         if !is_damaged
             && !name.is_before_day_of(self.catalogue.now())
             // Without the WAL, whose size says nothing about the part's.
             && name.path(&self.catalogue.dir).metadata().map_or(0, |meta| meta.len()) <= largest
         {
-            return self.catalogue.bury(Some(name));
+            return self.catalogue.rename_quarantined(Some(name));
         }
         let oldest_kept = (self.catalogue.now())
             .saturating_sub(self.settings.max_age.as_nanos().try_into().unwrap_or(u64::MAX));
@@ -185,7 +185,7 @@ impl Store {
             previous.checkpoint();
         }
         drop(previous);
-        self.catalogue.bury(Some(self.newest.name))
+        self.catalogue.rename_quarantined(Some(self.newest.name))
     }
 
     /// The directory may be removed, or another mounted in its place, while files in it are open:
@@ -203,7 +203,7 @@ impl Store {
             let path = part.path(dir);
             let is_newest = part == self.newest.name;
             if !path.exists() || (is_newest && !self.newest.identity.is_at(&path)) {
-                self.catalogue.condemn(part, "its file was taken away");
+                self.catalogue.quarantine(part, "its file was taken away");
             }
         }
         Ok(())
@@ -239,7 +239,7 @@ impl Drop for Store {
         if let Some(verification) = self.verification.take() {
             verification.cancel();
         }
-        if !self.catalogue.is_condemned(self.newest.name) {
+        if !self.catalogue.is_quarantined(self.newest.name) {
             self.newest.checkpoint();
         }
     }

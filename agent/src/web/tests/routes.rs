@@ -109,7 +109,7 @@ fn a_list_holds_the_documents_without_three_keys() {
 }
 
 #[test]
-fn a_span_is_told_in_every_scope() {
+fn a_span_is_reported_in_every_scope() {
     let memory = Memory::shop();
     let view = memory.store.view();
     let trace: Vec<SpanAccount> = view.trace(TRACE);
@@ -132,9 +132,9 @@ fn a_span_is_told_in_every_scope() {
     let api = Api::new(memory);
     for (scope, expected) in Scope::ALL.into_iter().zip(expected) {
         let target = format!("{}?scope={}", path(CHECKOUT), scope.key());
-        let told: SpanDocument = serde_json::from_value(api.json(&target)).unwrap();
+        let answered: SpanDocument = serde_json::from_value(api.json(&target)).unwrap();
         // Equal times may come in any order.
-        assert_eq!(sorted(told), sorted(expected), "{}", scope.key());
+        assert_eq!(sorted(answered), sorted(expected), "{}", scope.key());
     }
     let active =
         |scope: &str| api.json(&format!("{}?scope={scope}", path(CHECKOUT)))["active_ns"].as_u64();
@@ -245,7 +245,7 @@ fn everything_is_only_read() {
 }
 
 #[test]
-fn a_store_that_fails_is_told() {
+fn a_store_that_fails_is_reported() {
     let failing = |failure| Api::new(Memory { failure: Some(failure), ..Memory::shop() });
     let targets = ["/api/spans", "/api/health", "/metrics", &path(CHECKOUT)];
     let damaged = failing(SourceError::Damaged("day 3 is no database".to_owned()));

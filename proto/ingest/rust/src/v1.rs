@@ -343,7 +343,7 @@ pub struct Counts {
     #[prost(uint64, tag = "6")]
     pub spans: u64,
 }
-/// The agent's books since its start.
+/// The agent's accounting since its start.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Account {
     #[prost(message, repeated, tag = "1")]

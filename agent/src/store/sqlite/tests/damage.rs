@@ -70,10 +70,11 @@ fn a_cut_part_is_set_aside_and_the_rest_serves() {
                 assert!(read == whole);
                 continue;
             }
-            let told = format!("part {part} cut to {kept} of {length}: {} {health:?}", read.len());
+            let outcome =
+                format!("part {part} cut to {kept} of {length}: {} {health:?}", read.len());
             // The missing byte may be met after some of its spans were read.
             let most = if kept == length - 1 { 180 } else { 159 };
-            assert!((110..=most).contains(&read.len()), "{told}");
+            assert!((110..=most).contains(&read.len()), "{outcome}");
             assert_eq!((health.set_aside.len(), health.parts), (1, 2), "{health:?}");
             let batch = entry(&run, durable + 1, next.clone());
             store.append(&[batch]).unwrap();

@@ -32,9 +32,9 @@ fn a_day_of_batches_stays_within_age_and_bytes() {
     // Every span is stored or counted as dropped. (A few have a row on both sides of a border.)
     let all = SpanFilter { limit: 10_000, ..SpanFilter::default() };
     let kept = store.reader().search(&all).unwrap();
-    let told = kept.spans.len() as u64 + health.dropped_spans;
+    let accounted = kept.spans.len() as u64 + health.dropped_spans;
     assert!(!kept.truncated || kept.spans.len() == 10_000);
-    assert!(kept.truncated || (stored..stored + 200).contains(&told), "{stored} {told}");
+    assert!(kept.truncated || (stored..stored + 200).contains(&accounted), "{stored} {accounted}");
     // Survives, and only the newest is kept when all is old.
     drop(store);
     let mut store = bench.open();

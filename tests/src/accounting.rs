@@ -1,7 +1,7 @@
-//! The books after the end: per kind `captured = delivered + in_flight + lost(by reason)`, exactly.
+//! The accounting after the end: per kind `captured = delivered + in_flight + lost(by reason)`, exactly.
 //! They are read from a collector that never saw the agent: what counts is what is on the disk.
 //!
-//! An agent profiles the whole host, so these are everybody's books, neighbours' included. What was
+//! An agent profiles the whole host, so this is everybody's accounting, neighbours' included. What was
 //! lost before the stream began, because the host gave the agent no time, is counted like all else; but
 //! whether it may be lost is not what tests of the stream and the store ask.
 
@@ -16,7 +16,7 @@ use crate::{
     service::{Agent, Health, Place, Service},
 };
 
-/// What is wrong with the books of a run. A loss for a reason that is not in `may_lose` is.
+/// What is wrong with the accounting of a run. A loss for a reason that is not in `may_lose` is.
 pub fn problems(agent: &Agent, may_lose: &[&str]) -> Vec<String> {
     let report = Report {
         spans: Vec::new(),
@@ -54,7 +54,7 @@ fn is_marked(kind: &str) -> bool {
     Kind::of_key(kind).is_some_and(Kind::is_marked)
 }
 
-/// The books of one run, ended well.
+/// The accounting of one run, ended well.
 pub fn balanced(agent: &Agent, may_lose: &[&str]) -> Result<()> {
     ensure!(agent.closed, "its last batch did not arrive: {agent:?}");
     let problems = problems(agent, may_lose);
@@ -73,7 +73,7 @@ pub fn lost(agent: &Agent) -> BTreeMap<String, u64> {
 }
 
 /// Ends the agent, then the collector if it is a process of its own, both well; then another
-/// collector serves what they stored, and every run's books are closed and balance.
+/// collector serves what they stored, and every run's accounting is closed and balances.
 pub fn end_well(
     place: &Place,
     agent: Service,
@@ -102,5 +102,9 @@ pub fn print(agent: &Agent) {
         format!("{kind} {} = {} + {lost}", kept.captured, kept.delivered)
     });
     let kinds: Vec<_> = kinds.collect();
-    println!("books (captured = delivered + lost): {}; lost {:?}", kinds.join(", "), lost(agent));
+    println!(
+        "accounting (captured = delivered + lost): {}; lost {:?}",
+        kinds.join(", "),
+        lost(agent)
+    );
 }

@@ -1,4 +1,4 @@
-//! Health and metrics: the books of agents, and what is wrong.
+//! Health and metrics: the accounting of agents, and what is wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ fn reasons(memory: Memory) -> String {
 }
 
 #[test]
-fn health_tells_everything() {
+fn health_reports_everything() {
     let health = health(Memory::shop());
     assert_eq!(health["status"], "ok", "{health}");
     assert_eq!(health["reasons"], json!([]));
@@ -65,14 +65,14 @@ fn health_tells_everything() {
 
 #[test]
 fn the_rest_of_a_dead_agent_is_lost_and_of_a_closed_one_a_bug() {
-    let books = |memory: Memory, kind: &str| {
+    let account = |memory: Memory, kind: &str| {
         let health = health(memory);
         health["agents"][0]["conservation"][kind].clone()
     };
     let mut dead = Memory::shop();
     dead.live.sessions.clear();
     assert_eq!(
-        books(dead, "samples"),
+        account(dead, "samples"),
         json!({"captured": 103, "delivered": 100, "in_flight": 0, "spooled": 0,
                "lost": {"agent_died": 3}})
     );
@@ -83,7 +83,7 @@ fn the_rest_of_a_dead_agent_is_lost_and_of_a_closed_one_a_bug() {
         memory.runs[0].last_unix_ns = 1;
         memory
     };
-    assert_eq!(books(closed(), "samples")["in_flight"], 3);
+    assert_eq!(account(closed(), "samples")["in_flight"], 3);
     assert!(reasons(closed()).contains("samples of web-1 do not add up by 3: a bug in hotspan"));
     let mut whole = closed();
     whole.runs[0].delivered.samples = 103;
@@ -91,11 +91,11 @@ fn the_rest_of_a_dead_agent_is_lost_and_of_a_closed_one_a_bug() {
     // More delivered than captured shows as well.
     let mut over = Memory::shop();
     over.runs[0].delivered.samples = 104;
-    assert_eq!(books(over, "samples")["in_flight"], -1);
+    assert_eq!(account(over, "samples")["in_flight"], -1);
 }
 
 #[test]
-fn gaps_and_losses_are_told_by_reason() {
+fn gaps_and_losses_are_reported_by_reason() {
     let mut memory = Memory::shop();
     memory.runs[0].gaps =
         BTreeMap::from([("queue_full".into(), Counts { samples: 2, ..Counts::default() })]);
@@ -109,8 +109,8 @@ fn gaps_and_losses_are_told_by_reason() {
     );
     let expected = json!({"captured": 104, "delivered": 100, "in_flight": 1, "spooled": 0,
                           "lost": {"queue_full": 2, "ring_full": 1}});
-    let told = health(Memory { runs: memory.runs.clone(), ..Memory::shop() });
-    assert_eq!(told["agents"][0]["conservation"]["samples"], expected);
+    let answer = health(Memory { runs: memory.runs.clone(), ..Memory::shop() });
+    assert_eq!(answer["agents"][0]["conservation"]["samples"], expected);
     let reasons = reasons(memory);
     assert!(reasons.contains("agent on web-1 lost 2 samples: queue_full"), "{reasons}");
     assert!(!reasons.contains("never"), "{reasons}");
@@ -166,9 +166,9 @@ fn a_gap_may_come_before_the_account_that_knows_it() {
     let mut memory = Memory::shop();
     memory.runs[0].gaps =
         BTreeMap::from([("queue_full".into(), Counts { samples: 10, ..Counts::default() })]);
-    let books = |memory: Memory| health(memory)["agents"][0]["conservation"]["samples"].clone();
+    let account = |memory: Memory| health(memory)["agents"][0]["conservation"]["samples"].clone();
     assert_eq!(
-        books(memory),
+        account(memory),
         json!({"captured": 110, "delivered": 100, "in_flight": 0, "spooled": 0,
                "lost": {"queue_full": 10}})
     );
@@ -177,7 +177,7 @@ fn a_gap_may_come_before_the_account_that_knows_it() {
     closed.runs[0].gaps =
         BTreeMap::from([("queue_full".into(), Counts { samples: 10, ..Counts::default() })]);
     closed.runs[0].closed = true;
-    assert_eq!(books(closed)["in_flight"], -7);
+    assert_eq!(account(closed)["in_flight"], -7);
 }
 
 #[test]
@@ -190,10 +190,10 @@ fn reasons_name_what_to_look_at() {
         unix_ns: 1,
     }];
     memory.runs[0].last_unix_ns = unix_now() - 60_000_000_000;
-    let told = reasons(memory);
-    assert!(told.contains("the store is full"), "{told}");
-    assert!(told.contains("2025-01-01.db was set aside: not a database"), "{told}");
-    assert!(told.contains("agent on web-1 was last heard of 60 s ago"), "{told}");
+    let answer = reasons(memory);
+    assert!(answer.contains("the store is full"), "{answer}");
+    assert!(answer.contains("2025-01-01.db was set aside: not a database"), "{answer}");
+    assert!(answer.contains("agent on web-1 was last heard of 60 s ago"), "{answer}");
 
     let mut memory = Memory::shop();
     memory.live.full = Some("disk full".to_owned());
