@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use super::{
     batch::SpanName,
+    coded::coded,
     id::{Pid, Tid},
 };
 
@@ -24,31 +23,10 @@ pub struct Cause {
     pub span: Option<SpanName>,
 }
 
-/// Declares the kinds once: code on the wire and in the store, key in documents.
-macro_rules! cause_kinds {
-    ($($(#[$doc:meta])* $name:ident = $code:literal $key:literal,)+) => {
-        /// What kind of cause. Codes and keys are never reused and never changed.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u8)]
-        pub enum CauseKind {
-            $($(#[$doc])* $name = $code,)+
-        }
-
-        impl CauseKind {
-            /// Every kind.
-            pub const ALL: &[Self] = &[$(Self::$name,)+];
-
-            /// The key in documents.
-            pub fn key(self) -> &'static str {
-                match self {
-                    $(Self::$name => $key,)+
-                }
-            }
-        }
-    };
-}
-
-cause_kinds! {
+coded! {
+    /// What kind of cause. Codes and keys are never reused and never changed.
+    #[derive(Default)]
+    pub enum CauseKind: u8;
     /// The thread that ended the wait.
     #[default]
     Waker = 0 "waker",
@@ -60,37 +38,6 @@ cause_kinds! {
     Syscall = 3 "syscall",
     /// A kind that a newer hotspan added.
     Other = 63 "other",
-}
-
-// === impl CauseKind ===
-
-impl CauseKind {
-    /// The number on the wire and in the store.
-    pub fn code(self) -> u8 {
-        self as u8
-    }
-
-    /// The kind of a number.
-    pub fn from_code(code: u32) -> Option<Self> {
-        Self::ALL.iter().copied().find(|kind| u32::from(kind.code()) == code)
-    }
-
-    /// The kind of a key; `Other` for one that this build does not know.
-    pub fn from_key(key: &str) -> Self {
-        Self::ALL.iter().copied().find(|kind| kind.key() == key).unwrap_or(Self::Other)
-    }
-}
-
-impl Serialize for CauseKind {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.key())
-    }
-}
-
-impl<'de> Deserialize<'de> for CauseKind {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self::from_key(&String::deserialize(deserializer)?))
-    }
 }
 
 #[cfg(test)]

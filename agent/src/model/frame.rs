@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
+
+use super::coded::coded;
 
 /// A stack by name, innermost frame first.
 pub type Stack = Arc<[Frame]>;
@@ -20,31 +22,9 @@ pub struct Frame {
     pub kind: FrameKind,
 }
 
-/// Declares the kinds once: code on the wire, key in documents and in the store.
-macro_rules! frame_kinds {
-    ($($(#[$doc:meta])* $name:ident = $code:literal $key:literal,)+) => {
-        /// What a frame is a frame of. Codes and keys are never reused and never changed.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u8)]
-        pub enum FrameKind {
-            $($(#[$doc])* $name = $code,)+
-        }
-
-        impl FrameKind {
-            /// Every kind.
-            pub const ALL: &[Self] = &[$(Self::$name,)+];
-
-            /// The key in documents and in the store.
-            pub fn key(self) -> &'static str {
-                match self {
-                    $(Self::$name => $key,)+
-                }
-            }
-        }
-    };
-}
-
-frame_kinds! {
+coded! {
+    /// What a frame is a frame of. Codes and keys are never reused and never changed.
+    pub enum FrameKind: u32;
     /// Machine code of a program.
     Native = 0 "native",
     /// A function that was inlined into the frame below it.
@@ -65,37 +45,6 @@ impl Frame {
     /// A frame without source position.
     pub fn named(name: impl Into<Arc<str>>, kind: FrameKind) -> Self {
         Self { name: name.into(), file: "".into(), line: 0, kind }
-    }
-}
-
-// === impl FrameKind ===
-
-impl FrameKind {
-    /// The number on the wire and in the store.
-    pub fn code(self) -> u32 {
-        self as u32
-    }
-
-    /// The kind of a number.
-    pub fn from_code(code: u32) -> Option<Self> {
-        Self::ALL.iter().copied().find(|kind| kind.code() == code)
-    }
-
-    /// The kind of a key; `Other` for one that this build does not know.
-    pub fn from_key(key: &str) -> Self {
-        Self::ALL.iter().copied().find(|kind| kind.key() == key).unwrap_or(Self::Other)
-    }
-}
-
-impl Serialize for FrameKind {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.key())
-    }
-}
-
-impl<'de> Deserialize<'de> for FrameKind {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self::from_key(&String::deserialize(deserializer)?))
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod batch;
 pub mod cause;
 pub mod clock;
+mod coded;
 pub mod frame;
 pub mod id;
 pub mod state;
