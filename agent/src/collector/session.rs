@@ -50,6 +50,8 @@ pub const BUDGET: usize = 64 << 20;
 
 /// Batches in a row that cannot be followed.
 const MOST_VIOLATIONS: u32 = 3;
+/// Far beyond any run's last; the number behind it must be one.
+const MOST_SEQUENCE: u64 = 1 << 62;
 /// Longest names in a Hello, bytes.
 const LONGEST_NAME: usize = 256;
 
@@ -146,6 +148,9 @@ impl Session {
         }
         if hello.first_sequence == 0 {
             return Err(Refusal::Hello("sequences count from 1"));
+        }
+        if hello.first_sequence > MOST_SEQUENCE {
+            return Err(Refusal::Hello("no run has so many sequences"));
         }
         Ok(Run {
             id: id.map_err(|_| Refusal::Hello("its run id is not 16 bytes"))?,
@@ -261,7 +266,8 @@ impl Welcomed<'_> {
 
     /// What a frame brings; nothing when it is durable already.
     fn follow(&mut self, frame: AgentFrame, from: u64, to: u64) -> Result<Option<Body>, Violation> {
-        if from > self.expected || to < from || (from < self.expected && to >= self.expected) {
+        let is_in_order = from <= self.expected && (from == self.expected || to < self.expected);
+        if !is_in_order || to < from || to > MOST_SEQUENCE {
             return Err(Violation::Sequence { got: from, to, want: self.expected });
         }
         let body = match frame.frame {

@@ -1,6 +1,6 @@
 //! Who may stream, and in which order.
 
-use hotspan_ingest::v1::{Batch as WireBatch, ProbeRequest, server_frame};
+use hotspan_ingest::v1::{Batch as WireBatch, Gap, ProbeRequest, server_frame};
 use tonic::Code;
 
 use super::*;
@@ -69,6 +69,7 @@ async fn hellos_that_are_refused() {
         Hello { boot_id: String::new(), ..good.clone() },
         Hello { host: "x".repeat(1000), ..good.clone() },
         Hello { first_sequence: 0, ..good.clone() },
+        Hello { first_sequence: u64::MAX, ..good.clone() },
     ] {
         let status = refused_with(address, frame(Frame::Hello(wrong))).await;
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
@@ -166,6 +167,29 @@ async fn a_jump_begins_a_new_epoch_and_an_old_batch_is_passed_over() {
     sink.assert_no_problems();
     assert_eq!(sink.sequences(), [1, 2, 3, 4]);
     assert_eq!(collector.status().sessions[0].resets, 1);
+}
+
+/// Behind the last number there is none: the stream would count on from zero.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gap_up_to_the_last_number_is_refused() {
+    let sink = MemorySink::default();
+    let collector = collector(&sink);
+    let (frames, mut answers) = raw(collector.address(), Some(TOKEN)).await.unwrap();
+    frames.send(frame(Frame::Hello(hello(&run(1), 1)))).await.unwrap();
+    assert_eq!(welcome(&mut answers).await, 1);
+    let gap = |to_sequence| {
+        let reason = "queue_full".to_owned();
+        frame(Frame::Gap(Gap { from_sequence: 1, to_sequence, reason, ..Gap::default() }))
+    };
+    frames.send(gap(u64::MAX)).await.unwrap();
+    let server_frame::Frame::Reset(reset) =
+        answers.message().await.unwrap().unwrap().frame.unwrap()
+    else {
+        panic!("the gap was taken")
+    };
+    assert_eq!(reset.resume_sequence, 1);
+    frames.send(gap(2)).await.unwrap();
+    until("the gap is stored", || sink.durable_of(&run(1)) == 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
