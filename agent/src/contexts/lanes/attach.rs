@@ -19,7 +19,6 @@ use super::{
     segment::Segment,
 };
 use crate::{
-    kernel::ktime,
     ledger::DaemonCounter,
     model::id::Pid,
     process::maps::{Address, Backing, Mapping, ProcessMap},
@@ -34,8 +33,8 @@ const MAX_PAUSE: u64 = 512;
 
 /// A process with a longer pause than this many rounds is asked in vain.
 const SOON: u64 = 4;
-/// A refusal counts when it is still one so long after the first, ns.
-const COUNTED_AFTER_NS: u64 = 500_000_000;
+/// A refusal counts when it is still one so many rounds after the first: half a second or so.
+const COUNTED_AFTER: u64 = 30;
 
 /// When a process is asked again for what could not be attached.
 #[derive(Debug, Default)]
@@ -50,7 +49,7 @@ pub(super) struct Retry {
     is_lacking: bool,
     /// It did not bring the lanes that were named before.
     is_vain: bool,
-    /// What was refused, and since when, ktime, until it is counted. A segment that is still being made
+    /// What was refused, and since which round, until it is counted. A segment that is still being made
     /// is refused, too: so only what is refused for a while counts, and counts once.
     refused: HashMap<(Address, DaemonCounter), Option<u64>>,
 }
@@ -252,9 +251,8 @@ impl Lanes {
         if retry.refused.len() >= 2 * MAX_SEGMENTS {
             return;
         }
-        let now = ktime::now();
-        let since = retry.refused.entry((address, reason)).or_insert(Some(now));
-        if since.is_some_and(|since| now >= since + COUNTED_AFTER_NS) {
+        let since = retry.refused.entry((address, reason)).or_insert(Some(self.round));
+        if since.is_some_and(|since| self.round >= since + COUNTED_AFTER) {
             *since = None;
             self.refused.add(pid, reason, 1);
         }
