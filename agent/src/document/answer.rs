@@ -20,15 +20,23 @@ pub fn document(
     let trace = snapshot.trace(span.trace_id)?;
     let trace = Trace::new(&trace);
     let family = Family::new(span, &trace);
-    Ok(match scope.window(span) {
+    match scope.window(span) {
         Some((from, to)) => {
-            family.process_document(scope, &snapshot.process(&span.process, from, to)?)
+            let slice = snapshot.process(&span.process, from, to)?;
+            Ok(family.process_document(scope, &slice))
         }
-        None => {
-            let members: Vec<SpanAccount> = family.members(scope).into_iter().cloned().collect();
-            family.document(scope, &snapshot.details(&members)?)
-        }
-    })
+        None => of(&family, scope, snapshot),
+    }
+}
+
+/// The document of a scope of spans, with the rows behind them.
+pub(super) fn of(
+    family: &Family<'_>,
+    scope: Scope,
+    snapshot: &dyn Snapshot,
+) -> Result<SpanDocument, SourceError> {
+    let members: Vec<SpanAccount> = family.members(scope).into_iter().cloned().collect();
+    Ok(family.document(scope, &snapshot.details(&members)?))
 }
 
 /// What lists hold of these spans.
@@ -36,22 +44,25 @@ pub fn summaries(
     snapshot: &dyn Snapshot,
     spans: &[SpanAccount],
 ) -> Result<Vec<SpanSummary>, SourceError> {
+    let nobody = Trace::default();
+    let mut summaries: Vec<_> =
+        spans.iter().map(|span| Family::new(span, &nobody).summary()).collect();
+    // Who was active all the time needs no descendants to show it: most of a long list.
     let mut traces: HashMap<TraceId, Vec<SpanAccount>> = HashMap::new();
-    let mut summaries = Vec::with_capacity(spans.len());
-    for span in spans {
-        let nobody = Trace::default();
-        let alone = Family::new(span, &nobody).summary();
-        // Who was active all the time needs no descendants to show it: most of a long list.
-        if alone.off_thread_ns == 0 {
-            summaries.push(SpanSummary(alone));
-            continue;
+    for (span, _) in spans.iter().zip(&summaries).filter(|(_, alone)| alone.off_thread_ns > 0) {
+        if let Entry::Vacant(place) = traces.entry(span.trace_id) {
+            place.insert(snapshot.trace(span.trace_id)?);
         }
-        let trace = match traces.entry(span.trace_id) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(snapshot.trace(span.trace_id)?),
-        };
-        let trace = Trace::new(trace);
-        summaries.push(SpanSummary(Family::new(span, &trace).summary()));
     }
-    Ok(summaries)
+    // Once for all spans of a trace.
+    let traces: HashMap<TraceId, Trace<'_>> =
+        traces.iter().map(|(&id, spans)| (id, Trace::new(spans))).collect();
+    for (span, summary) in spans.iter().zip(&mut summaries) {
+        if summary.off_thread_ns > 0
+            && let Some(trace) = traces.get(&span.trace_id)
+        {
+            *summary = Family::new(span, trace).summary();
+        }
+    }
+    Ok(summaries.into_iter().map(SpanSummary).collect())
 }

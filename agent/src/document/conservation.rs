@@ -9,14 +9,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    ledger::{Conservation, DaemonCounter},
+    ledger::{self, Conservation, DaemonCounter},
     store::RunRecord,
 };
 
 /// Reason for what a run had left when it died.
 const AGENT_DIED: &str = DaemonCounter::AgentDied.key();
 /// Reason for what a run had delivered to a part of the store that is gone.
-pub const AGENT_FORGOT: &str = DaemonCounter::AgentForgot.key();
+const AGENT_FORGOT: &str = DaemonCounter::AgentForgot.key();
 
 /// Of one run, per kind. `connected`: the rest may still come.
 pub fn of(record: &RunRecord, connected: bool) -> BTreeMap<String, Conservation> {
@@ -58,6 +58,12 @@ pub fn of(record: &RunRecord, connected: bool) -> BTreeMap<String, Conservation>
         }
     }
     kinds
+}
+
+/// What a run lost or had disturbed, and what it counted besides that is no loss; by key.
+pub fn loss_and_information(record: &RunRecord) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
+    let counted = by_reason(&record.account.loss).into_iter();
+    counted.partition(|(key, _)| !ledger::is_information(key))
 }
 
 /// Numbers by reason, those that are not nothing.

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
+    answer,
     assemble::{Family, Scope, Trace},
     conservation,
     span::{SpanDocument, ThreadDocument},
 };
 use crate::{
-    ledger::{self, Conservation},
+    ledger::Conservation,
     link::ThreadAccount,
     store::{Snapshot, SourceError, account::SpanAccount},
 };
@@ -28,7 +29,8 @@ pub fn spans(
     snapshot: &dyn Snapshot,
 ) -> Result<Vec<SpanDocument>, SourceError> {
     let trace = Trace::new(spans);
-    spans.iter().map(|span| document(span, &trace, Scope::Span, snapshot)).collect()
+    let document = |span| answer::of(&Family::new(span, &trace), Scope::Span, snapshot);
+    spans.iter().map(document).collect()
 }
 
 /// Documents of the spans that have no parent in their process, each with all its descendants there:
@@ -44,22 +46,10 @@ pub fn requests(
     };
     let trace = Trace::new(spans);
     let roots = spans.iter().filter(is_root);
-    let documents: Result<Vec<SpanDocument>, _> =
-        roots.map(|span| document(span, &trace, Scope::Children, snapshot)).collect();
-    let documents = documents?;
+    let document = |span| answer::of(&Family::new(span, &trace), Scope::Children, snapshot);
+    let documents = roots.map(document).collect::<Result<Vec<_>, _>>()?;
     let nested = spans.len() - documents.len();
     Ok((documents, nested))
-}
-
-fn document(
-    span: &SpanAccount,
-    trace: &Trace<'_>,
-    scope: Scope,
-    snapshot: &dyn Snapshot,
-) -> Result<SpanDocument, SourceError> {
-    let family = Family::new(span, trace);
-    let members: Vec<SpanAccount> = family.members(scope).into_iter().cloned().collect();
-    Ok(family.document(scope, &snapshot.details(&members)?))
 }
 
 /// Accounts of threads, in order of their ids.
@@ -84,8 +74,7 @@ impl Accounting {
     /// That of the only run in a store.
     pub fn of(snapshot: &dyn Snapshot) -> Result<Self, SourceError> {
         let Some(record) = snapshot.runs()?.into_iter().next() else { return Ok(Self::default()) };
-        let mut loss = conservation::by_reason(&record.account.loss);
-        loss.retain(|reason, _| !ledger::is_information(reason));
+        let (loss, _) = conservation::loss_and_information(&record);
         Ok(Self { loss, conservation: conservation::of(&record, false) })
     }
 }

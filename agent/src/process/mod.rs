@@ -221,15 +221,6 @@ impl Processes {
         let known = self.known.get(&pid).map(|process| process.comm.clone());
         known.filter(|comm| !comm.is_empty()).unwrap_or_else(|| format!("pid {pid}"))
     }
-
-    /// What is known of a process; itself asked when nothing is, which may wait: for reports at the end.
-    pub fn look_up(&mut self, pid: Pid) -> &Process {
-        let process = self.known.entry(pid).or_default();
-        if process.comm.is_empty() || process.executable.is_empty() {
-            process.name(pid, Names::read(pid));
-        }
-        process
-    }
 }
 
 /// A task's name as the kernel keeps it: up to 15 bytes, then zeros.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     document::conservation,
-    ledger::{self, Conservation, Counter, Kind, Role},
+    ledger::{Conservation, Counter, Kind, Role},
     model::id::RunId,
     store::{RunRecord, StoreHealth},
 };
@@ -199,9 +199,7 @@ fn is_unreadable(reason: &str) -> bool {
 impl Agent {
     fn of(record: &RunRecord, connected: bool, now: u64) -> Self {
         let cost = &record.account.cost;
-        let (information, loss) = conservation::by_reason(&record.account.loss)
-            .into_iter()
-            .partition(|(reason, _)| ledger::is_information(reason));
+        let (loss, information) = conservation::loss_and_information(record);
         let lag_ns = match record.closed {
             true => 0,
             false => now.saturating_sub(record.last_unix_ns),
