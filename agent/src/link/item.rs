@@ -65,16 +65,16 @@ impl Item {
         }
     }
 
-    /// Markers that must have been drained before this can be linked.
-    pub(super) fn needs(&self) -> u64 {
+    /// Markers that must have been drained before this can be linked; none if their number is not known.
+    pub(super) fn needs(&self) -> Option<u64> {
         match self {
-            Self::Interval(i) if has(i.flags, HEAD_KNOWN) => i.head,
-            Self::Exit(e) if has(e.flags, HEAD_KNOWN) => e.head,
+            Self::Interval(i) => has(i.flags, HEAD_KNOWN).then_some(i.head),
+            Self::Exit(e) => has(e.flags, HEAD_KNOWN).then_some(e.head),
             // At the end there is nothing to wait for.
             Self::Snapshot { snapshot, end: false } if has(snapshot.flags, HEAD_KNOWN) => {
-                snapshot.head
+                Some(snapshot.head)
             }
-            _ => 0,
+            _ => Some(0),
         }
     }
 }

@@ -114,16 +114,26 @@ impl Timeline {
             }
             None => Vec::new(),
         };
-        // What comes after a LANE_END is the next owner's.
-        let own = 1 + events.iter().position(|e| e.op == op::LANE_END).unwrap_or(events.len());
-        if let (Some(lane), Some(first)) = (self.lane, events.first())
-            && let Some(last) = events[..own.min(events.len())].last()
-        {
-            context.lanes.claim(lane, first.index..last.index + 1);
+        // What comes after a LANE_END is the next owner's, and so is a LANE_BEGIN that is not the first
+        // marker here: the LANE_END before it is missing.
+        let first = self.next;
+        let is_anothers = |event: &Event| event.op == op::LANE_BEGIN && event.index > first;
+        let end_of_own = |event: &Event| event.op == op::LANE_END || is_anothers(event);
+        let own = events
+            .iter()
+            .position(end_of_own)
+            .map_or(events.len(), |at| at + usize::from(events[at].op == op::LANE_END));
+        let ends = (events[..own].first(), events[..own].last());
+        if let (Some(lane), (Some(from), Some(last))) = (self.lane, ends) {
+            context.lanes.claim(lane, from.index..last.index + 1);
         }
         for event in &events {
             if event.index > self.next {
                 cursor = self.skip(event.index, start, cursor, end, len, composition, context);
+            }
+            if is_anothers(event) {
+                self.lane = None;
+                break;
             }
             let stamp = stamp(event, context.clock);
             if stamp.is_none()

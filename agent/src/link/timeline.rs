@@ -180,11 +180,7 @@ impl Timeline {
             if item.time() > watermark {
                 break;
             }
-            if let Some(lane) = self.lane
-                && context.lanes.drained_to(lane) < item.needs()
-                && (item.time() + PATIENCE_NS > watermark
-                    || watermark != u64::MAX && context.lanes.is_awaited(lane))
-            {
+            if self.lane.is_some_and(|lane| must_wait(&item, lane, watermark, context.lanes)) {
                 break;
             }
             self.apply(&item, context);
@@ -293,3 +289,15 @@ mod world;
 #[cfg(test)]
 #[path = "timeline_tests.rs"]
 mod tests;
+
+/// Whether markers may still come that lie before what happened.
+fn must_wait(item: &Item, lane: LaneId, watermark: u64, lanes: &Lanes) -> bool {
+    let is_awaited = watermark != u64::MAX && lanes.is_awaited(lane);
+    match item.needs() {
+        Some(head) => {
+            lanes.drained_to(lane) < head && (item.time() + PATIENCE_NS > watermark || is_awaited)
+        }
+        // All that there are: a lane that can be read has them all.
+        None => is_awaited,
+    }
+}

@@ -39,7 +39,7 @@ fn act() -> impl Strategy<Value = Act> {
 fn play(world: &mut World, acts: &[(Act, bool)], lose_intervals: bool, lose_markers: bool) {
     begin(world, acts, lose_intervals, lose_markers);
     world.run(10);
-    world.exit();
+    world.exit(true);
     world.link(u64::MAX);
 }
 
@@ -163,7 +163,7 @@ fn causes_name_the_waker_and_the_rival() {
     world.run(10);
     world.wait(1_000, 50, false, false);
     world.wait(0, 70, false, false);
-    world.exit();
+    world.exit(true);
     world.link(u64::MAX);
     let find = |state: wire::State| {
         world.unnamed.iter().find(|u| u.state == state.into()).map(|u| (u.tid.0, u.ns))
@@ -229,6 +229,48 @@ fn an_account_waits_for_the_markers_it_knows_of() {
     assert!(span.loss.is_empty(), "{:?}", span.loss);
     let states = [State::Running, State::Socket];
     assert_eq!(states.map(|state| span.states.get(state)), [2_000, 3_010]);
+}
+
+/// A thread ended its life in the lane (markers 0 to 2) and another took it (3 and 4) before the thread was
+/// gone, so its last look at the lane said nothing.
+fn passed_on() -> World {
+    let mut world = World::new(true);
+    world.run(1_000);
+    world.publish(3, true);
+    world.run(1_000);
+    world.publish(0, true);
+    world.head += 1;
+    let at = world.now;
+    world.deliver_as(op::LANE_BEGIN, 3, at, 0);
+    world.deliver(4, at, 9);
+    world.run(1_000);
+    world.exit(false);
+    world
+}
+
+#[test]
+fn the_markers_of_a_lane_that_passed_on_are_waited_for() {
+    let mut world = passed_on();
+    world.link(world.now);
+    assert!(world.spans.iter().next().is_none(), "they may still come");
+    world.deliver(0, 2_000, 3);
+    world.deliver(1, 3_000, 0);
+    world.deliver_as(op::LANE_END, 2, 3_000, 0);
+    world.lanes.hangs(PID);
+    world.link(world.now);
+    assert_eq!(world.got(), world.truth);
+    assert_eq!(world.counts.get(DaemonCounter::MarkersSkipped), 0);
+}
+
+#[test]
+fn a_lane_that_passed_on_gives_no_span_of_its_next_owner() {
+    let mut world = passed_on();
+    world.lanes.hangs(PID);
+    world.link(world.now);
+    assert!(world.spans.iter().next().is_none(), "{:?}", world.got());
+    assert_eq!(world.counts.get(DaemonCounter::MarkersSkipped), 1);
+    assert_eq!(world.lanes.lost.get(DaemonCounter::MarkersUnread), 3);
+    assert_eq!((world.lanes.captured, world.lanes.in_flight), (5, 2));
 }
 
 /// The exec of a program and the announcement of its lane can sit in the rings while the sweep finds

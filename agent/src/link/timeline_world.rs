@@ -105,6 +105,10 @@ impl World {
     /// The marker of that index reaches its queue.
     pub(super) fn deliver(&mut self, index: u64, at: u64, span: u8) {
         let operation = if span == 0 { op::CLEAR } else { op::SET };
+        self.deliver_as(operation, index, at, span);
+    }
+
+    pub(super) fn deliver_as(&mut self, operation: u8, index: u64, at: u64, span: u8) {
         let kind = if self.stamped { ts_kind::MONOTONIC_NS } else { ts_kind::NONE };
         let mut events = [[0u8; 64]; record::TAIL_EVENTS];
         events[0] = event(index, at, kind, operation, span);
@@ -237,7 +241,7 @@ impl World {
         self.timeline.book_active(&mut self.spans);
     }
 
-    pub(super) fn exit(&mut self) {
+    pub(super) fn exit(&mut self, is_head_known: bool) {
         account::switch_out(
             &mut self.thread,
             &Leave {
@@ -254,7 +258,7 @@ impl World {
             kind: RecordKind::Exit as u32,
             tid: 77,
             tgid: PID.0,
-            flags: HEAD_KNOWN as u8,
+            flags: if is_head_known { HEAD_KNOWN as u8 } else { 0 },
             pad: [0; 3],
             serial: 1,
             birth: t.birth,

@@ -5,16 +5,14 @@
 //! kernel side saves of them. Once attached they are read on from there; if they never are, the rest is
 //! counted as lost.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    path::Path,
-};
+use std::{collections::HashMap, path::Path};
 
 use agent_ebpf::wire::Counter;
 use hotspan_lanes::abi;
 
 use super::{
-    Attached, Lane, LaneId, Lanes,
+    Attached, LaneId, Lanes,
+    lane::Lane,
     look::{Ask, Found},
     segment::Segment,
 };
@@ -201,6 +199,7 @@ impl Lanes {
     /// Makes lanes for those that came into use.
     fn extend(&mut self, pid: Pid, index: usize, from_birth: bool) {
         let Some(Attached { segment, at }) = self.segments.get(&index) else { return };
+        let mut found = Vec::new();
         let image = self.images.entry(pid).or_default();
         for number in 0..segment.lanes_in_use() {
             let address = segment.lane_address(number);
@@ -215,6 +214,7 @@ impl Lanes {
                     lane.made_at = lane.made_at.max(*at);
                     image.virtual_lanes -= 1;
                     self.live.push(*id);
+                    found.push(*id);
                 }
                 continue;
             }
@@ -230,10 +230,12 @@ impl Lanes {
             self.numbers += 1;
             let id = LaneId(self.numbers);
             let place = Some((index, number));
-            let lane = Lane { pid, place, made_at: *at, tail, events: VecDeque::new() };
-            self.lanes.insert(id, lane);
+            self.lanes.insert(id, Lane::new(pid, place, *at, tail));
             self.live.push(id);
             image.lanes.insert(address, id);
+        }
+        for id in found {
+            self.read_holes(id);
         }
     }
 
@@ -332,7 +334,7 @@ impl Lanes {
         self.numbers += 1;
         let id = LaneId(self.numbers);
         image.lanes.insert(address, id);
-        self.lanes.insert(id, Lane { pid, place: None, made_at, tail, events: VecDeque::new() });
+        self.lanes.insert(id, Lane::new(pid, None, made_at, tail));
         Some(id)
     }
 

@@ -2,7 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::{Attached, Lane, LaneId, Lanes, segment::Segment, unclaimed};
+use super::{
+    Attached, LaneId, Lanes,
+    lane::{Lane, unclaimed},
+    segment::Segment,
+};
 use crate::{
     kernel::ktime,
     ledger::{DaemonCounter, Tally},
@@ -96,9 +100,8 @@ impl Lanes {
         }
         while self.dying_virtual.front().is_some_and(|&(end, _)| end < now) {
             if let Some((_, id)) = self.dying_virtual.pop_front() {
-                if let Some(lane) = self.lanes.remove(&id) {
-                    self.lose_unclaimed(lane.pid, unclaimed(lane.events));
-                }
+                self.consume(id, u64::MAX);
+                self.lanes.remove(&id);
                 self.saved_names.retain(|(lane, _), _| *lane != id);
             }
         }

@@ -8,11 +8,13 @@
 mod attach;
 mod creator;
 mod images;
+mod lane;
 mod look;
 pub mod segment;
 pub mod survey;
 mod sweep;
 
+pub use lane::Queued;
 pub use look::{Ask, Found};
 pub use sweep::Owner;
 
@@ -30,6 +32,7 @@ use crate::{
     process::maps::Address,
 };
 use attach::{Asked, Retry};
+use lane::{Lane, unclaimed};
 use segment::{Control, Segment};
 
 // The kernel side reads the control line with its own copy of the offsets.
@@ -63,28 +66,6 @@ const MAX_JUMP: u64 = 1 << 32;
 /// A lane of the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId(usize);
-
-/// An event drained and not yet consumed.
-#[derive(Clone, Copy, Debug)]
-pub struct Queued {
-    /// The event.
-    pub event: Event,
-    /// A thread took it for its own.
-    is_claimed: bool,
-}
-
-/// A lane: its place and the events drained from it but not yet consumed.
-#[derive(Debug)]
-struct Lane {
-    pid: Pid,
-    /// Index of its segment and number in it; none for markers saved by the kernel side.
-    place: Option<(usize, usize)>,
-    /// When it became known, ktime.
-    made_at: u64,
-    /// Next index to drain.
-    tail: u64,
-    events: VecDeque<Queued>,
-}
 
 /// A mapped segment and when it was mapped, ktime.
 #[derive(Debug)]
@@ -165,9 +146,12 @@ impl Lanes {
                 *word = u64::from_le_bytes(*bytes);
             }
             let event = Event::from_words(&words);
-            // Another index: the slot was being written, or lies. Below the tail: attached in the
-            // meantime, so it was drained.
-            if event.index != tail.first.wrapping_add(i) || event.index < lane.tail {
+            // Another index: the slot was being written, or lies.
+            if event.index != tail.first.wrapping_add(i) {
+                continue;
+            }
+            if event.index < lane.tail {
+                lane.fill(event);
                 continue;
             }
             let gap = event.index - lane.tail;
@@ -175,9 +159,13 @@ impl Lanes {
                 self.refused.add(pid, DaemonCounter::LaneHeadJumpedAhead, 1);
                 break;
             };
-            self.lost.add(pid, DaemonCounter::MarkersUnread, gap);
+            // A lane passes on before its former owner has quite ended: the markers between may come
+            // with the former owner's tail, or be read once the segment is attached.
+            if gap > 0 {
+                lane.holes.push(lane.tail..event.index);
+            }
             self.captured += gap + 1;
-            self.in_flight += 1;
+            self.in_flight += gap + 1;
             lane.tail = tail;
             lane.events.push_back(Queued { event, is_claimed: false });
         }
@@ -241,7 +229,38 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         let over = lane.events.len().saturating_sub(MAX_QUEUED);
         let (pid, lost) = (lane.pid, unclaimed(lane.events.drain(..over)));
+        let first = lane.events.front().map_or(0, |queued| queued.event.index);
         self.lose_unclaimed(pid, lost);
+        if over > 0 {
+            self.close_holes(id, first, DaemonCounter::MarkersUnread);
+        }
+    }
+
+    /// What is still missing below `index` will not come: it is lost.
+    fn close_holes(&mut self, id: LaneId, index: u64, reason: DaemonCounter) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let missing = lane.close_holes(index);
+        self.in_flight -= missing;
+        self.lost.add(lane.pid, reason, missing);
+    }
+
+    /// Reads what the kernel side did not save of a lane that is attached by now; what is not in the ring
+    /// any more is lost.
+    fn read_holes(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id).filter(|lane| !lane.holes.is_empty()) else {
+            return;
+        };
+        let Some((index, number)) = lane.place else { return };
+        let Some(Attached { segment, .. }) = self.segments.get(&index) else { return };
+        let control = segment.control(number);
+        let oldest = control.head.saturating_sub(control.slots() - 1);
+        for hole in lane.holes.clone() {
+            let kept = hole.start.max(oldest)..hole.end.min(control.head);
+            for event in segment.events(number, &control, kept) {
+                lane.fill(event);
+            }
+        }
+        self.close_holes(id, u64::MAX, DaemonCounter::MarkersLapped);
     }
 
     /// Events left their queue, so many of them unclaimed: these are lost.
@@ -264,15 +283,16 @@ impl Lanes {
 
     /// The end: nobody will claim what is still in the queues.
     pub fn give_up(&mut self) {
-        let left = self.lanes.values_mut().map(|lane| (lane.pid, unclaimed(lane.events.drain(..))));
-        for (pid, lost) in left.collect::<Vec<_>>() {
-            self.lose_unclaimed(pid, lost);
+        let ids: Vec<LaneId> = self.lanes.keys().copied().collect();
+        for id in ids {
+            self.consume(id, u64::MAX);
         }
     }
 
     /// The kernel side saw `head` of a lane that we cannot read: what it published up to there is lost,
     /// unless the kernel side has saved it. Of a lane that is read, [`Self::drain`] counts that.
     pub fn unread(&mut self, id: LaneId, head: u64) {
+        self.close_holes(id, head, DaemonCounter::MarkersUnread);
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         let behind = head.saturating_sub(lane.tail);
         if lane.place.is_some() || behind == 0 || behind > MAX_JUMP {
@@ -291,7 +311,8 @@ impl Lanes {
 
     /// Where draining has come to: events before this index are queued or lost.
     pub fn drained_to(&self, id: LaneId) -> u64 {
-        self.lanes.get(&id).map_or(u64::MAX, |lane| lane.tail)
+        let to = |lane: &Lane| lane.holes.first().map_or(lane.tail, |hole| hole.start);
+        self.lanes.get(&id).map_or(u64::MAX, to)
     }
 
     /// Drops events before `index`.
@@ -300,6 +321,7 @@ impl Lanes {
         let over = lane.events.partition_point(|queued| queued.event.index < index);
         let (pid, lost) = (lane.pid, unclaimed(lane.events.drain(..over)));
         self.lose_unclaimed(pid, lost);
+        self.close_holes(id, index, DaemonCounter::MarkersUnread);
     }
 
     /// The name behind an id in the lane's process.
@@ -337,11 +359,6 @@ impl Lanes {
     pub fn first_index(&self, id: LaneId) -> u64 {
         self.control(id).map_or(0, |control| control.first_index)
     }
-}
-
-/// How many of the events nobody claimed.
-fn unclaimed(events: impl IntoIterator<Item = Queued>) -> u64 {
-    events.into_iter().filter(|queued| !queued.is_claimed).count() as u64
 }
 
 #[cfg(test)]
