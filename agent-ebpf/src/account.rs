@@ -70,8 +70,8 @@ pub const fn fresh() -> Thread {
         ready: 0,
         syscall: -1,
         fd: -1,
-        rival_tid: 0,
-        rival_tgid: 0,
+        preemptor_tid: 0,
+        preemptor_tgid: 0,
         waker_tid: 0,
         waker_tgid: 0,
         waking_tid: 0,
@@ -183,8 +183,8 @@ pub fn switch_out(t: &mut Thread, leave: &Leave) -> Noticed {
     t.waker_tid = 0;
     t.waker_tgid = 0;
     t.waker_head = 0;
-    t.rival_tid = 0;
-    t.rival_tgid = 0;
+    t.preemptor_tid = 0;
+    t.preemptor_tgid = 0;
     t.state = leave.state as u8;
     t.ready = leave.ready as u8;
     if leave.preempted {

@@ -1,5 +1,5 @@
 //! In which function a thread that leaves the CPU blocks, from its own kernel stack: for the waits
-//! whose marks and system call do not say it. It costs microseconds, so the many waits that are told
+//! whose marks and system call do not say it. It costs microseconds, so the many waits that are known
 //! without it never come here.
 
 use core::ffi::c_void;
@@ -29,7 +29,7 @@ struct Search {
     known: u32,
 }
 
-/// One frame: keeps what its function tells if that weighs more than what is known.
+/// One frame: keeps its function's meaning if that weighs more than what is known.
 unsafe extern "C" fn frame(index: u32, context: *mut c_void) -> i64 {
     // SAFETY: `search` passes its own.
     let search = unsafe { &mut *context.cast::<Search>() };
@@ -38,21 +38,21 @@ unsafe extern "C" fn frame(index: u32, context: *mut c_void) -> i64 {
     };
     // SAFETY: per-CPU scratch of this kind of program; the mask keeps the index inside.
     let Word(address) = unsafe { (*stack).words[index as usize & (MANY as usize - 1)] };
-    let tells = waits::find(address, |slot| {
+    let meaning = waits::find(address, |slot| {
         // SAFETY: initialised read-only data; the mask keeps the index inside. Volatile, because the
         // compiler would use the built-in value.
         unsafe { core::ptr::read_volatile(&raw const WAITS.functions[slot & (WAIT_FUNCTIONS - 1)]) }
     });
-    if tells & WEIGHT > search.known & WEIGHT {
-        search.known = tells;
+    if meaning & WEIGHT > search.known & WEIGHT {
+        search.known = meaning;
     }
     i64::from(search.known & WEIGHT == STRONG)
 }
 
-/// What the functions on the current thread's kernel stack tell of its wait, 0 for nothing. For the
+/// What the functions on the current thread's kernel stack say of its wait, 0 for nothing. For the
 /// scheduler programs.
 #[inline(always)]
-pub fn tells(ctx: *mut c_void) -> u32 {
+pub fn by_current(ctx: *mut c_void) -> u32 {
     let found = among(ctx, FEW);
     if found & WEIGHT == STRONG { found } else { among(ctx, MANY) }
 }
@@ -69,7 +69,7 @@ fn among(ctx: *mut c_void, most: u32) -> u32 {
 
 /// The same of the stack that `walk::kernel` has just taken for the scheduler programs.
 #[inline(always)]
-pub fn tells_of_taken() -> u32 {
+pub fn by_taken() -> u32 {
     let Some(walk) = WALKS.get_ptr_mut(SCRATCH_SWITCH) else {
         return 0;
     };
@@ -79,7 +79,7 @@ pub fn tells_of_taken() -> u32 {
 
 /// The same of another thread, which sleeps. For the iterator.
 #[inline(always)]
-pub fn tells_of(task: Task) -> u32 {
+pub fn by_sleeping(task: Task) -> u32 {
     let Some(stack) = SCRATCH.get_ptr_mut(SCRATCH_TOTALS) else {
         return 0;
     };

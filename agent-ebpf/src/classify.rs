@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!                        what the call is for?             anything else
-//!   interruptible        yes: its meaning tells            the kernel stack tells
-//!   uninterruptible      marks tell: I/O, memory, lock     the kernel stack tells
+//!   interruptible        yes: its meaning says             the kernel stack says
+//!   uninterruptible      marks say: I/O, memory, lock      the kernel stack says
 //! ```
 //!
 //! A call waits for what it is for (a peer, a notification, time) so that a signal can end it. What is
@@ -208,7 +208,7 @@ fn in_syscall(task: Task, regs: Regs, number: i64, prev_state: u32, wait: &mut W
 /// Asks the kernel stack.
 #[inline(always)]
 fn look(ctx: *mut c_void, regs: Regs, number: i64, wait: &mut Wait, otherwise: State) -> State {
-    let found = blocked_in::tells(ctx);
+    let found = blocked_in::by_current(ctx);
     let is_strong = found & waits::WEIGHT == waits::STRONG;
     if found == 0 || !is_strong && matches!(otherwise, State::Disk | State::Child) {
         return otherwise;
@@ -225,7 +225,7 @@ fn look(ctx: *mut c_void, regs: Regs, number: i64, wait: &mut Wait, otherwise: S
     }
 }
 
-/// A wait at least this long that only its call told is looked at when it is over, ns.
+/// A wait at least this long that is known by its call only is looked at when it is over, ns.
 const LONG_WAIT_NS: u64 = 10_000_000;
 
 /// What the thread's kernel stack says of its finished wait against the state that was given, if it
@@ -238,16 +238,16 @@ pub fn after_all(ctx: *mut c_void, thread: &Thread, taken: bool) -> Option<u8> {
         // It stopped on the way out of whatever is on its stack.
         0
     } else if taken {
-        blocked_in::tells_of_taken()
+        blocked_in::by_taken()
     } else if is_of_file(thread) && thread.in_at - thread.out_at >= LONG_WAIT_NS {
-        blocked_in::tells(ctx)
+        blocked_in::by_current(ctx)
     } else {
         0
     };
     against(found, thread.state)
 }
 
-/// The same of a wait that goes on, which the iterator tells as it is by now: once for each wait.
+/// The same of a wait that goes on, for the iterator: once for each wait.
 #[inline(always)]
 pub fn meanwhile(task: Task, thread: &mut Thread) {
     let since = thread.since;
@@ -256,7 +256,7 @@ pub fn meanwhile(task: Task, thread: &mut Thread) {
         return;
     }
     thread.looked_at = since;
-    let Some(state) = against(blocked_in::tells_of(task), thread.state) else {
+    let Some(state) = against(blocked_in::by_sleeping(task), thread.state) else {
         return;
     };
     // SAFETY: a word of the account; another CPU may have written it since.
@@ -266,13 +266,13 @@ pub fn meanwhile(task: Task, thread: &mut Thread) {
     }
 }
 
-/// Whether only the call and its file told the state.
+/// Whether the state is known by the call and its file only.
 #[inline(always)]
 fn is_of_file(thread: &Thread) -> bool {
     thread.fd >= 0 && (thread.state == State::Notify as u8 || thread.state == State::Socket as u8)
 }
 
-/// Index of the state a stack tells for certain, if it is another.
+/// Index of the state a stack shows for certain, if it is another.
 #[inline(always)]
 fn against(found: u32, state: u8) -> Option<u8> {
     let meaning = found & 0xff;

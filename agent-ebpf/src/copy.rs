@@ -5,7 +5,7 @@ use core::ffi::c_void;
 
 use agent_ebpf::wire::{
     Counter, RecordKind, StackCopy,
-    record::{COPY_HEADER_LEN, COPY_PAGES, COPY_REGISTERS, PAGE},
+    stack::{COPY_HEADER_LEN, COPY_PAGES, COPY_REGISTERS, PAGE},
 };
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user};
 

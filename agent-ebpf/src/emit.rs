@@ -92,7 +92,7 @@ fn own_ring() -> Option<*mut u8> {
     RINGS.get(cpu).map(|ring| core::ptr::from_ref(ring).cast_mut().cast())
 }
 
-/// How the daemon is to be told of a record.
+/// How soon the daemon is to see a record.
 #[inline(always)]
 fn wakeup(ring: *mut u8, urgency: Urgency) -> u64 {
     if urgency == Urgency::Always {

@@ -372,7 +372,7 @@ pub enum Context {
 /// Reads the preempt count of this CPU (include/linux/preempt.h: softirq being served is bit 8,
 /// hard interrupts bits 16-19, NMI bits 20-23).
 #[inline(always)]
-pub fn context(current: Task) -> Context {
+pub fn context_of(current: Task) -> Context {
     let from_rq = injected!(OFFSETS.preempt_count_from_rq);
     if from_rq == i64::MIN {
         return Context::Thread;

@@ -14,9 +14,9 @@ use aya_ebpf::{
 };
 
 use crate::{
+    context,
     emit::{self, Urgency},
     kernel::Task,
-    lane,
     maps::{ATTACHED, LANES, PROCESS_CODE, count},
     storage,
 };
@@ -100,7 +100,7 @@ fn sched_process_exit(_ctx: BtfTracePointContext) -> i32 {
         t.flags |= EXITING;
         t.exiting_at = now;
         if t.flags & LANE_KNOWN != 0 {
-            lane::read_last(t, task);
+            context::observe_last(t, task);
         }
     });
     0

@@ -1,7 +1,7 @@
 //! hotspan's kernel programs. Empty on the host: `agent/build.rs` builds it for the bpf target.
 //!
 //! One file per hook, in the order of a thread's life: [`lifecycle`] (fork, exec, exit), [`switch`]
-//! (out, in, resumption), [`wake`], [`sample`] (timer), [`lane`] (what the thread published),
+//! (out, in, resumption), [`wake`], [`sample`] (timer), [`context`] (what the thread published),
 //! [`totals`] (iterator over all accounts). The arithmetic is `agent_ebpf::account`.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
@@ -17,13 +17,13 @@ mod classify;
 #[cfg(target_arch = "bpf")]
 mod code;
 #[cfg(target_arch = "bpf")]
+mod context;
+#[cfg(target_arch = "bpf")]
 mod copy;
 #[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]
 mod kernel;
-#[cfg(target_arch = "bpf")]
-mod lane;
 #[cfg(target_arch = "bpf")]
 mod lifecycle;
 #[cfg(target_arch = "bpf")]
@@ -38,8 +38,6 @@ mod storage;
 mod switch;
 #[cfg(target_arch = "bpf")]
 mod syscall;
-#[cfg(target_arch = "bpf")]
-mod tail;
 #[cfg(target_arch = "bpf")]
 mod totals;
 #[cfg(target_arch = "bpf")]

@@ -5,7 +5,7 @@ use agent_ebpf::{
     wire::{
         Counter, LONG_SLICE_NS, Phase, RecordKind, Sample,
         record::USER_MODE,
-        thread::{HEAD_KNOWN, LANE_KNOWN, UNREADABLE},
+        thread::{HEAD_KNOWN, UNREADABLE},
     },
 };
 use aya_ebpf::{
@@ -16,9 +16,9 @@ use aya_ebpf::{
 };
 
 use crate::{
+    context::{self, Head},
     emit::{self, Urgency},
     kernel::{Task, injected},
-    lane,
     maps::{SCRATCH_SAMPLE, count, live},
     storage, switch, walk,
 };
@@ -54,16 +54,13 @@ fn timer_sample(ctx: PerfEventContext) -> i32 {
     let quiet = thread.guard & 1 == 0 && thread.phase == Phase::Running as u32;
     let mut flags = if user_mode { USER_MODE } else { 0 };
     let mut urgency = Urgency::Timer;
-    if quiet {
-        lane::refresh(thread, task, &live);
-    }
-    if quiet && thread.flags & LANE_KNOWN != 0 {
-        lane::read_head(thread, task);
-        flags |= thread.flags & (HEAD_KNOWN | UNREADABLE);
-        if thread.flags & UNREADABLE != 0 {
-            count(Counter::LaneUnreadable);
-        }
-        urgency = lane::runs_ahead(thread, &live);
+    let head = if quiet { context::observe(thread, task, &live) } else { Head::None };
+    if let Head::Known(_) = head {
+        flags |= HEAD_KNOWN;
+        urgency = context::runs_ahead(thread, &live);
+    } else if head == Head::Unreadable {
+        flags |= UNREADABLE;
+        count(Counter::LaneUnreadable);
     }
     let user_stack = walk::user(SCRATCH_SAMPLE, task, thread, &live);
     let kernel_stack =

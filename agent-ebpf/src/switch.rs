@@ -1,4 +1,4 @@
-//! The two hooks of a context switch (design 3.2): `sched_switch` cuts time and tells the kind of
+//! The two hooks of a context switch (design 3.2): `sched_switch` cuts time and gives the kind of
 //! the wait; `sched_exit_tp` runs in the resumed thread's own context, where a wait's stack can be
 //! taken if it is worth one, and where a missed switch-in shows.
 
@@ -26,9 +26,9 @@ use aya_ebpf::{
 
 use crate::{
     classify::{self, TASK_DEAD, Wait},
+    context,
     emit::{self, Urgency},
     kernel::{self, Task, injected},
-    lane,
     maps::{CPU, EXIT, LANES, PARKED_EXITS, SCRATCH_SWITCH, count, count_by, live},
     storage, walk,
 };
@@ -80,7 +80,7 @@ fn leave(
         Wait::NONE
     };
     // The word itself can only be asked in the thread's own context (`finish`), which no hook gives
-    // before 6.15: what this thread waited for at the same place before tells most of it.
+    // before 6.15: what this thread waited for at the same place before says most of it.
     if wait.futex != 0 {
         if wait.state == State::Notify {
             thread.sequence_futex = wait.futex;
@@ -96,7 +96,6 @@ fn leave(
     } else {
         State::ReadyPreempted
     };
-    lane::refresh(thread, task, live);
     let leave = Leave {
         now,
         sum_exec: task.sum_exec(),
@@ -111,12 +110,10 @@ fn leave(
         t.fd = wait.fd;
         t.futex = wait.futex;
         if !blocked {
-            t.rival_tid = next.tid();
-            t.rival_tgid = next.tgid();
+            t.preemptor_tid = next.tid();
+            t.preemptor_tgid = next.tgid();
         }
-        if t.flags & LANE_KNOWN != 0 {
-            lane::read_head(t, task);
-        }
+        context::observe(t, task, live);
         noticed
     });
     storage::notice(noticed);
@@ -144,8 +141,8 @@ fn arrive(prev: Task, task: Task, now: u64, live: &Live) {
     let noticed = storage::guarded(thread, |t| {
         let noticed = account::switch_in(t, now, task.sum_exec());
         if t.flags & PREEMPTED == 0 {
-            t.rival_tid = prev.tid();
-            t.rival_tgid = prev.tgid();
+            t.preemptor_tid = prev.tid();
+            t.preemptor_tgid = prev.tgid();
         }
         // SAFETY: the helper has no preconditions.
         t.cpu = unsafe { bpf_get_smp_processor_id() };
@@ -153,7 +150,7 @@ fn arrive(prev: Task, task: Task, now: u64, live: &Live) {
     });
     storage::notice(noticed);
     // The daemon may have found the lane during the wait: `head` is then read on resumption.
-    lane::refresh(thread, task, live);
+    context::find(thread, task, live);
     if thread.lane_va == 0 {
         // Nothing to send: its totals hold the interval.
         thread.flags &= !PENDING;
@@ -207,9 +204,8 @@ fn finish(thread: &mut Thread, task: Task, own: Option<&BtfTracePointContext>, l
     if thread.lane_va == 0 {
         return;
     }
-    if own.is_some() && thread.flags & (HEAD_KNOWN | LANE_KNOWN) == LANE_KNOWN {
-        // Unreadable is late, not lost: nothing was published while the thread was away.
-        lane::read_head(thread, task);
+    if own.is_some() {
+        context::observe_late(thread, task);
     }
     if thread.flags & UNREADABLE != 0 {
         count(Counter::LaneUnreadable);
@@ -253,7 +249,7 @@ fn finish(thread: &mut Thread, task: Task, own: Option<&BtfTracePointContext>, l
     {
         account::was(thread, state);
     }
-    let urgency = lane::runs_ahead(thread, live);
+    let urgency = context::runs_ahead(thread, live);
     send_interval(thread, task, 0, &stack, urgency);
 }
 
@@ -315,8 +311,8 @@ fn send_interval(thread: &Thread, task: Task, extra: u32, stack: &WaitStack, urg
         interval.head = thread.head;
         interval.syscall = i32::from(thread.syscall);
         interval.fd = thread.fd;
-        interval.rival_tid = thread.rival_tid;
-        interval.rival_tgid = thread.rival_tgid;
+        interval.preemptor_tid = thread.preemptor_tid;
+        interval.preemptor_tgid = thread.preemptor_tgid;
         interval.waker_tid = thread.waker_tid;
         interval.waker_tgid = thread.waker_tgid;
         interval.waker_head = thread.waker_head;

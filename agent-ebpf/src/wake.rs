@@ -11,8 +11,8 @@ use aya_ebpf::{
 };
 
 use crate::{
-    kernel::{Context, Task, context},
-    lane,
+    context,
+    kernel::{Context, Task, context_of},
     maps::count,
     storage,
 };
@@ -30,7 +30,7 @@ fn sched_waking(ctx: BtfTracePointContext) -> i32 {
     let waker = Task::current();
     let tid = waker.tid();
     let irq = tid == 0
-        || match context(waker) {
+        || match context_of(waker) {
             Context::Thread => false,
             Context::Interrupt => true,
             // Loopback delivers in a softirq on the sender's way out of its send: then the
@@ -42,7 +42,7 @@ fn sched_waking(ctx: BtfTracePointContext) -> i32 {
         && let Some(own) = storage::find(waker)
         && own.flags & LANE_KNOWN != 0
     {
-        head = lane::head_plus_one(own, waker);
+        head = context::of_waker(own, waker);
     }
     account::waking(thread, tid, waker.tgid(), head, irq);
     0

@@ -14,8 +14,8 @@ use agent_ebpf::{
     },
     wire::{
         Counter, MAX_FRAMES, MAX_KERNEL_FRAMES, RecordKind, Stack, Thread, Word,
-        record::{STACK_COPIED, STACK_EXACT_TOP, STACK_HEADER_LEN, STACK_KERNEL, STACK_STOP_SHIFT},
         settings::Live,
+        stack::{STACK_COPIED, STACK_EXACT_TOP, STACK_HEADER_LEN, STACK_KERNEL, STACK_STOP_SHIFT},
     },
 };
 use aya_ebpf::helpers::generated::{bpf_get_stack, bpf_ktime_get_ns, bpf_loop};

@@ -4,6 +4,7 @@
 pub mod counter;
 pub mod record;
 pub mod settings;
+pub mod stack;
 pub mod state;
 pub mod thread;
 pub mod waits;
@@ -11,10 +12,10 @@ pub mod word;
 
 pub use counter::Counter;
 pub use record::{
-    Exec, Exit, Fork, Interval, LaneSeen, Name, RecordKind, Remapped, Sample, Snapshot, Stack,
-    StackCopy, Tail,
+    Exec, Exit, Fork, Interval, LaneSeen, Name, RecordKind, Remapped, Sample, Snapshot, Tail,
 };
 pub use settings::{Offsets, Settings};
+pub use stack::{Stack, StackCopy};
 pub use state::State;
 pub use thread::{LaneRef, Phase, Thread};
 pub use waits::{WaitFunction, WaitFunctions};

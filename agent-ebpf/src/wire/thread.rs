@@ -108,9 +108,9 @@ pub struct Thread {
     /// File descriptor the wait was on, -1 for none.
     pub fd: i32,
     /// Thread that held the CPU while this one was ready: who preempted it, else who it followed.
-    pub rival_tid: u32,
+    pub preemptor_tid: u32,
     /// Its process.
-    pub rival_tgid: u32,
+    pub preemptor_tgid: u32,
     /// Thread that made the accepted wakeup, 0 for none.
     pub waker_tid: u32,
     /// Its process.
@@ -159,7 +159,7 @@ pub struct Thread {
 }
 const _: () = assert!(size_of::<Thread>() == 8 + 11 * 8 + 16 * 4 + 10 * 8 + STATES * 8);
 
-/// What the daemon tells the kernel about a thread's lane: value of the `LANES` hash, keyed by tid.
+/// What the kernel side gets to know about a thread's lane: value of the `LANES` hash, keyed by tid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct LaneRef {

@@ -29,8 +29,8 @@ pub struct WaitFunction {
     pub start: u64,
     /// Its bytes.
     pub len: u32,
-    /// A weight and what it says.
-    pub tells: u32,
+    /// A weight, and a state or what else it stands for.
+    pub meaning: u32,
 }
 const _: () = assert!(size_of::<WaitFunction>() == 16);
 
@@ -42,8 +42,8 @@ pub struct WaitFunctions {
     pub functions: [WaitFunction; WAIT_FUNCTIONS],
 }
 
-/// `tells` of a function whose wait is of a state.
-pub const fn tells(weight: u32, state: State) -> u32 {
+/// The meaning of a function whose wait is of a state.
+pub const fn meaning(weight: u32, state: State) -> u32 {
     weight | state as u32
 }
 
@@ -52,10 +52,10 @@ pub const fn tells(weight: u32, state: State) -> u32 {
 impl WaitFunctions {
     /// None known: what the programs are built with, and what a kernel without symbols leaves.
     pub const NONE: Self =
-        Self { functions: [WaitFunction { start: u64::MAX, len: 0, tells: 0 }; WAIT_FUNCTIONS] };
+        Self { functions: [WaitFunction { start: u64::MAX, len: 0, meaning: 0 }; WAIT_FUNCTIONS] };
 }
 
-/// What the function around `address` tells, 0 for none of them; `function` gives a slot. The same
+/// The meaning of the function around `address`, 0 for none of them; `function` gives a slot. The same
 /// steps for every address: a search with branches multiplies what the verifier has to look at.
 #[inline(always)]
 pub fn find(address: u64, function: impl Fn(usize) -> WaitFunction) -> u32 {
@@ -68,7 +68,7 @@ pub fn find(address: u64, function: impl Fn(usize) -> WaitFunction) -> u32 {
         step /= 2;
     }
     let found = function(at);
-    if address.wrapping_sub(found.start) < u64::from(found.len) { found.tells } else { 0 }
+    if address.wrapping_sub(found.start) < u64::from(found.len) { found.meaning } else { 0 }
 }
 
 #[cfg(test)]
@@ -82,7 +82,7 @@ mod tests {
     fn some(starts: &[u64]) -> WaitFunctions {
         let mut all = WaitFunctions::NONE;
         for (slot, &start) in all.functions.iter_mut().zip(starts) {
-            *slot = WaitFunction { start, len: 16, tells: tells(STRONG, State::Lock) };
+            *slot = WaitFunction { start, len: 16, meaning: meaning(STRONG, State::Lock) };
         }
         all
     }

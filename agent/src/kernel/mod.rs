@@ -253,7 +253,7 @@ impl KernelSide {
         Ok(records::snapshots(&bytes))
     }
 
-    /// Tells the programs about lanes that are older than they are, by host tid.
+    /// Reports to the programs the lanes that are older than they are, by host tid.
     pub fn add_lanes(&mut self, lanes: &[(u32, LaneRef)]) -> Result<(), KernelError> {
         const NAME: &str = "LANES";
         if lanes.is_empty() {
@@ -273,7 +273,7 @@ impl KernelSide {
         self.publish_live()
     }
 
-    /// Tells the programs whether a process's segments are mapped: if not, they save the markers of
+    /// Reports to the programs whether a process's segments are mapped: if not, they save the markers of
     /// its dying threads.
     pub fn set_attached(&mut self, tgid: u32, attached: bool) {
         if let Some(map) = self.loaded.ebpf.map_mut("ATTACHED")

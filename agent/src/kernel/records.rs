@@ -6,7 +6,7 @@ use agent_ebpf::{
     wire::{
         Exec, Exit, Fork, FrameAddress, Interval, LaneSeen, MAX_FRAMES, Name, RawFrame, RecordKind,
         Remapped, Sample, Snapshot, Tail, Word,
-        record::{
+        stack::{
             COPY_HEADER_LEN, COPY_PAGES, COPY_REGISTERS, PAGE, STACK_COPIED, STACK_EXACT_TOP,
             STACK_HEADER_LEN, STACK_STOP_SHIFT,
         },
@@ -210,7 +210,7 @@ pub fn snapshots(bytes: &[u8]) -> Vec<Snapshot> {
 
 #[cfg(test)]
 mod tests {
-    use agent_ebpf::wire::{Runtime, RuntimeFrame, record::STACK_KERNEL};
+    use agent_ebpf::wire::{Runtime, RuntimeFrame, stack::STACK_KERNEL};
     use proptest::prelude::*;
 
     use super::*;

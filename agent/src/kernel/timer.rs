@@ -2,7 +2,7 @@
 //!
 //! A CPU that goes offline takes its events with it: their descriptors stay open, but they never
 //! count again, also when the CPU is back (kernel/events/core.c, `perf_event_exit_cpu`). Nobody
-//! tells of it: a suspend takes CPUs away without a uevent, and a CPU may be back before anybody
+//! reports it: a suspend takes CPUs away without a uevent, and a CPU may be back before anybody
 //! has read the list of those online. So every look asks the event itself whether it still counts,
 //! and opens a new one where it does not. CPUs that were not there before get theirs the same way.
 

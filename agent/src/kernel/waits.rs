@@ -13,17 +13,17 @@ use std::{
 
 use agent_ebpf::wire::{
     State, WaitFunction, WaitFunctions,
-    waits::{FUTEX, POLL, STORAGE, STRONG, WAIT_FUNCTIONS, WEAK, tells},
+    waits::{FUTEX, POLL, STORAGE, STRONG, WAIT_FUNCTIONS, WEAK, meaning},
 };
 
 use super::kallsyms::Symbol;
 
-/// What is told, and the functions that tell it.
-const TOLD: [(u32, &str); 14] = [
+/// The meanings, and the functions that have them.
+const MEANINGS: [(u32, &str); 14] = [
     // mutex, semaphore, rwsem (the lock of an address space is one), per-CPU rwsem, lock of a socket,
     // of one mapping, of files.
     (
-        tells(STRONG, State::Lock),
+        meaning(STRONG, State::Lock),
         "__mutex_lock __mutex_lock_slowpath __mutex_lock_killable_slowpath \
          __mutex_lock_interruptible_slowpath __ww_mutex_lock __ww_mutex_lock_slowpath \
          __ww_mutex_lock_interruptible_slowpath __down __down_common __down_interruptible \
@@ -35,7 +35,7 @@ const TOLD: [(u32, &str); 14] = [
          futex_wait_requeue_pi",
     ),
     (FUTEX | STRONG, "futex_wait __futex_wait futex_do_wait futex_wait_queue futex_wait_restart"),
-    (tells(STRONG, State::Notify), "futex_wait_multiple"),
+    (meaning(STRONG, State::Notify), "futex_wait_multiple"),
     (
         POLL | STRONG,
         "do_sys_poll do_poll do_restart_poll core_sys_select do_select do_epoll_wait ep_poll \
@@ -43,28 +43,28 @@ const TOLD: [(u32, &str); 14] = [
     ),
     // A page fault, in a system call too; a page of a process that fills its own; reclaim.
     (
-        tells(STRONG, State::Memory),
+        meaning(STRONG, State::Memory),
         "handle_mm_fault handle_userfault migration_entry_wait \
          __migration_entry_wait try_to_free_pages try_to_free_mem_cgroup_pages reclaim_throttle \
          shrink_node balance_pgdat __alloc_pages_slowpath compact_zone out_of_memory \
          mem_cgroup_oom_synchronize mem_cgroup_handle_over_high __mem_cgroup_handle_over_high",
     ),
     (
-        tells(STRONG, State::Sleep),
+        meaning(STRONG, State::Sleep),
         "do_nanosleep hrtimer_nanosleep hrtimer_nanosleep_restart alarmtimer_do_nsleep \
          alarm_timer_nsleep_restart alarm_timer_nsleep do_cpu_nanosleep posix_cpu_nsleep \
          posix_cpu_nsleep_restart timerfd_read timerfd_read_iter",
     ),
     (
-        tells(STRONG, State::Child),
+        meaning(STRONG, State::Child),
         "do_wait __do_wait kernel_wait4 kernel_waitid wait_for_vfork_done zap_pid_ns_processes",
     ),
     // On the way back from a fault other things happen.
-    (tells(WEAK, State::Memory), "exc_page_fault do_user_addr_fault"),
+    (meaning(WEAK, State::Memory), "exc_page_fault do_user_addr_fault"),
     // Somebody has to act: at the other end of a pipe or terminal, on an event file, a queue, with a
     // signal, as the judge of a system call, by ending (the siblings of a thread in exec).
     (
-        tells(STRONG, State::Notify),
+        meaning(STRONG, State::Notify),
         "pipe_read anon_pipe_read pipe_write anon_pipe_write fifo_open wait_for_partner \
          pipe_wait_readable pipe_wait_writable wait_for_space eventfd_read eventfd_write \
          signalfd_read signalfd_read_iter inotify_read fanotify_read fanotify_handle_event \
@@ -75,7 +75,7 @@ const TOLD: [(u32, &str); 14] = [
          do_syslog ring_buffer_wait",
     ),
     (
-        tells(STRONG, State::Socket),
+        meaning(STRONG, State::Socket),
         "__skb_wait_for_more_packets sk_wait_data sk_stream_wait_memory sk_stream_wait_connect \
          sk_stream_wait_close sock_alloc_send_pskb sock_wait_for_wmem inet_csk_accept \
          inet_csk_wait_for_connect __inet_stream_connect unix_wait_for_peer \
@@ -85,11 +85,11 @@ const TOLD: [(u32, &str); 14] = [
          vsock_connect vsock_accept vsock_connectible_recvmsg vsock_connectible_sendmsg",
     ),
     // Held after a fatal signal until the core of its process is written.
-    (tells(STRONG, State::Stopped), "coredump_task_exit"),
-    (tells(WEAK, State::Stopped), "do_exit"),
+    (meaning(STRONG, State::Stopped), "coredump_task_exit"),
+    (meaning(WEAK, State::Stopped), "do_exit"),
     // For these the caller matters: a page fault waits for storage, too.
     (
-        tells(STORAGE, State::Disk),
+        meaning(STORAGE, State::Disk),
         "io_schedule io_schedule_timeout bit_wait_io folio_wait_bit_common folio_wait_bit \
          folio_wait_writeback __wait_on_buffer submit_bio_wait blk_execute_rq blk_mq_get_tag \
          rq_qos_wait blk_mq_freeze_queue_wait __blk_mq_sub_tag_busy wbt_wait \
@@ -103,7 +103,7 @@ const TOLD: [(u32, &str); 14] = [
     // Work of the kernel for this thread: the end of an RCU period, of queued work, of a helper; in
     // exec, of the siblings.
     (
-        tells(WEAK, State::Notify),
+        meaning(WEAK, State::Notify),
         "wait_for_completion wait_for_completion_state wait_for_completion_killable \
          wait_for_completion_killable_timeout wait_for_completion_interruptible \
          wait_for_completion_interruptible_timeout wait_for_completion_timeout \
@@ -128,9 +128,9 @@ pub fn of_kernel() -> WaitFunctions {
 
 /// Finds the functions in a list as kallsyms has it: address, type, name, module.
 fn among(list: impl BufRead) -> io::Result<WaitFunctions> {
-    let wanted: HashMap<&str, u32> = TOLD
+    let wanted: HashMap<&str, u32> = MEANINGS
         .iter()
-        .flat_map(|&(tells, names)| names.split_whitespace().map(move |name| (name, tells)))
+        .flat_map(|&(meaning, names)| names.split_whitespace().map(move |name| (name, meaning)))
         .collect();
     let mut symbols = Vec::new();
     let mut found = Vec::new();
@@ -142,8 +142,8 @@ fn among(list: impl BufRead) -> io::Result<WaitFunctions> {
             continue;
         }
         let name = name.split_once('.').map_or(name, |(name, _)| name);
-        if let Some(&tells) = wanted.get(name) {
-            found.push((address, tells));
+        if let Some(&meaning) = wanted.get(name) {
+            found.push((address, meaning));
         }
     }
     symbols.sort_unstable();
@@ -156,11 +156,11 @@ fn among(list: impl BufRead) -> io::Result<WaitFunctions> {
         tracing::warn!("/proc/kallsyms hides addresses: some waits stay unresolved");
     }
     let mut functions = WaitFunctions::NONE;
-    for (slot, &(start, tells)) in functions.functions.iter_mut().zip(&found) {
+    for (slot, &(start, meaning)) in functions.functions.iter_mut().zip(&found) {
         let next = symbols.partition_point(|&address| address <= start);
         // kallsyms has no sizes; the last function of a list is as long as any may be.
         let len = symbols.get(next).map_or(LONGEST, |next| (next - start).min(LONGEST));
-        *slot = WaitFunction { start, len: len as u32, tells };
+        *slot = WaitFunction { start, len: len as u32, meaning };
     }
     Ok(functions)
 }
@@ -193,14 +193,14 @@ mod tests {
             0000000000000000 T futex_wait\n\
             nonsense\n";
         let functions = among(list.as_bytes()).unwrap();
-        let lock = tells(STRONG, State::Lock);
+        let lock = meaning(STRONG, State::Lock);
         assert_eq!(look(&functions, 0xffff_ffff_8100_0100), lock);
         assert_eq!(look(&functions, 0xffff_ffff_8100_017f), lock);
         assert_eq!(look(&functions, 0xffff_ffff_8100_0180), 0);
         assert_eq!(look(&functions, 0xffff_ffff_8100_0244), lock);
         assert_eq!(look(&functions, 0xffff_ffff_8100_0304), 0);
         assert_eq!(look(&functions, 0xffff_ffff_8100_0404), 0);
-        assert_eq!(look(&functions, 0xffff_ffff_a000_0010), tells(STORAGE, State::Disk));
+        assert_eq!(look(&functions, 0xffff_ffff_a000_0010), meaning(STORAGE, State::Disk));
         assert_eq!(look(&functions, 0xffff_ffff_a000_0010 + LONGEST), 0);
         assert_eq!(look(&functions, 0), 0);
     }
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn no_function_is_listed_twice_and_there_is_room_for_copies() {
         let names: Vec<&str> =
-            TOLD.iter().flat_map(|(_, names)| names.split_whitespace()).collect();
+            MEANINGS.iter().flat_map(|(_, names)| names.split_whitespace()).collect();
         let unique: BTreeSet<&str> = names.iter().copied().collect();
         assert_eq!(unique.len(), names.len());
         assert!(names.len() < WAIT_FUNCTIONS * 9 / 10, "{} names", names.len());
@@ -218,13 +218,13 @@ mod tests {
     fn the_running_kernel_has_the_ones_everything_rests_on() {
         let functions = of_kernel();
         let used = functions.functions.iter().filter(|function| function.len > 0);
-        let meanings: BTreeSet<u32> = used.map(|function| function.tells).collect();
+        let meanings: BTreeSet<u32> = used.map(|function| function.meaning).collect();
         if meanings.is_empty() {
             eprintln!("skipped: this user cannot read addresses in /proc/kallsyms");
             return;
         }
         for state in [State::Lock, State::Memory, State::Sleep, State::Child, State::Socket] {
-            assert!(meanings.contains(&tells(STRONG, state)), "no function of {state:?}");
+            assert!(meanings.contains(&meaning(STRONG, state)), "no function of {state:?}");
         }
         assert!(meanings.contains(&(FUTEX | STRONG)) && meanings.contains(&(POLL | STRONG)));
     }

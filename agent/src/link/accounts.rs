@@ -49,7 +49,7 @@ impl Linker {
 
     /// Takes over the threads of lanes that were found, by accounts read *after* that: every owner
     /// that still lives has one, and the lane was its own by the end of it. Returns what the kernel
-    /// side must be told of lanes, and the processes now mapped.
+    /// side must learn of lanes, and the processes now mapped.
     pub fn adopt(
         &mut self,
         owners: &[Owner],
@@ -58,7 +58,7 @@ impl Linker {
     ) -> (Vec<(u32, LaneRef)>, Vec<Pid>) {
         parts.lanes.drain();
         let by_tid: HashMap<u32, &Snapshot> = snapshots.iter().map(|s| (s.tid, s)).collect();
-        let mut told = Vec::new();
+        let mut adopted = Vec::new();
         let mut pids = Vec::new();
         for owner in owners {
             let Some(snapshot) = by_tid.get(&owner.tid) else { continue };
@@ -88,10 +88,10 @@ impl Linker {
                 timelines.insert(snapshot.serial, timeline);
             }
             self.by_tid.insert(Tid(snapshot.tid), snapshot.serial);
-            told.push((owner.tid, owner.reference));
+            adopted.push((owner.tid, owner.reference));
             pids.push(pid);
         }
-        (told, pids)
+        (adopted, pids)
     }
 
     /// Takes the iterator's accounts: places what an open wait has closed; at the `end` of a

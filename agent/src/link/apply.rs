@@ -47,7 +47,7 @@ impl Timeline {
             return;
         }
         let head = has(interval.flags, HEAD_KNOWN).then_some(interval.head);
-        // What was told while it was open is not told again.
+        // What was reported while it was open is not reported again.
         let mut wait = wait_of(interval, position.at);
         let mut slice = difference(&interval.total, &position.total);
         for (state, ns) in wait.iter() {
@@ -57,7 +57,7 @@ impl Timeline {
         }
         let lost = interval.seq - position.seq - 1;
         if lost == 0 && interval.out_at < position.at {
-            // All up to here was told while the wait was open, in the state it seemed to be.
+            // All up to here was reported while the wait was open, in the state it seemed to be.
             slice = [0; STATES];
         }
         // Whose time it was is then known from stamps alone.
@@ -103,7 +103,7 @@ impl Timeline {
             let ready =
                 matches!(state, State::ReadyWakeup | State::ReadyPreempted | State::Throttled);
             let (kind, tid, pid, head_plus_one) = if ready {
-                (CauseKind::Preemptor, interval.rival_tid, interval.rival_tgid, 0)
+                (CauseKind::Preemptor, interval.preemptor_tid, interval.preemptor_tgid, 0)
             } else if has(interval.flags, WAKER_IRQ) {
                 (CauseKind::Interrupt, 0, 0, 0)
             } else if interval.waker_tid != 0 {
@@ -149,8 +149,8 @@ impl Timeline {
         }
     }
 
-    /// The thread waits and nobody knows for how long: what it has waited so far is told, so that a
-    /// request that hangs is seen. Who ends the wait is told when it ends.
+    /// The thread waits and nobody knows for how long: what it has waited so far is reported, so that a
+    /// request that hangs is seen. Who ends the wait is reported when it ends.
     fn open_wait(&mut self, snapshot: &Snapshot, context: &mut Context<'_>) {
         let Some(position) = &mut self.position else { return };
         if snapshot.at <= position.at {

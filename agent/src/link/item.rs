@@ -1,4 +1,4 @@
-//! What happens to a thread, as its timeline is told of it.
+//! What happens to a thread, as its timeline sees it.
 
 use agent_ebpf::wire::{
     Exec, Exit, Interval, Sample, Snapshot,

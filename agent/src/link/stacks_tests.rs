@@ -56,7 +56,7 @@ fn a_copy_waits_for_its_stack_for_one_more_round() {
             hash,
             at: 0,
             exact: false,
-            registers: [0; agent_ebpf::wire::record::COPY_REGISTERS],
+            registers: [0; agent_ebpf::wire::stack::COPY_REGISTERS],
             bytes: Vec::new(),
         })
     };

@@ -47,7 +47,7 @@ pub struct Unnamed {
     pub pid: Pid,
     /// Its lane's head then, plus one; 0 without a lane.
     pub head_plus_one: u64,
-    /// Waker or rival.
+    /// Waker or preemptor.
     pub kind: CauseKind,
 }
 
@@ -101,7 +101,7 @@ pub struct Timeline {
     pub(super) pid: Pid,
     pub(super) lane: Option<LaneId>,
     /// When the thread was last seen to have that lane. An exec or a lane from before that moment is
-    /// told late (it sat in a ring while the sweep looked) and takes nothing away.
+    /// reported late (it sat in a ring while the sweep looked) and takes nothing away.
     pub(super) bound_at: u64,
     /// Index of the next marker to apply.
     pub(super) next: u64,

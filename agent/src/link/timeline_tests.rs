@@ -157,7 +157,7 @@ proptest! {
 }
 
 #[test]
-fn causes_name_the_waker_and_the_rival() {
+fn causes_name_the_waker_and_the_preemptor() {
     let mut world = World::new(true);
     world.publish(1, false);
     world.run(10);

@@ -5,7 +5,7 @@ use agent_ebpf::{
         Cursor, Machine, Memory, Rule, Stop,
         step::{self, ENTRY_OFFSETS, SIGNAL_OFFSETS},
     },
-    wire::{FrameAddress, MAX_FRAMES, RawFrame, record::PAGE},
+    wire::{FrameAddress, MAX_FRAMES, RawFrame, stack::PAGE},
 };
 
 use super::late::Walked;
@@ -94,7 +94,7 @@ pub fn walk(copy: &StackCopy, process: impl Process) -> Walked {
 
 #[cfg(test)]
 mod tests {
-    use agent_ebpf::wire::record::COPY_REGISTERS;
+    use agent_ebpf::wire::stack::COPY_REGISTERS;
 
     use super::*;
 

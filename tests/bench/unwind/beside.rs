@@ -12,7 +12,7 @@ use std::{
 
 use agent_ebpf::wire::{
     Sample,
-    record::{COPY_HEADER_LEN, COPY_PAGES, PAGE, STACK_HEADER_LEN},
+    stack::{COPY_HEADER_LEN, COPY_PAGES, PAGE, STACK_HEADER_LEN},
 };
 use anyhow::{Context as _, Result, ensure};
 use hotspan_tests::{

@@ -13,7 +13,8 @@ use agent_ebpf::{
     unwind::Stop,
     wire::{
         Exit, LaneSeen, RecordKind, Runtime, RuntimeFrame, Sample, State as K, Tail, Word,
-        record::{STACK_EXACT_TOP, STACK_STOP_SHIFT, TAIL_EVENTS},
+        record::TAIL_EVENTS,
+        stack::{STACK_EXACT_TOP, STACK_STOP_SHIFT},
         state::STATES,
         thread::HEAD_KNOWN,
     },

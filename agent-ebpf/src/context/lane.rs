@@ -1,4 +1,4 @@
-//! What a thread published: finding its lane, reading `head` and catching the breadcrumb of a new lane.
+//! The lane of a thread: finding it, reading its `head` and catching the breadcrumb of a new one.
 
 use agent_ebpf::wire::{
     Counter, LaneSeen, RecordKind, Thread,
@@ -16,8 +16,9 @@ use crate::{
     kernel::{Task, read_user},
     maps::{ATTACHED, LANE_SEEN, LANES, PARKED_LANES, count, live},
     storage,
-    tail::save_tail,
 };
+
+use super::tail::save_tail;
 
 /// A lane's control line, in words.
 pub type Line = [u64; lane_line::LEN / 8];
@@ -44,7 +45,7 @@ pub fn u64_at(line: &Line, at: usize) -> u64 {
 
 /// Asks the daemon's lane map again when it has changed: for lanes older than the programs.
 #[inline(always)]
-pub fn refresh(thread: &mut Thread, task: Task, live: &Live) {
+pub fn find(thread: &mut Thread, task: Task, live: &Live) {
     if thread.lane_epoch == live.lane_epoch {
         return;
     }
@@ -81,8 +82,7 @@ enum Look {
     Other,
 }
 
-/// Reads the lane of the current thread. Only in the thread's own context: the memory of another
-/// thread's process is not there.
+/// Reads the lane of the current thread.
 #[inline(always)]
 fn look(va: u64, generation: u32, owner: u32) -> Look {
     let Some(line) = read_user::<Line>(va) else {
@@ -102,7 +102,7 @@ fn look(va: u64, generation: u32, owner: u32) -> Look {
 
 /// Reads `head` of the current thread's lane into `thread.head`.
 #[inline(always)]
-pub fn read_head(thread: &mut Thread, task: Task) {
+pub(super) fn read_head(thread: &mut Thread, task: Task) {
     if thread.flags & HEAD_FINAL != 0 {
         thread.flags |= HEAD_KNOWN;
         return;
@@ -129,7 +129,7 @@ pub fn read_head(thread: &mut Thread, task: Task) {
 
 /// The head of the current thread's lane plus one, for whoever it wakes; 0 without a readable lane.
 #[inline(always)]
-pub fn head_plus_one(thread: &Thread, task: Task) -> u64 {
+pub fn of_waker(thread: &Thread, task: Task) -> u64 {
     if !task.has_mm() {
         return 0;
     }
@@ -249,7 +249,7 @@ fn park(seen: &LaneSeen) -> bool {
 /// The last look at a lane: at `sched_process_exit`, while the memory is still there (6.16+; before
 /// that `mm` is already gone and the markers of an unattached process are counted as lost).
 #[inline(always)]
-pub fn read_last(thread: &mut Thread, task: Task) {
+pub fn observe_last(thread: &mut Thread, task: Task) {
     read_head(thread, task);
     if thread.flags & HEAD_KNOWN == 0 {
         return;

@@ -12,9 +12,10 @@ use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_loop};
 use crate::{
     emit::{self, Urgency},
     kernel::{Task, read_user, read_user_into},
-    lane::{Line, u32_at, u64_at},
     maps::{NAME, TAIL, count_by},
 };
+
+use super::lane::{Line, u32_at, u64_at};
 
 /// What the copying of a marker ring needs to know.
 #[repr(C)]
