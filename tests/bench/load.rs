@@ -21,7 +21,7 @@ use crate::{
 const IDLE_PROCESSES: usize = 100;
 const LIFE: Duration = Duration::from_secs(60);
 /// hotspan finds its way (tables, symbols) before it is measured. A recording has no API to ask whether it
-/// has, and under a load that forks all the time it never rests.
+/// has, and under a load that forks all the time it is never idle.
 const SETTLE: Duration = Duration::from_secs(3);
 const SLICE: Duration = Duration::from_secs(2);
 const SLICES: usize = 8;

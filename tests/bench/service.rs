@@ -96,7 +96,7 @@ fn alone_on_the_host(lines: &mut Vec<Line>) -> Result<()> {
     let place = Place::new()?;
     let service =
         alone(|| place.start("run", &[]), |service| Ok(first_of(service, || streams(&place))))?;
-    rests(service.child.id())?;
+    settles(service.child.id())?;
     let cost = Cost::measure(&service, IDLE_SLICES)?;
     lines.push(
         cost.line("run: CPU at rest, kernel programs included").target(0.1).note(format!(
@@ -227,7 +227,7 @@ fn streams(place: &Place) -> bool {
 
 /// Waits until a service's first look at the host is over: it then takes hardly any CPU time. Where others
 /// keep it busy, it is measured as it is.
-fn rests(pid: u32) -> Result<()> {
+fn settles(pid: u32) -> Result<()> {
     const LOOK: Duration = Duration::from_millis(500);
     let begun = Instant::now();
     while begun.elapsed() < SOON {

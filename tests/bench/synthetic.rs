@@ -61,7 +61,7 @@ pub(crate) struct Host {
     waits: Vec<State>,
     trace: TraceId,
     spans: u64,
-    /// Told as open in the last batch, with their threads.
+    /// Reported as open in the last batch, with their threads.
     open: Vec<(SpanPart, u32)>,
 }
 

@@ -1,4 +1,4 @@
-//! An agent that is killed again and again: what it had not sent is gone and told as such, what it
+//! An agent that is killed again and again: what it had not sent is gone and reported as such, what it
 //! had sent stays whole, and the next agent of the host is taken at once.
 //!
 //! `HOTSPAN_KILLS` says how often; the default is what a test run has time for.

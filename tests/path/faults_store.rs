@@ -83,7 +83,7 @@ fn what_a_damaged_part_held_of_a_living_agent_is_reported() -> Result<()> {
     stream.place.settle()?;
     let ended = stream.end(&["agent_forgot"])?;
     let lost = accounting::lost(ended.health.agents.first().context("the run")?);
-    ensure!(lost.get("agent_forgot").is_some_and(|n| *n > 0), "the loss is not told: {lost:?}");
+    ensure!(lost.get("agent_forgot").is_some_and(|n| *n > 0), "the loss is not reported: {lost:?}");
     let reasons = &ended.health.reasons;
     ensure!(!reasons.iter().any(|why| why.contains("bug")), "{reasons:?}");
     ended.found("since the damage", truths)

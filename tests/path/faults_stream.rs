@@ -149,8 +149,14 @@ fn a_queue_that_overflows_leaves_a_gap_that_is_reported() -> Result<()> {
         }
     }
     let missing = (known.len() - served) as u64;
-    let told = run.conservation["spans"].lost["queue_full"];
-    println!("{served} of {} spans served, {missing} missing; {told} span parts lost", known.len());
-    ensure!(missing > 0 && missing <= told, "{missing} spans are missing, {told} told as lost");
+    let reported = run.conservation["spans"].lost["queue_full"];
+    println!(
+        "{served} of {} spans served, {missing} missing; {reported} span parts lost",
+        known.len()
+    );
+    ensure!(
+        missing > 0 && missing <= reported,
+        "{missing} spans are missing, {reported} reported as lost"
+    );
     ended.stop()
 }

@@ -1,4 +1,4 @@
-//! Segments no publisher would make: hotspan finishes, tells what it refused, and no lie reaches a
+//! Segments no publisher would make: hotspan finishes, reports what it refused, and no lie reaches a
 //! span or a thread of the honest process beside the liar.
 
 use std::ffi::OsString;

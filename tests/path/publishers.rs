@@ -143,7 +143,7 @@ fn programs_that_start_while_the_agent_comes_and_goes() -> Result<()> {
         let missing: Vec<_> =
             truth.iter().filter(within).filter(|span| !ids.contains(span.id.as_str())).collect();
         ensure!(missing.is_empty(), "pid {pid}: {missing:?} of {} are missing", truth.len());
-        // What is told of spans that began before the agent came has no hole either.
+        // What is reported of spans that began before the agent came has no hole either.
         let known = truth.iter().skip_while(|span| !ids.contains(span.id.as_str()));
         let hole =
             known.filter(|span| span.end < asked_to_end).find(|s| !ids.contains(s.id.as_str()));

@@ -99,7 +99,7 @@ fn separate(objcopy: &Path, built: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// As readelf tells it.
+/// As readelf prints it.
 fn build_id(file: &Path) -> Result<Option<String>> {
     let said = process::output(Command::new("readelf").arg("--notes").arg(file))
         .context("readelf is missing: apt-get install binutils")?;

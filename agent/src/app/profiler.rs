@@ -182,7 +182,7 @@ impl Pace {
         now.duration_since(self.flushed) >= every
     }
 
-    /// What waited is taken. The round in which the last lane goes brings what is to be told of it:
+    /// What waited is taken. The round in which the last lane goes brings what is to be reported of it:
     /// lanes there are now make the next flush hasty.
     fn flushed(&mut self, now: Instant, has_lanes: bool) {
         *self = Self { flushed: now, hasty: has_lanes };

@@ -266,7 +266,7 @@ impl Daemon {
         Ok(over)
     }
 
-    /// Drains on until every process that is over has told its last switch: it is over when its last
+    /// Drains on until every process that is over has reported its last switch: it is over when its last
     /// thread says so, which is before that.
     pub(super) fn await_exits(&mut self) -> Result<(), KernelError> {
         let deadline = Instant::now() + LAST_SWITCH;

@@ -101,7 +101,7 @@ impl Serving {
     }
 }
 
-/// Names the API answers to: those told, and the address it listens at.
+/// Names the API answers to: those configured, and the address it listens at.
 fn hosts(settings: &Settings) -> Vec<String> {
     let mut hosts = settings.web_hosts.value.clone();
     match settings.web.value.ip() {

@@ -38,7 +38,7 @@ pub enum Command {
     /// long each was active, running, or waiting, for what, and on whom. CMD publishes spans through
     /// a lane (see proto/lanes); without spans the report still holds the account of every thread.
     ///
-    /// Needs root or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and others: `hotspan doctor` tells. Under
+    /// Needs root or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and others: `hotspan doctor` shows. Under
     /// sudo CMD runs as you, not as root. CMD's standard output goes to standard error, so that the
     /// report alone is on standard output. The exit code is CMD's.
     Record(record::Arguments),

@@ -39,7 +39,7 @@ const NARROWEST: u16 = 40;
 const WIDEST: u16 = 200;
 /// From here on there is room to say whose span it is.
 const WITH_SERVICE: usize = 72;
-/// Spans told in detail.
+/// Spans shown in detail.
 const DETAILS: usize = 3;
 
 /// How to write.

@@ -55,7 +55,7 @@ struct Live {
     superseded: watch::Sender<bool>,
 }
 
-/// What a session tells about itself.
+/// What a session reports about itself.
 #[derive(Debug)]
 pub struct Progress {
     pub run: Arc<Run>,
@@ -74,7 +74,7 @@ pub struct Progress {
 pub struct Claim {
     sessions: Arc<Sessions>,
     number: u64,
-    /// What it tells about itself.
+    /// What it reports about itself.
     pub progress: Arc<Progress>,
     superseded: watch::Receiver<bool>,
 }

@@ -27,7 +27,7 @@ use crate::{
     store::account::{Details, ProcessSlice, Sample, SpanAccount, Wait},
 };
 
-/// Stacks told of a span that is asked for alone; the rest is summed into the methods.
+/// Stacks shown of a span that is asked for alone; the rest is summed into the methods.
 const STACKS_TOLD: usize = 1_000;
 /// How far scope `process` looks to both sides of the middle of a span.
 const PROCESS_REACH_NS: u64 = 30_000_000_000;

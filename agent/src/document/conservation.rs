@@ -2,7 +2,7 @@
 //!
 //! A run's rest is in flight as long as it may still come: while the run is open. A run that neither
 //! ended well nor is connected has lost it (`agent_died`). One whose earlier batches went with a part
-//! that was damaged has lost them (`agent_forgot`: it was told that they were durable); how much that
+//! that was damaged has lost them (`agent_forgot`: they had been acknowledged as durable); how much that
 //! was shows when it ends. After any other orderly end the rest must be nothing; it is reported all the
 //! same, so that a broken account shows.
 

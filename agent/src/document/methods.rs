@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::span::{MethodDocument, StackDocument};
 use crate::model::{frame::FrameKind, state::StateTimes};
 
-/// Methods told per span.
+/// Methods shown per span.
 const METHODS_TOLD: usize = 100;
 
 /// Sums per function over stacks; a function counts once per stack however often it recurs. In order

@@ -73,7 +73,7 @@ pub struct SpanPart {
     pub name: Arc<str>,
     /// Index into `Batch::processes`.
     pub process: u32,
-    /// Unix time of `start`, fixed when the span was first told.
+    /// Unix time of `start`, fixed when the span was first reported.
     pub start_unix_ns: UnixNs,
     /// First activation.
     pub start: u64,

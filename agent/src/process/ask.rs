@@ -1,4 +1,4 @@
-//! What the accounts of processes need to be told of them: questions for the [`super::reader`].
+//! What the accounts of processes need to know of them: questions for the [`super::reader`].
 
 use super::{
     maps::ProcessMap,

@@ -83,7 +83,7 @@ impl Processes {
         Some(map)
     }
 
-    /// Asks what an image is called. Returns where it is told.
+    /// Asks what an image is called. Returns where the answer will be.
     pub(super) fn ask_names(&mut self, pid: Pid, since: u64) -> Arc<Late<Names>> {
         let asks = &mut self.asks;
         let place = self.named.entry((pid, since)).or_insert_with(|| {

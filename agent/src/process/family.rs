@@ -1,4 +1,4 @@
-//! Who is whose child, as `/proc` tells it at a moment.
+//! Who is whose child, as `/proc` shows it at a moment.
 
 use std::collections::{HashMap, HashSet};
 

@@ -30,7 +30,7 @@ pub struct Process {
     pub(super) is_mapping: bool,
     /// It has ended.
     pub(super) is_over: bool,
-    /// When code was mapped last, ktime, as far as it was told.
+    /// When code was mapped last, ktime, as far as it was reported.
     pub(super) remapped_at: u64,
 }
 

@@ -28,7 +28,7 @@ impl<T> Default for Late<T> {
 }
 
 impl<T: Clone> Late<T> {
-    /// Tells it; `None` when it will never be known.
+    /// Gives it; `None` when it will never be known.
     pub fn set(&self, what: Option<T>) {
         let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
         *answer = what.map_or(Answer::Never, Answer::Known);

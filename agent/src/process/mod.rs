@@ -40,7 +40,7 @@ use names::{Identity, Names};
 #[derive(Debug, Default)]
 pub struct Processes {
     known: HashMap<Pid, Process>,
-    /// Roots of the recorded tree and all their descendants, and since when, ktime: what is told of
+    /// Roots of the recorded tree and all their descendants, and since when, ktime: what is reported of
     /// a number before that was another's.
     tree: HashMap<Pid, u64>,
     /// Members whose children are none.
@@ -75,7 +75,7 @@ struct Ended {
 pub enum Mapped {
     /// These; none of a process that is gone.
     Known(Option<Arc<ProcessMap>>),
-    /// They are being read: [`Processes::told`] has them.
+    /// They are being read: [`Processes::answered`] has them.
     Awaited,
 }
 

@@ -55,7 +55,7 @@ impl Packed {
         Some(Self { is_zstd, at, left: section.bytes.checked_sub(header as u64)?, bytes })
     }
 
-    /// Its content: at most one byte more than `bytes`, which tells that the header lies.
+    /// Its content: at most one byte more than `bytes`, which shows that the header lies.
     pub fn reader<'a>(&self, file: &'a File) -> io::Result<impl Read + use<'a>> {
         let packed =
             BufReader::with_capacity(64 << 10, Part { file, at: self.at, left: self.left });

@@ -155,7 +155,7 @@ fn one_that_hangs_delays_nobody_and_is_asked_ever_less_often() {
     assert!(bench.reader.is_idle());
 }
 
-/// Reading takes its time on a starved host: whoever can wait for it is not told no.
+/// Reading takes its time on a starved host: whoever can wait for it is not refused.
 #[test]
 fn more_patience_is_not_held_up_by_less() {
     let mut bench = Bench::new(2);

@@ -54,7 +54,7 @@ fn names_are_asked_for_once_and_reported_to_everybody() {
     assert_eq!(processes.identity(ROOT).settle(Instant::now()), answer);
     assert_eq!(processes.take_asks(), []);
 
-    // What is told of an image that is gone names nobody.
+    // What is reported of an image that is gone names nobody.
     processes.execed(ROOT, &padded("other"), 200);
     processes.answered(ask, Some(Answer::Names(names)));
     assert_eq!(processes.take_asks(), [Ask::Names { pid: ROOT, since: 200 }]);
@@ -81,7 +81,7 @@ fn a_process_is_over_when_it_says_so() {
     assert_eq!(processes.take_asks(), []);
 }
 
-/// As the kernel side tells names.
+/// As the kernel side reports names.
 fn padded(name: &str) -> [u8; 16] {
     let mut comm = [0; 16];
     comm[..name.len()].copy_from_slice(name.as_bytes());

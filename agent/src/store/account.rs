@@ -48,7 +48,7 @@ pub struct SpanAccount {
     pub active: Vec<(u64, u64)>,
     /// Whether every state is exact.
     pub exact: bool,
-    /// Still active when last told.
+    /// Still active when last reported.
     pub open: bool,
     /// What is missing, by reason.
     pub loss: BTreeMap<Arc<str>, u64>,

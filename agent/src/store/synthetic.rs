@@ -35,7 +35,7 @@ pub(super) struct Host {
     pub processes: Vec<ProcessIdentity>,
     stacks: Vec<Stack>,
     spans: u64,
-    /// Told as open in the last batch.
+    /// Reported as open in the last batch.
     open: Vec<SpanPart>,
 }
 

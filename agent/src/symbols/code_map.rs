@@ -1,8 +1,8 @@
 //! Which code of a just-in-time compiler is where. What was reported last wins.
 //!
 //! ```text
-//! told    [ a          ]        then [ b ] inside of it
-//! kept    [ a ][ b ][ a]
+//! recorded [ a          ]        then [ b ] inside of it
+//! kept     [ a ][ b ][ a]
 //! ```
 //! Invariant: regions do not overlap, and all that is kept stays below the bound.
 
@@ -121,7 +121,7 @@ impl CodeMap {
         (address < region.end).then(|| (&region.code.name, region.code.line(offset)))
     }
 
-    /// Whether something was told that is not kept.
+    /// Whether something was recorded that is not kept.
     pub(super) fn is_cut(&self) -> bool {
         self.cut
     }

@@ -89,7 +89,7 @@ impl Elf {
     }
 }
 
-/// Where the parts are that a reader of names asks for; `None` when no table of sections tells.
+/// Where the parts are that a reader of names asks for; `None` when no table of sections says.
 fn parts(file: &File) -> Option<Vec<Range<u64>>> {
     let header = Header::read(file).ok()?;
     let sections = header.sections(file).ok()?.all;

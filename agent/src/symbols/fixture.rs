@@ -1,4 +1,4 @@
-//! What the tests of this module resolve: a C program that tells where its functions are, and maps
+//! What the tests of this module resolve: a C program that prints where its functions are, and maps
 //! of processes that never were.
 
 use std::{

@@ -52,7 +52,7 @@ struct Owner {
     user: u32,
 }
 
-/// What one process told.
+/// What one process recorded.
 #[derive(Debug)]
 struct Process {
     owner: Owner,

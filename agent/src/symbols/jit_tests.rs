@@ -10,7 +10,7 @@ use super::*;
 use crate::process::fixture::Directory;
 use crate::symbols::{FrameAddress, Symbols, fixture::*};
 
-/// Code at a fixed place, before `main`, told of in a perf map.
+/// Code at a fixed place, before `main`, listed in a perf map.
 const WITH_CODE: &str = r#"
 #include <sys/mman.h>
 #include <unistd.h>
@@ -71,7 +71,7 @@ fn code_made_by_a_process_has_the_names_it_reports() {
             "[unresolved 0x200000000200] native"
         ]
     );
-    // More code, told of later; the next batch sees it, and so does one after its end.
+    // More code, listed later; the next batch sees it, and so does one after its end.
     let mut file = fs::OpenOptions::new().append(true).open(&path.0).unwrap();
     file.write_all(b"200000000200 10 made::third\n").unwrap();
     assert_eq!(names(&symbols, &map, &[NOWHERE]), ["made::third native"]);

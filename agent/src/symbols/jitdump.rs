@@ -1,4 +1,4 @@
-//! `jit-PID.dump`: what a compiler tells about its code as it makes it, with source lines
+//! `jit-PID.dump`: what a compiler records about its code as it makes it, with source lines
 //! (linux/tools/perf/Documentation/jitdump-specification.txt). Little-endian, as everything here.
 //!
 //! ```text
@@ -39,7 +39,7 @@ const MAX_RECORDS: u32 = 1 << 20;
 const MAX_READ: u64 = 256 << 20;
 /// Lines and files of one function.
 const MAX_LINES: usize = 65_536;
-/// Lines told of code that is not there yet.
+/// Lines recorded for code that is not there yet.
 const MAX_WAITING: usize = 16;
 /// `perf inject` puts the code after an ELF header; some writers (V8, LLVM) count lines from there.
 const ELF_HEADER: u64 = 64;

@@ -319,7 +319,7 @@ impl Place<'_> {
     }
 }
 
-/// `.eh_frame` of a file without sections: `.eh_frame_hdr` tells where it begins (LSB core 10.6.2:
+/// `.eh_frame` of a file without sections: `.eh_frame_hdr` says where it begins (LSB core 10.6.2:
 /// version, three encodings, the pointer), and it ends with its segment.
 fn frame_by_segment(file: &File, segments: &[Segment]) -> Option<(u64, u64, u64)> {
     let header = segments.iter().find(|segment| segment.kind == PT_GNU_EH_FRAME)?;

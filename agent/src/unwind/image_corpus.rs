@@ -161,7 +161,7 @@ fn header_of(name: u32, section: &Section) -> Vec<u8> {
     bytes
 }
 
-/// One function, and the words of the file header that a lie is told in.
+/// One function, and the words of the file header that a lie stands in.
 fn header(directory: &Directory, at: usize, word: u64) -> PathBuf {
     let path = Image::new(&[CODE], function(&[0x44, 0x0e, 16])).whole().write(directory);
     let mut bytes = fs::read(&path).unwrap();

@@ -1,5 +1,5 @@
-//! Which words of the chunks are taken: runs of units, first fit, freed ones resting a while before
-//! they are used again, because a walk in the kernel may still be on its way through them.
+//! Which words of the chunks are taken: runs of units, first fit, freed ones in quarantine before they
+//! are used again, because a walk in the kernel may still be on its way through them.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ pub const UNIT: usize = 256;
 /// Units of a chunk.
 const CHUNK_UNITS: usize = CHUNK_WORDS / UNIT;
 /// No walk takes this long.
-const REST: Duration = Duration::from_secs(1);
+const QUARANTINE: Duration = Duration::from_secs(1);
 
 /// A run of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Space {
     taken: Vec<bool>,
-    resting: VecDeque<(Instant, Run)>,
+    quarantined: VecDeque<(Instant, Run)>,
     used: usize,
 }
 
@@ -48,12 +48,12 @@ impl Space {
     pub fn new() -> Self {
         let mut taken = vec![false; CHUNKS * CHUNK_UNITS];
         taken[0] = true;
-        Self { taken, resting: VecDeque::new(), used: 1 }
+        Self { taken, quarantined: VecDeque::new(), used: 1 }
     }
 
     /// Room for `words`, within one chunk if asked for.
     pub fn take(&mut self, words: usize, in_one_chunk: bool, now: Instant) -> Option<Run> {
-        self.wake(now);
+        self.release(now);
         let units = words.div_ceil(UNIT).max(1);
         if in_one_chunk && units > CHUNK_UNITS {
             return None;
@@ -79,10 +79,10 @@ impl Space {
     /// Gives a run back.
     pub fn free(&mut self, run: Run, now: Instant) {
         self.used -= run.units as usize;
-        self.resting.push_back((now, run));
+        self.quarantined.push_back((now, run));
     }
 
-    /// Words in use, those that rest not.
+    /// Words in use, those in quarantine not.
     pub fn used_words(&self) -> usize {
         self.used * UNIT
     }
@@ -92,11 +92,11 @@ impl Space {
         self.taken.len() * UNIT
     }
 
-    fn wake(&mut self, now: Instant) {
-        while let Some(&(since, run)) = self.resting.front()
-            && now.duration_since(since) >= REST
+    fn release(&mut self, now: Instant) {
+        while let Some(&(since, run)) = self.quarantined.front()
+            && now.duration_since(since) >= QUARANTINE
         {
-            self.resting.pop_front();
+            self.quarantined.pop_front();
             let start = run.place as usize / UNIT;
             self.taken[start..start + run.units as usize].fill(false);
         }
@@ -135,7 +135,7 @@ mod tests {
         assert!(space.take(1, false, now).is_none());
         space.free(all, now);
         assert!(space.take(1, false, now).is_none(), "a walk may still be there");
-        assert!(space.take(1, false, now + REST).is_some());
+        assert!(space.take(1, false, now + QUARANTINE).is_some());
         assert_eq!(space.used_words(), 2 * UNIT);
     }
 }

@@ -1,6 +1,6 @@
 //! The table of one file as it is made from its rows, before it is placed in the chunks
 //! (`agent_ebpf::unwind::table` has the drawing). Addresses here are positions in the file, so that a
-//! mapping tells all it takes to find a row.
+//! mapping gives all it takes to find a row.
 
 use std::collections::HashMap;
 

@@ -196,7 +196,7 @@ impl Tables {
         }
     }
 
-    /// Tells the kernel side where a process's code is, unless its mappings changed since they were
+    /// Reports to the kernel side where a process's code is, unless its mappings changed since they were
     /// read at `read_at`.
     pub fn set_slab(
         &mut self,

@@ -119,7 +119,7 @@ impl Worker {
         }
     }
 
-    /// Tells the kernel side where the process's code is.
+    /// Reports to the kernel side where the process's code is.
     fn adopt(&mut self, map: &ProcessMap) -> Result<(), TablesError> {
         let mut code = Vec::new();
         // The legacy vsyscall page lies in the kernel's half, where nothing is compared.
@@ -210,7 +210,7 @@ impl Worker {
         }
     }
 
-    /// Eight bytes of code: what has no table is told by them.
+    /// Eight bytes of code: what has no table is recognised by them.
     fn code(&mut self, map: &ProcessMap, address: u64) -> Option<u64> {
         let mapping = map.lookup(Address(address)).filter(|mapping| mapping.executable)?;
         let origin @ Origin::File(id) = origin(mapping)? else { return None };
@@ -265,7 +265,7 @@ impl Worker {
             && same != exe
             && !is_wanted(self.tables.state(same))
         {
-            // The slabs that name this number are told the other's places; new ones get the other.
+            // The slabs that name this number get the other's places; new ones get the other.
             self.tables.alias(exe, same);
             if let Some(known) = self.known.get_mut(&origin) {
                 known.exe = same;
@@ -319,7 +319,7 @@ impl Worker {
     fn make_room(&mut self) {
         let mut out = 0;
         while self.tables.usage().1 >= FULL_PERCENT && out < 16 {
-            // What is taken out rests before it is free: more would be taken than is needed.
+            // What is taken out is quarantined before it is free: more would be taken than is needed.
             if !self.tables.evict(Instant::now()) {
                 break;
             }

@@ -24,7 +24,7 @@ pub struct Session {
     pub peer: String,
     /// Since when.
     pub connected_unix_ns: u64,
-    /// When it was last told that its batches are durable.
+    /// When its batches were last acknowledged as durable.
     pub last_ack_unix_ns: u64,
 }
 

@@ -1,6 +1,6 @@
 //! Batches as frames: rows become packed columns against the dictionaries of an epoch.
 //!
-//! Invariants: a frame refers only to what it or an earlier frame of its epoch told; the first frame
+//! Invariants: a frame refers only to what it or an earlier frame of its epoch defined; the first frame
 //! of an epoch stands on its own. Differences wrap, so any value comes back as it was.
 
 use std::{collections::BTreeMap, sync::Arc};

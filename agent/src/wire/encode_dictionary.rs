@@ -1,7 +1,7 @@
-//! The sender's tables of one epoch: what was told to the collector, and under which index. The
+//! The sender's tables of one epoch: what was sent to the collector, and under which index. The
 //! sender alone decides what is new; nothing is negotiated.
 //!
-//! Invariant: `told` of a call to `take_new` plus all before it since `clear` is exactly what the
+//! Invariant: what a call of `take_new` returns plus all before it since `clear` is exactly what the
 //! tables hold, in order of index.
 
 use std::{
@@ -262,7 +262,7 @@ impl Dictionary {
     }
 }
 
-/// The index of a key in its table, told first when it is new.
+/// The index of a key in its table, sent first when it is new.
 fn index<K: Eq + Hash>(table: &mut HashMap<K, u32>, key: K, send: impl FnOnce(&K)) -> u32 {
     if let Some(&index) = table.get(&key) {
         return index;

@@ -61,7 +61,7 @@ impl Stream {
                 self.lost = decoded.is_err();
                 match decoded {
                     Ok(batch) => check(&batch),
-                    // A reason the agent is told.
+                    // A reason the agent gets.
                     Err(violation) => assert!(violation.to_string().len() < 256),
                 }
             }

@@ -1,5 +1,5 @@
 //! The daemon in this process, watching one fixture: the user stacks of its span, with the addresses
-//! that no report tells.
+//! that no report shows.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -172,7 +172,7 @@ impl Scenario {
             if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("truth.json"))
             {
                 for span in list(&parse(&path)?["spans"]) {
-                    // Of a span on several threads, the part with the waits tells what is intended.
+                    // Of a span on several threads, the part with the waits shows what is intended.
                     let known = truth.entry(key(span)).or_insert_with(|| span.clone());
                     if span["waits"].as_u64() > known["waits"].as_u64() {
                         *known = span.clone();

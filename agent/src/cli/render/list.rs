@@ -74,7 +74,7 @@ fn nothing(title: &Title, out: &mut impl io::Write, style: &Style) -> io::Result
         style.line().put("No span is stored yet.", Paint::Bold).end(out)?;
         note(
             "Spans show within 3 s of their end, if their program publishes them (README: how it \
-             works). `hotspan doctor` tells what this host allows.",
+             works). `hotspan doctor` shows what this host allows.",
             out,
             style,
         )

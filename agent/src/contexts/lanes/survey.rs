@@ -1,4 +1,4 @@
-//! A look at every publisher of this host that keeps none of them: what `hotspan doctor` tells.
+//! A look at every publisher of this host that keeps none of them: what `hotspan doctor` shows.
 
 use std::{collections::BTreeMap, fs};
 

@@ -123,7 +123,7 @@ fn the_first_marker_that_counts_is_the_owners_first() {
     let lane = lanes.lane_or_virtual(PID, LANE, 1000, 1).unwrap();
     lanes.unread(lane, 1002);
     assert_eq!(account(&lanes), [2, 0, 0, 2]);
-    // Of a lane nobody was told of what the kernel side could not save is counted there.
+    // Of a lane nobody knew of, what the kernel side could not save is counted there.
     let mut lanes = Lanes::default();
     lanes.add_tail(&tail(500..504));
     assert_eq!(account(&lanes), [4, 0, 4, 0]);

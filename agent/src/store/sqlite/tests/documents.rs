@@ -70,14 +70,14 @@ proptest! {
         let (on_disk, view) = (sqlite.source.snapshot().unwrap(), memory.view());
         let (of_disk, of_memory) = (all(&*on_disk), all(&view));
         for scope in Scope::ALL {
-            let told = documents(&*on_disk, &of_disk, scope);
-            prop_assert_eq!(told, documents(&view, &of_memory, scope), "{:?}", scope);
+            let stored = documents(&*on_disk, &of_disk, scope);
+            prop_assert_eq!(stored, documents(&view, &of_memory, scope), "{:?}", scope);
         }
-        let told = answer::summaries(&*on_disk, &of_disk).unwrap();
+        let summaries = answer::summaries(&*on_disk, &of_disk).unwrap();
         let expected = answer::summaries(&view, &of_memory).unwrap();
-        prop_assert_eq!(&told, &expected);
+        prop_assert_eq!(&summaries, &expected);
         // A list says of a span what its document says.
-        for (SpanSummary(short), whole) in told.iter().zip(documents(&view, &of_memory, Scope::Span)) {
+        for (SpanSummary(short), whole) in summaries.iter().zip(documents(&view, &of_memory, Scope::Span)) {
             let (causes, methods, stacks) = Default::default();
             // Only who reads the rows can see that stacks are missing.
             let loss = short.loss.clone();
@@ -95,12 +95,12 @@ proptest! {
         let find = |span: &SpanAccount| stored.iter().find(|it| by_key(it, span).is_eq()).cloned();
         let shown: Vec<SpanAccount> = recorded.iter().filter_map(find).collect();
         prop_assert_eq!(shown.len(), recorded.len());
-        let told = report::spans(&recorded, &view).unwrap();
-        prop_assert_eq!(told, documents(&*on_disk, &shown, Scope::Span));
+        let spans = report::spans(&recorded, &view).unwrap();
+        prop_assert_eq!(spans, documents(&*on_disk, &shown, Scope::Span));
         let requests: Vec<SpanAccount> =
             shown.iter().filter(|span| is_request(span, &shown)).cloned().collect();
-        let (told, nested) = report::requests(&recorded, &view).unwrap();
+        let (reported, nested) = report::requests(&recorded, &view).unwrap();
         prop_assert_eq!(nested, shown.len() - requests.len());
-        prop_assert_eq!(told, documents(&*on_disk, &requests, Scope::Children));
+        prop_assert_eq!(reported, documents(&*on_disk, &requests, Scope::Children));
     }
 }
