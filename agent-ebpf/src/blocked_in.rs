@@ -52,7 +52,7 @@ unsafe extern "C" fn frame(index: u32, context: *mut c_void) -> i64 {
 /// What the functions on the current thread's kernel stack say of its wait, 0 for nothing. For the
 /// scheduler programs.
 #[inline(always)]
-pub fn by_current(ctx: *mut c_void) -> u32 {
+pub(crate) fn by_current(ctx: *mut c_void) -> u32 {
     let found = among(ctx, FEW);
     if found & WEIGHT == STRONG { found } else { among(ctx, MANY) }
 }
@@ -69,7 +69,7 @@ fn among(ctx: *mut c_void, most: u32) -> u32 {
 
 /// The same of the stack that `walk::kernel` has just taken for the scheduler programs.
 #[inline(always)]
-pub fn by_taken() -> u32 {
+pub(crate) fn by_taken() -> u32 {
     let Some(walk) = WALKS.get_ptr_mut(SCRATCH_SWITCH) else {
         return 0;
     };
@@ -79,7 +79,7 @@ pub fn by_taken() -> u32 {
 
 /// The same of another thread, which sleeps. For the iterator.
 #[inline(always)]
-pub fn by_sleeping(task: Task) -> u32 {
+pub(crate) fn by_sleeping(task: Task) -> u32 {
     let Some(stack) = SCRATCH.get_ptr_mut(SCRATCH_TOTALS) else {
         return 0;
     };

@@ -28,7 +28,7 @@ use crate::{
 
 /// Why a thread left.
 #[derive(Clone, Copy)]
-pub struct Wait {
+pub(crate) struct Wait {
     /// Kind of the blocked part.
     pub state: State,
     /// System call number, -1 for none.
@@ -41,7 +41,7 @@ pub struct Wait {
 
 impl Wait {
     /// No wait.
-    pub const NONE: Self = Self { state: State::Running, syscall: -1, fd: -1, futex: 0 };
+    pub(crate) const NONE: Self = Self { state: State::Running, syscall: -1, fd: -1, futex: 0 };
 }
 
 const FUTEX_WAIT: u64 = 0;
@@ -55,7 +55,7 @@ const TASK_NOLOAD: u32 = 0x0400;
 const TASK_FREEZABLE: u32 = 0x2000;
 const TASK_FROZEN: u32 = 0x8000;
 /// The thread never comes back.
-pub const TASK_DEAD: u32 = 0x0080;
+pub(crate) const TASK_DEAD: u32 = 0x0080;
 
 // Bits of `task_struct.flags` (there too).
 const PF_EXITING: u32 = 0x0004;
@@ -84,7 +84,7 @@ enum Found {
 
 /// Kind of a blocked wait of `task`, which is still on its CPU.
 #[inline(always)]
-pub fn blocked(ctx: *mut c_void, task: Task, prev_state: u32) -> Wait {
+pub(crate) fn blocked(ctx: *mut c_void, task: Task, prev_state: u32) -> Wait {
     let mut wait = Wait { state: State::Stopped, ..Wait::NONE };
     let interruptible = prev_state & TASK_INTERRUPTIBLE != 0;
     // The freezer of cgroup v2 has no task state of its own (do_freezer_trap in kernel/signal.c), and
@@ -233,7 +233,7 @@ const LONG_WAIT_NS: u64 = 10_000_000;
 /// another process has to fill the page: there is no mark of that, and such waits are long. `taken`:
 /// the stack has just been taken anyway.
 #[inline(always)]
-pub fn after_all(ctx: *mut c_void, thread: &Thread, taken: bool) -> Option<u8> {
+pub(crate) fn after_all(ctx: *mut c_void, thread: &Thread, taken: bool) -> Option<u8> {
     let found = if thread.state == State::Stopped as u8 {
         // It stopped on the way out of whatever is on its stack.
         0
@@ -249,7 +249,7 @@ pub fn after_all(ctx: *mut c_void, thread: &Thread, taken: bool) -> Option<u8> {
 
 /// The same of a wait that goes on, for the iterator: once for each wait.
 #[inline(always)]
-pub fn meanwhile(task: Task, thread: &mut Thread) {
+pub(crate) fn meanwhile(task: Task, thread: &mut Thread) {
     let since = thread.since;
     let is_open = thread.phase == Phase::Off as u32 && thread.flags & (PREEMPTED | WAKE_SET) == 0;
     if !is_open || thread.looked_at == since || !is_of_file(thread) {

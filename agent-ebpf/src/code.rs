@@ -16,7 +16,7 @@ use crate::maps::{CHUNKS, EXES, RULES};
 /// leaves for the next as unknown and looks at one frame only.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct Walk {
+pub(crate) struct Walk {
     /// The frame it is at.
     pub cursor: Cursor,
     /// Of the frames so far.
@@ -67,7 +67,7 @@ fn chunk(place: u32) -> Option<&'static Chunk> {
 impl Walk {
     /// A walk that has found nothing yet.
     #[inline(always)]
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.from = 0;
         self.to = 0;
         self.len = 1;
@@ -78,7 +78,7 @@ impl Walk {
 
 /// Looks up the code at the walk's cursor; what ends the walk when there cannot be any.
 #[inline(always)]
-pub fn enter(walk: &mut Walk) -> Option<Stop> {
+pub(crate) fn enter(walk: &mut Walk) -> Option<Stop> {
     let address = walk.cursor.inside();
     if address >= walk.from && address < walk.to {
         return None;
@@ -104,7 +104,7 @@ pub fn enter(walk: &mut Walk) -> Option<Stop> {
 
 /// The rule at the walk's cursor, which was entered.
 #[inline(always)]
-pub fn rule(walk: &mut Walk) -> Rule {
+pub(crate) fn rule(walk: &mut Walk) -> Rule {
     let address = walk.cursor.inside();
     if address < walk.from || address >= walk.to {
         return Rule::NONE;
@@ -141,7 +141,7 @@ pub fn rule(walk: &mut Walk) -> Rule {
 
 /// Whether a slab has code from `first` to `last`.
 #[inline(always)]
-pub fn is_known_within(slab: u32, count: u32, first: u64, last: u64) -> bool {
+pub(crate) fn is_known_within(slab: u32, count: u32, first: u64, last: u64) -> bool {
     let Some(chunk) = chunk(slab) else {
         return false;
     };

@@ -17,7 +17,7 @@ use crate::{
 /// Sends registers and stack. Returns whether there was room. `entry` is the address of the thread's
 /// `pt_regs`, `sp` its stack pointer.
 #[inline(always)]
-pub fn send(slot: u32, tgid: u32, hash: u64, entry: u64, sp: u64, exact: bool) -> bool {
+pub(crate) fn send(slot: u32, tgid: u32, hash: u64, entry: u64, sp: u64, exact: bool) -> bool {
     let Some(copy) = COPIES.get_ptr_mut(slot) else {
         return false;
     };

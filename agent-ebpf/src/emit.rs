@@ -19,7 +19,7 @@ const WAKE_EVERY_NS: u64 = 1_000_000;
 
 /// Whether the daemon should come now.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Urgency {
+pub(crate) enum Urgency {
     /// At its next round.
     Timer,
     /// At once, but not more than once a millisecond.
@@ -33,7 +33,7 @@ pub enum Urgency {
 /// # Safety
 /// `record` must point to at least `len` readable bytes the verifier knows.
 #[inline(always)]
-pub unsafe fn send(record: *const u8, len: usize, urgency: Urgency, full: Counter) -> bool {
+pub(crate) unsafe fn send(record: *const u8, len: usize, urgency: Urgency, full: Counter) -> bool {
     // SAFETY: the same contract.
     let sent = unsafe { output(record, len, urgency) };
     if !sent {
@@ -56,7 +56,11 @@ unsafe fn output(record: *const u8, len: usize, urgency: Urgency) -> bool {
 
 /// Sends a record that `fill` writes straight into the ring. Returns whether there was room.
 #[inline(always)]
-pub fn place<T: 'static>(urgency: Urgency, full: Counter, fill: impl FnOnce(&mut T)) -> bool {
+pub(crate) fn place<T: 'static>(
+    urgency: Urgency,
+    full: Counter,
+    fill: impl FnOnce(&mut T),
+) -> bool {
     let Some(ring) = own_ring() else {
         count(full);
         return false;
@@ -78,7 +82,7 @@ pub fn place<T: 'static>(urgency: Urgency, full: Counter, fill: impl FnOnce(&mut
 
 /// Whether half of this CPU's ring is unread.
 #[inline(always)]
-pub fn is_half_full() -> bool {
+pub(crate) fn is_half_full() -> bool {
     let half = injected!(SETTINGS.ring_bytes) / 2;
     // SAFETY: the ring is a ring map.
     own_ring().is_none_or(|ring| unsafe { bpf_ringbuf_query(ring.cast(), AVAIL_DATA) } > half)
@@ -123,7 +127,7 @@ fn may_wake() -> bool {
 
 /// Sends a whole record. Returns whether there was room; else counts `full`.
 #[inline(always)]
-pub fn record<T>(record: &T, urgency: Urgency, full: Counter) -> bool {
+pub(crate) fn record<T>(record: &T, urgency: Urgency, full: Counter) -> bool {
     // SAFETY: a reference covers its whole type.
     unsafe { send(core::ptr::from_ref(record).cast(), size_of::<T>(), urgency, full) }
 }
@@ -131,7 +135,7 @@ pub fn record<T>(record: &T, urgency: Urgency, full: Counter) -> bool {
 /// Sends a whole record. Returns whether there was room: whoever has another way for it counts what
 /// becomes of it.
 #[inline(always)]
-pub fn offer<T>(record: &T, urgency: Urgency) -> bool {
+pub(crate) fn offer<T>(record: &T, urgency: Urgency) -> bool {
     // SAFETY: a reference covers its whole type.
     unsafe { output(core::ptr::from_ref(record).cast(), size_of::<T>(), urgency) }
 }

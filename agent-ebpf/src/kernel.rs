@@ -7,15 +7,15 @@ use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 
 /// Field offsets of this kernel, set by the loader.
 #[unsafe(no_mangle)]
-pub static OFFSETS: Offsets = Offsets::UNKNOWN;
+pub(crate) static OFFSETS: Offsets = Offsets::UNKNOWN;
 
 /// The daemon's settings, set by the loader.
 #[unsafe(no_mangle)]
-pub static SETTINGS: Settings = Settings::UNSET;
+pub(crate) static SETTINGS: Settings = Settings::UNSET;
 
 /// The functions in which threads block, set by the loader.
 #[unsafe(no_mangle)]
-pub static WAITS: WaitFunctions = WaitFunctions::NONE;
+pub(crate) static WAITS: WaitFunctions = WaitFunctions::NONE;
 
 /// Reads one injected value. Volatile, because the compiler would use the built-in one.
 macro_rules! injected {
@@ -28,31 +28,31 @@ pub(crate) use injected;
 
 /// Whether this kernel has the field.
 #[inline(always)]
-pub const fn present(offset: u32) -> bool {
+pub(crate) const fn present(offset: u32) -> bool {
     offset != ABSENT
 }
 
 /// A BTF-typed pointer the verifier knows: a `task_struct` from a tracepoint argument or helper.
 #[derive(Clone, Copy)]
-pub struct Task(*const c_void);
+pub(crate) struct Task(*const c_void);
 
 impl Task {
     /// Wraps a tracepoint argument.
     #[inline(always)]
-    pub fn new(task: *const c_void) -> Self {
+    pub(crate) fn new(task: *const c_void) -> Self {
         Self(task)
     }
 
     /// The thread this program runs in.
     #[inline(always)]
-    pub fn current() -> Self {
+    pub(crate) fn current() -> Self {
         // SAFETY: the helper has no preconditions.
         Self(unsafe { bpf_get_current_task_btf() }.cast())
     }
 
     /// The pointer as helpers take it.
     #[inline(always)]
-    pub fn as_ptr(self) -> *mut aya_ebpf::bindings::task_struct {
+    pub(crate) fn as_ptr(self) -> *mut aya_ebpf::bindings::task_struct {
         self.0.cast_mut().cast()
     }
 
@@ -65,75 +65,75 @@ impl Task {
 
     /// Thread id in the initial pid namespace.
     #[inline(always)]
-    pub fn tid(self) -> u32 {
+    pub(crate) fn tid(self) -> u32 {
         self.load(injected!(OFFSETS.task_pid))
     }
 
     /// Process id in the initial pid namespace.
     #[inline(always)]
-    pub fn tgid(self) -> u32 {
+    pub(crate) fn tgid(self) -> u32 {
         self.load(injected!(OFFSETS.task_tgid))
     }
 
     /// `flags`: the PF_ bits.
     #[inline(always)]
-    pub fn flags(self) -> u32 {
+    pub(crate) fn flags(self) -> u32 {
         self.load(injected!(OFFSETS.task_flags))
     }
 
     /// PF_KTHREAD (include/linux/sched.h).
     #[inline(always)]
-    pub fn is_kernel_thread(self) -> bool {
+    pub(crate) fn is_kernel_thread(self) -> bool {
         self.flags() & 0x0020_0000 != 0
     }
 
     /// `__state`.
     #[inline(always)]
-    pub fn state(self) -> u32 {
+    pub(crate) fn state(self) -> u32 {
         self.load(injected!(OFFSETS.task_state))
     }
 
     /// Whether there are user registers and memory of the thread's own now.
     #[inline(always)]
-    pub fn is_user(self) -> bool {
+    pub(crate) fn is_user(self) -> bool {
         self.has_mm() && !self.is_kernel_thread()
     }
 
     /// Whether the thread has user memory now.
     #[inline(always)]
-    pub fn has_mm(self) -> bool {
+    pub(crate) fn has_mm(self) -> bool {
         self.load::<u64>(injected!(OFFSETS.task_mm)) != 0
     }
 
     /// Start of the thread, ns since boot.
     #[inline(always)]
-    pub fn start_boottime(self) -> u64 {
+    pub(crate) fn start_boottime(self) -> u64 {
         self.load(injected!(OFFSETS.task_start_boottime))
     }
 
     /// The kernel's own CPU account, ns; up to date at switches, a tick late in between.
     #[inline(always)]
-    pub fn sum_exec(self) -> u64 {
+    pub(crate) fn sum_exec(self) -> u64 {
         self.load(injected!(OFFSETS.task_sum_exec))
     }
 
     /// The kernel's own run-queue account, ns; 0 where it keeps none.
     #[inline(always)]
-    pub fn run_delay(self) -> u64 {
+    pub(crate) fn run_delay(self) -> u64 {
         let offset = injected!(OFFSETS.task_run_delay);
         if present(offset) { self.load(offset) } else { 0 }
     }
 
     /// Waits for I/O by the kernel's own mark.
     #[inline(always)]
-    pub fn in_iowait(self) -> bool {
+    pub(crate) fn in_iowait(self) -> bool {
         let byte: u8 = self.load(injected!(OFFSETS.task_in_iowait));
         u32::from(byte) & injected!(OFFSETS.in_iowait_mask) != 0
     }
 
     /// Frozen by its cgroup (v2), by the kernel's own mark: also in a stop and in vfork.
     #[inline(always)]
-    pub fn is_frozen(self) -> bool {
+    pub(crate) fn is_frozen(self) -> bool {
         let offset = injected!(OFFSETS.task_frozen);
         if !present(offset) {
             return false;
@@ -144,7 +144,7 @@ impl Task {
 
     /// Stalls on memory by the kernel's own mark.
     #[inline(always)]
-    pub fn in_memstall(self) -> bool {
+    pub(crate) fn in_memstall(self) -> bool {
         let offset = injected!(OFFSETS.task_in_memstall);
         if !present(offset) {
             return false;
@@ -155,21 +155,21 @@ impl Task {
 
     /// Waits for a kernel mutex, semaphore or rwsem (CONFIG_DETECT_HUNG_TASK_BLOCKER).
     #[inline(always)]
-    pub fn has_blocker(self) -> bool {
+    pub(crate) fn has_blocker(self) -> bool {
         let offset = injected!(OFFSETS.task_blocker);
         present(offset) && self.load::<u64>(offset) != 0
     }
 
     /// Held back by a CPU quota (6.18+; before that throttling looks like run-queue time).
     #[inline(always)]
-    pub fn is_throttled(self) -> bool {
+    pub(crate) fn is_throttled(self) -> bool {
         let offset = injected!(OFFSETS.task_throttled);
         present(offset) && self.load::<u8>(offset) != 0
     }
 
     /// Name, as two words.
     #[inline(always)]
-    pub fn comm(self) -> [u8; 16] {
+    pub(crate) fn comm(self) -> [u8; 16] {
         let offset = injected!(OFFSETS.task_comm);
         // Words, because a byte array would be cleared byte by byte.
         let mut comm = [0u64; 2];
@@ -186,7 +186,7 @@ impl Task {
 
     /// The registers with which the thread entered the kernel.
     #[inline(always)]
-    pub fn user_regs(self) -> Regs {
+    pub(crate) fn user_regs(self) -> Regs {
         // SAFETY: the argument is a BTF task pointer, as the helper demands.
         Regs(unsafe { bpf_task_pt_regs(self.as_ptr()) } as *const u64)
     }
@@ -194,7 +194,7 @@ impl Task {
     /// The thread's file table: number of slots and address of the array. Loads along BTF pointers,
     /// a fraction of a helper call each.
     #[inline(always)]
-    pub fn file_table(self) -> Option<(u32, u64)> {
+    pub(crate) fn file_table(self) -> Option<(u32, u64)> {
         let files: *const c_void = self.load(injected!(OFFSETS.task_files));
         if files.is_null() {
             return None;
@@ -210,7 +210,7 @@ impl Task {
 
     /// Address of this CPU's run queue, for a thread running here. `se.cfs_rq->rq`.
     #[inline(always)]
-    pub fn run_queue(self) -> u64 {
+    pub(crate) fn run_queue(self) -> u64 {
         let offset = injected!(OFFSETS.cfs_rq_rq);
         if !present(offset) {
             return 0;
@@ -225,7 +225,7 @@ impl Task {
 
 /// User registers, x86-64 `struct pt_regs` (arch/x86/include/uapi/asm/ptrace.h), in words.
 #[derive(Clone, Copy)]
-pub struct Regs(*const u64);
+pub(crate) struct Regs(*const u64);
 
 impl Regs {
     #[inline(always)]
@@ -236,79 +236,79 @@ impl Regs {
 
     /// Address of the registers, for reads that are not typed.
     #[inline(always)]
-    pub fn address(self) -> u64 {
+    pub(crate) fn address(self) -> u64 {
         self.0 as u64
     }
 
     /// Stack pointer.
     #[inline(always)]
-    pub fn sp(self) -> u64 {
+    pub(crate) fn sp(self) -> u64 {
         self.word(19)
     }
 
     /// Frame pointer.
     #[inline(always)]
-    pub fn bp(self) -> u64 {
+    pub(crate) fn bp(self) -> u64 {
         self.word(4)
     }
 
     /// Instruction pointer.
     #[inline(always)]
-    pub fn ip(self) -> u64 {
+    pub(crate) fn ip(self) -> u64 {
         self.word(16)
     }
 
     /// Code segment: tells 32-bit code apart.
     #[inline(always)]
-    pub fn cs(self) -> u64 {
+    pub(crate) fn cs(self) -> u64 {
         self.word(17)
     }
 
     /// Second argument of a 32-bit system call (ecx); its third is where that of a 64-bit one is.
     #[inline(always)]
-    pub fn compat_arg1(self) -> u64 {
+    pub(crate) fn compat_arg1(self) -> u64 {
         self.word(11) & 0xffff_ffff
     }
 
     /// System call number, -1 outside of one.
     #[inline(always)]
-    pub fn syscall(self) -> i64 {
+    pub(crate) fn syscall(self) -> i64 {
         self.word(15) as i64
     }
 
     /// First system call argument.
     #[inline(always)]
-    pub fn arg0(self) -> u64 {
+    pub(crate) fn arg0(self) -> u64 {
         self.word(14)
     }
 
     /// Second.
     #[inline(always)]
-    pub fn arg1(self) -> u64 {
+    pub(crate) fn arg1(self) -> u64 {
         self.word(13)
     }
 
     /// Third.
     #[inline(always)]
-    pub fn arg2(self) -> u64 {
+    pub(crate) fn arg2(self) -> u64 {
         self.word(12)
     }
 }
 
 /// What an mmap asked for: `struct vm_unmapped_area_info`.
 #[derive(Clone, Copy)]
-pub struct UnmappedArea(Task);
+pub(crate) struct UnmappedArea(Task);
 
 impl UnmappedArea {
     /// Wraps a tracepoint argument.
     #[inline(always)]
-    pub fn new(info: *const c_void) -> Self {
+    pub(crate) fn new(info: *const c_void) -> Self {
         Self(Task(info))
     }
 
     /// Bytes.
     #[inline(always)]
-    pub fn length(self) -> u64 {
+    pub(crate) fn length(self) -> u64 {
         self.0.load(injected!(OFFSETS.unmapped_length))
     }
 }
@@ -316,7 +316,7 @@ impl UnmappedArea {
 /// Reads kernel memory by address; `None` on a fault. The target is not cleared first: the helper
 /// writes it whole, zeros on a fault, and a clearing loop costs the verifier dearly.
 #[inline(always)]
-pub fn read_kernel<T: Copy>(address: u64) -> Option<T> {
+pub(crate) fn read_kernel<T: Copy>(address: u64) -> Option<T> {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: the helper writes size_of::<T>() bytes to `value` whether it fails or not; T is a
     // plain integer type, valid for any bytes; any address is allowed, faults are reported.
@@ -332,7 +332,7 @@ pub fn read_kernel<T: Copy>(address: u64) -> Option<T> {
 
 /// Reads user memory of the current thread; `None` on a fault. Never sleeps, never faults pages in.
 #[inline(always)]
-pub fn read_user<T: Copy>(address: u64) -> Option<T> {
+pub(crate) fn read_user<T: Copy>(address: u64) -> Option<T> {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: as in `read_kernel`.
     unsafe {
@@ -347,7 +347,7 @@ pub fn read_user<T: Copy>(address: u64) -> Option<T> {
 
 /// Reads user memory of the current thread straight into place. Returns whether it could.
 #[inline(always)]
-pub fn read_user_into<T: Copy>(value: &mut T, address: u64) -> bool {
+pub(crate) fn read_user_into<T: Copy>(value: &mut T, address: u64) -> bool {
     // SAFETY: as in `read_kernel`.
     unsafe {
         aya_ebpf::helpers::generated::bpf_probe_read_user(
@@ -360,7 +360,7 @@ pub fn read_user_into<T: Copy>(value: &mut T, address: u64) -> bool {
 
 /// Whether the current context is an interrupt, NMI or softirq, in which `current` is a bystander.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Context {
+pub(crate) enum Context {
     /// A thread's own.
     Thread,
     /// Softirq: its own work if it runs on the way out of a system call, else a bystander.
@@ -372,7 +372,7 @@ pub enum Context {
 /// Reads the preempt count of this CPU (include/linux/preempt.h: softirq being served is bit 8,
 /// hard interrupts bits 16-19, NMI bits 20-23).
 #[inline(always)]
-pub fn context_of(current: Task) -> Context {
+pub(crate) fn context_of(current: Task) -> Context {
     let from_rq = injected!(OFFSETS.preempt_count_from_rq);
     if from_rq == i64::MIN {
         return Context::Thread;

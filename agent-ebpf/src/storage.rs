@@ -26,7 +26,7 @@ fn barrier() {
 
 /// The account of `task`, if it has one.
 #[inline(always)]
-pub fn find(task: Task) -> Option<&'static mut Thread> {
+pub(crate) fn find(task: Task) -> Option<&'static mut Thread> {
     // SAFETY: map and task are what the helper demands; the value lives as long as the task, which
     // is alive while this program runs, and is only written by programs ordered by the scheduler.
     unsafe {
@@ -38,7 +38,7 @@ pub fn find(task: Task) -> Option<&'static mut Thread> {
 
 /// The account of `task`, made when there is none. `None` is counted.
 #[inline(always)]
-pub fn find_or_create(task: Task) -> Option<&'static mut Thread> {
+pub(crate) fn find_or_create(task: Task) -> Option<&'static mut Thread> {
     // SAFETY: as in `find`.
     let thread = unsafe {
         bpf_task_storage_get(
@@ -89,7 +89,7 @@ fn next_serial() -> u64 {
 /// Runs `change` on the account with `guard` odd. Should two writers ever meet (a wakeup that was
 /// let through while its thread runs), the parity is right again after the later one.
 #[inline(always)]
-pub fn guarded<R>(thread: &mut Thread, change: impl FnOnce(&mut Thread) -> R) -> R {
+pub(crate) fn guarded<R>(thread: &mut Thread, change: impl FnOnce(&mut Thread) -> R) -> R {
     thread.guard = thread.guard.wrapping_add(1) | 1;
     barrier();
     let result = change(thread);
@@ -100,7 +100,7 @@ pub fn guarded<R>(thread: &mut Thread, change: impl FnOnce(&mut Thread) -> R) ->
 
 /// Counts what a transition noticed.
 #[inline(always)]
-pub fn notice(noticed: account::Noticed) {
+pub(crate) fn notice(noticed: account::Noticed) {
     if noticed.switch_out_missed {
         count(Counter::SwitchOutMissed);
     }

@@ -328,7 +328,7 @@ fn send_interval(thread: &Thread, task: Task, extra: u32, stack: &WaitStack, urg
 
 /// A cut of a long slice, from the timer program: the account up to now.
 #[inline(always)]
-pub fn send_cut(thread: &mut Thread, task: Task, urgency: Urgency) {
+pub(crate) fn send_cut(thread: &mut Thread, task: Task, urgency: Urgency) {
     thread.flags &= !PENDING;
     send_interval(thread, task, CUT, &WaitStack::NONE, urgency);
 }

@@ -4,7 +4,7 @@
 /// What a system call's blocking means.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Meaning {
+pub(crate) enum Meaning {
     /// The number does not say: the kernel stack has to.
     Unknown = 0,
     Notify,
@@ -75,7 +75,7 @@ const F_OFD_SETLKW: u64 = 38;
 
 /// The meaning of a number, `Unknown` where there is none.
 #[inline(always)]
-pub fn meaning(number: i64) -> Meaning {
+pub(crate) fn meaning(number: i64) -> Meaning {
     if (number as u64) < MEANINGS.len() as u64 {
         MEANINGS[number as usize & (MEANINGS.len() - 1)]
     } else {
@@ -85,6 +85,6 @@ pub fn meaning(number: i64) -> Meaning {
 
 /// Whether a command of fcntl waits for a lock.
 #[inline(always)]
-pub fn is_file_lock(command: u64) -> bool {
+pub(crate) fn is_file_lock(command: u64) -> bool {
     command == F_SETLKW || command == F_OFD_SETLKW
 }

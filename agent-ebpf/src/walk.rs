@@ -129,7 +129,7 @@ unsafe extern "C" fn kernel_frame(index: u32, context: *mut c_void) -> i64 {
 
 /// The current thread's user stack: sent when new, named by its hash; 0 for none.
 #[inline(always)]
-pub fn user(slot: u32, task: Task, thread: &Thread, live: &Live) -> u64 {
+pub(crate) fn user(slot: u32, task: Task, thread: &Thread, live: &Live) -> u64 {
     if !task.is_user() {
         return 0;
     }
@@ -244,7 +244,7 @@ fn may_copy(tgid: u32, now: u64) -> bool {
 
 /// The current kernel stack: sent when new, named by its hash; 0 for none.
 #[inline(always)]
-pub fn kernel(slot: u32, ctx: *mut c_void, exact_top: bool, live: &Live) -> u64 {
+pub(crate) fn kernel(slot: u32, ctx: *mut c_void, exact_top: bool, live: &Live) -> u64 {
     let (Some(walk), Some(stack)) = (WALKS.get_ptr_mut(slot), SCRATCH.get_ptr_mut(slot)) else {
         return 0;
     };

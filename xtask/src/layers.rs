@@ -44,7 +44,7 @@ const FLOORS: &[&str] = &[
 
 /// Check that no module of the agent imports one of a floor above it.
 #[derive(Debug, Parser)]
-pub struct Layers {}
+pub(crate) struct Layers {}
 
 /// A module path below the crate.
 type Module = Vec<String>;
@@ -66,7 +66,7 @@ impl Layers {
     /// # Errors
     ///
     /// When there is one, or sources cannot be read.
-    pub fn run(&self) -> Result<()> {
+    pub(crate) fn run(&self) -> Result<()> {
         let imports = imports(&cargo::root().join("agent/src"))?;
         let problems = problems(&imports);
         for problem in &problems {

@@ -21,7 +21,7 @@ use crate::{
 use super::tail::save_tail;
 
 /// A lane's control line, in words.
-pub type Line = [u64; lane_line::LEN / 8];
+pub(crate) type Line = [u64; lane_line::LEN / 8];
 
 /// Markers a lane may run ahead of the daemon's last round before the daemon is called: a quarter
 /// of the smallest ring.
@@ -33,19 +33,19 @@ const EXIST: u64 = 2;
 
 /// A word of four bytes of it.
 #[inline(always)]
-pub fn u32_at(line: &Line, at: usize) -> u32 {
+pub(crate) fn u32_at(line: &Line, at: usize) -> u32 {
     (line[at / 8] >> ((at % 8) * 8)) as u32
 }
 
 /// One of eight.
 #[inline(always)]
-pub fn u64_at(line: &Line, at: usize) -> u64 {
+pub(crate) fn u64_at(line: &Line, at: usize) -> u64 {
     line[at / 8]
 }
 
 /// Asks the daemon's lane map again when it has changed: for lanes older than the programs.
 #[inline(always)]
-pub fn find(thread: &mut Thread, task: Task, live: &Live) {
+pub(crate) fn find(thread: &mut Thread, task: Task, live: &Live) {
     if thread.lane_epoch == live.lane_epoch {
         return;
     }
@@ -129,7 +129,7 @@ pub(super) fn read_head(thread: &mut Thread, task: Task) {
 
 /// The head of the current thread's lane plus one, for whoever it wakes; 0 without a readable lane.
 #[inline(always)]
-pub fn of_waker(thread: &Thread, task: Task) -> u64 {
+pub(crate) fn of_waker(thread: &Thread, task: Task) -> u64 {
     if !task.has_mm() {
         return 0;
     }
@@ -141,7 +141,7 @@ pub fn of_waker(thread: &Thread, task: Task) -> u64 {
 
 /// Whether the lane has run so far since the daemon's last round that it should drain now.
 #[inline(always)]
-pub fn runs_ahead(thread: &mut Thread, live: &Live) -> Urgency {
+pub(crate) fn runs_ahead(thread: &mut Thread, live: &Live) -> Urgency {
     if thread.round != live.round {
         thread.round = live.round;
         thread.head_at_round = thread.head;
@@ -249,7 +249,7 @@ fn park(seen: &LaneSeen) -> bool {
 /// The last look at a lane: at `sched_process_exit`, while the memory is still there (6.16+; before
 /// that `mm` is already gone and the markers of an unattached process are counted as lost).
 #[inline(always)]
-pub fn observe_last(thread: &mut Thread, task: Task) {
+pub(crate) fn observe_last(thread: &mut Thread, task: Task) {
     read_head(thread, task);
     if thread.flags & HEAD_KNOWN == 0 {
         return;

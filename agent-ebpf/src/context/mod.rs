@@ -13,11 +13,11 @@ use agent_ebpf::wire::{
 
 use crate::kernel::Task;
 
-pub use lane::{find, observe_last, of_waker, runs_ahead};
+pub(crate) use lane::{find, observe_last, of_waker, runs_ahead};
 
 /// What the current thread has published so far; its account keeps it, too.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Head {
+pub(crate) enum Head {
     /// It has no source, or none any more.
     None,
     /// So many markers.
@@ -29,7 +29,7 @@ pub enum Head {
 /// Observes the current thread, of which something may have become known since the last time. Only in the
 /// thread's own context: the memory of another thread's process is not there.
 #[inline(always)]
-pub fn observe(thread: &mut Thread, task: Task, live: &Live) -> Head {
+pub(crate) fn observe(thread: &mut Thread, task: Task, live: &Live) -> Head {
     find(thread, task, live);
     if thread.flags & LANE_KNOWN == 0 {
         return Head::None;
@@ -47,7 +47,7 @@ pub fn observe(thread: &mut Thread, task: Task, live: &Live) -> Head {
 /// The same at the end of a wait, for a thread whose head could not be read when it began: unreadable is
 /// late, not lost, for nothing was published while the thread was away.
 #[inline(always)]
-pub fn observe_late(thread: &mut Thread, task: Task) {
+pub(crate) fn observe_late(thread: &mut Thread, task: Task) {
     if thread.flags & (HEAD_KNOWN | LANE_KNOWN) == LANE_KNOWN {
         lane::read_head(thread, task);
     }

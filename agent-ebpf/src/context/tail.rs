@@ -37,7 +37,7 @@ struct Copying {
 
 /// Copies the markers still in the current thread's ring to the daemon, 16 to a record.
 #[inline(always)]
-pub fn save_tail(thread: &mut Thread, task: Task) {
+pub(crate) fn save_tail(thread: &mut Thread, task: Task) {
     let Some(line) = read_user::<Line>(thread.lane_va) else {
         return;
     };

@@ -34,7 +34,7 @@ use crate::{
 const ALONE: &[u8] = b"hotspan-agent";
 
 /// An agent that has not attached yet.
-pub struct Agent {
+pub(super) struct Agent {
     config: kernel::Config,
     client: ClientSettings,
     queue: Arc<Queue>,
@@ -54,7 +54,7 @@ struct Service<'a, F> {
 
 impl Agent {
     /// Makes sure that it can stream before anything is attached.
-    pub fn prepare(settings: &Settings, serving: Option<&Serving>) -> anyhow::Result<Self> {
+    pub(super) fn prepare(settings: &Settings, serving: Option<&Serving>) -> anyhow::Result<Self> {
         let alone = alone()?;
         let (endpoint, token) = match serving {
             Some(serving) => (format!("http://{}", serving.ingest), serving.token.clone()),
@@ -81,7 +81,7 @@ impl Agent {
     }
 
     /// Profiles and streams until told to stop, then sends what is left.
-    pub fn run(
+    pub(super) fn run(
         self,
         runtime: &Runtime,
         stop: &Arc<Stop>,

@@ -38,7 +38,7 @@ const FLUSH: Duration = Duration::from_secs(1);
 const FLUSH_WITHOUT_LANES: Duration = Duration::from_secs(5);
 
 /// Where batches go.
-pub trait Output: Send + 'static {
+pub(super) trait Output: Send + 'static {
     /// A batch is done. Must not wait.
     fn take(&mut self, batch: Batch);
     /// Bytes of batches that wait, for the accounting.
@@ -46,7 +46,7 @@ pub trait Output: Send + 'static {
 }
 
 /// Whoever decides how long it lasts. Called on the thread that drains: nothing here may wait.
-pub trait Supervisor {
+pub(super) trait Supervisor {
     /// Every program is attached. `nice`: the priority this thread had before.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ struct Namer {
 ///
 /// When it cannot start, or a round failed: what came before that is delivered all the same, without
 /// claiming to be all.
-pub fn run<O: Output>(
+pub(super) fn run<O: Output>(
     config: &Config,
     watched: &Watched,
     output: O,

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A running collector and its API.
-pub struct Serving {
+pub(super) struct Serving {
     /// Where agents are taken.
     pub ingest: SocketAddr,
     /// What they must show.
@@ -34,7 +34,7 @@ pub struct Serving {
 impl Serving {
     /// Takes the ports, then the directory: whoever finds a port taken has not touched the other's
     /// data.
-    pub fn start(settings: &Settings, runtime: &Runtime) -> anyhow::Result<Self> {
+    pub(super) fn start(settings: &Settings, runtime: &Runtime) -> anyhow::Result<Self> {
         let ingest = listen(settings.ingest.value, "--ingest")?;
         let page =
             if settings.no_web.value { None } else { Some(listen(settings.web.value, "--web")?) };
@@ -85,12 +85,12 @@ impl Serving {
     }
 
     /// Where the API is served, if it is.
-    pub fn web(&self) -> Option<SocketAddr> {
+    pub(super) fn web(&self) -> Option<SocketAddr> {
         self.web.as_ref().map(Server::address)
     }
 
     /// Ends the API, then takes what agents still send, within a time. Whether all of it is stored.
-    pub async fn stop(self, within: Duration) -> bool {
+    pub(super) async fn stop(self, within: Duration) -> bool {
         if let Some(web) = self.web {
             web.stop().await;
         }

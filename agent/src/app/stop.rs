@@ -17,7 +17,7 @@ use tokio::{
 
 /// Set by a signal, the end of `--duration`, or whoever cannot go on.
 #[derive(Debug, Default)]
-pub struct Stop {
+pub(super) struct Stop {
     set: Arc<AtomicBool>,
     /// Turns of the main thread.
     turns: AtomicU64,
@@ -28,7 +28,7 @@ pub struct Stop {
 impl Stop {
     /// Listens to SIGTERM and SIGINT: the first asks for an end, the second takes it. SIGHUP changes
     /// nothing: there is nothing to read again.
-    pub fn new(runtime: &Handle, after: Option<Duration>) -> anyhow::Result<Self> {
+    pub(super) fn new(runtime: &Handle, after: Option<Duration>) -> anyhow::Result<Self> {
         let stop = Self::default();
         let set = stop.set.clone();
         let _entered = runtime.enter();
@@ -62,23 +62,23 @@ impl Stop {
     }
 
     /// Whether to end.
-    pub fn is_set(&self) -> bool {
+    pub(super) fn is_set(&self) -> bool {
         self.set.load(Relaxed)
     }
 
     /// Ends the service.
-    pub fn set(&self) {
+    pub(super) fn set(&self) {
         self.set.store(true, Relaxed);
     }
 
     /// The main thread is at work.
-    pub fn alive(&self) {
+    pub(super) fn alive(&self) {
         self.turns.fetch_add(1, Relaxed);
     }
 
     /// Tells the service manager's watchdog that we are well, as long as the main thread and the
     /// runtime both are: this runs on the one and looks at the other.
-    pub fn watch_over(self: &Arc<Self>, runtime: &Handle) {
+    pub(super) fn watch_over(self: &Arc<Self>, runtime: &Handle) {
         let Some(every) = sd_notify::watchdog_enabled() else { return };
         let stop = Arc::clone(self);
         runtime.spawn(async move {

@@ -15,7 +15,7 @@ use crate::{model::id::hex, process::host::random};
 const SHORTEST: usize = 16;
 
 /// The token in a file, made on first use. Only its owner can read it.
-pub fn read_or_make(path: &Path) -> anyhow::Result<String> {
+pub(super) fn read_or_make(path: &Path) -> anyhow::Result<String> {
     match fs::read_to_string(path) {
         Ok(text) => checked(path, &text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => make(path),
@@ -24,7 +24,7 @@ pub fn read_or_make(path: &Path) -> anyhow::Result<String> {
 }
 
 /// The token in a file that somebody else made.
-pub fn read(path: &Path) -> anyhow::Result<String> {
+pub(super) fn read(path: &Path) -> anyhow::Result<String> {
     let text = fs::read_to_string(path).with_context(|| {
         format!(
             "{}: copy it from the collector's data directory, or name it with --ingest-token-file",

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// A collector, watched by the API.
-pub struct Watched(pub Weak<Collector>);
+pub(super) struct Watched(pub Weak<Collector>);
 
 impl Live for Watched {
     fn state(&self) -> CollectorState {

@@ -5,7 +5,7 @@
 pub struct Nanoseconds(pub u64);
 
 /// Reads one. The unit is part of it: `10` alone could be anything.
-pub fn parse(text: &str) -> Result<Nanoseconds, String> {
+pub(super) fn parse(text: &str) -> Result<Nanoseconds, String> {
     const UNITS: [(&str, u64); 9] = [
         ("ns", 1),
         ("us", 1_000),

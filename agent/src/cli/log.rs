@@ -23,7 +23,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 /// Starts logging by a filter such as `warn` or `hotspan=debug,warn`; a filter that cannot be read is
 /// `warn`.
-pub fn start(filter: &str) {
+pub(super) fn start(filter: &str) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("warn"));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)

@@ -29,7 +29,7 @@ use super::sessions::Sessions;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections.
-pub struct Connections {
+pub(super) struct Connections {
     listener: TcpListener,
     slots: Arc<Semaphore>,
     sessions: Arc<Sessions>,
@@ -38,7 +38,7 @@ pub struct Connections {
 }
 
 /// One connection.
-pub struct Connection {
+pub(super) struct Connection {
     tcp: TcpStream,
     peer: Peer,
     /// Looked at again when it fires.
@@ -49,21 +49,21 @@ pub struct Connection {
 
 /// What requests know of their connection.
 #[derive(Clone, Debug)]
-pub struct Peer {
+pub(super) struct Peer {
     /// Where it comes from.
     pub address: SocketAddr,
     streams: Arc<AtomicUsize>,
 }
 
 /// A stream that keeps its connection open.
-pub struct OpenStream(Arc<AtomicUsize>);
+pub(super) struct OpenStream(Arc<AtomicUsize>);
 
 // === impl Connections ===
 
 impl Connections {
     /// Accepts from a listener, at most `most` connections at a time, each of which has a stream
     /// within `open_within`.
-    pub fn new(
+    pub(super) fn new(
         listener: TcpListener,
         most: usize,
         open_within: Duration,
@@ -114,7 +114,7 @@ impl Stream for Connections {
 
 impl Peer {
     /// A stream of an agent who has shown its token.
-    pub fn open_stream(&self) -> OpenStream {
+    pub(super) fn open_stream(&self) -> OpenStream {
         self.streams.fetch_add(1, Relaxed);
         OpenStream(self.streams.clone())
     }

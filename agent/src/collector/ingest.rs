@@ -20,7 +20,7 @@ use super::{
 const OUTBOUND: usize = 4;
 
 /// The service.
-pub struct IngestService {
+pub(super) struct IngestService {
     pub shared: Arc<Shared>,
     /// `Bearer TOKEN`, as it must come.
     pub authorization: String,

@@ -44,9 +44,9 @@ use crate::{
 
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// What an agent may have on its way.
-pub const CREDIT: u64 = 4 << 20;
+pub(super) const CREDIT: u64 = 4 << 20;
 /// What all sessions together may hold, by estimate of the heap.
-pub const BUDGET: usize = 64 << 20;
+pub(super) const BUDGET: usize = 64 << 20;
 
 /// Batches in a row that cannot be followed.
 const MOST_VIOLATIONS: u32 = 3;
@@ -56,7 +56,7 @@ const MOST_SEQUENCE: u64 = 1 << 62;
 const LONGEST_NAME: usize = 256;
 
 /// What all sessions share.
-pub struct Shared {
+pub(super) struct Shared {
     pub sessions: Arc<Sessions>,
     pub writer: Writer,
     pub budget: Arc<Semaphore>,
@@ -64,7 +64,7 @@ pub struct Shared {
 }
 
 /// A stream after its token was checked.
-pub struct Session {
+pub(super) struct Session {
     pub shared: Arc<Shared>,
     pub peer: Option<Peer>,
     pub inbound: Streaming<AgentFrame>,
@@ -94,7 +94,7 @@ struct Welcomed<'a> {
 
 impl Session {
     /// To the end of the stream, or of the collector.
-    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let ended = tokio::select! {
             ended = self.converse() => ended,
             _ = stop.wait_for(|stop| *stop) => Err(Refusal::Stopping),

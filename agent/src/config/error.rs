@@ -6,7 +6,7 @@ use super::{Source, table::Row};
 
 /// Why there are no settings.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// The file was named, or is there, and cannot be read.
     #[error("cannot read the configuration file {} ({named_by}): {error}", path.display())]
     Unreadable {

@@ -19,7 +19,7 @@ use super::{
 
 /// A file that was read; all its keys are settings, all its values have the right look.
 #[derive(Debug)]
-pub struct File {
+pub(super) struct File {
     path: PathBuf,
     mode: u32,
     /// Line and text by key.
@@ -30,7 +30,7 @@ pub struct File {
 
 impl File {
     /// The file that `--config` or the environment names, else the usual one if it is there.
-    pub fn find(
+    pub(super) fn find(
         flag: Option<&Path>,
         surroundings: &Surroundings,
     ) -> Result<Option<Self>, ConfigError> {
@@ -88,13 +88,13 @@ impl File {
     }
 
     /// What it says for `row`, and where.
-    pub fn get(&self, row: &Row) -> Option<(String, Source)> {
+    pub(super) fn get(&self, row: &Row) -> Option<(String, Source)> {
         let (line, text) = self.said.get(row.key)?;
         Some((text.clone(), Source::File { path: self.path.clone(), line: *line }))
     }
 
     /// Whether users other than its owner and group can read it.
-    pub fn is_readable_by_all(&self) -> bool {
+    pub(super) fn is_readable_by_all(&self) -> bool {
         self.mode & 0o004 != 0
     }
 }

@@ -27,11 +27,11 @@ pub trait Kind {
 }
 
 /// The flags of `hotspan run`.
-pub type RunFlags = Flags<Run>;
+pub(crate) type RunFlags = Flags<Run>;
 /// The flags of `hotspan agent`.
-pub type AgentFlags = Flags<Agent>;
+pub(crate) type AgentFlags = Flags<Agent>;
 /// The flags of `hotspan collector`.
-pub type CollectorFlags = Flags<Collector>;
+pub(crate) type CollectorFlags = Flags<Collector>;
 
 /// Type of [`CommandKind::Run`].
 #[derive(Clone, Copy, Debug)]

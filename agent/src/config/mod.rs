@@ -15,7 +15,7 @@ mod flags;
 mod nearest;
 mod surroundings;
 mod table;
-pub mod value;
+pub(crate) mod value;
 
 #[cfg(test)]
 mod example_tests;
@@ -35,9 +35,9 @@ use file::File;
 use table::{Default, Row, TABLE, Typed};
 use value::Value;
 
-pub use error::ConfigError;
-pub use flags::{AgentFlags, CollectorFlags, Flags, Kind, RunFlags};
-pub use surroundings::Surroundings;
+pub(crate) use error::ConfigError;
+pub(crate) use flags::{AgentFlags, CollectorFlags, Flags, Kind, RunFlags};
+pub(crate) use surroundings::Surroundings;
 
 /// The commands that are configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ struct Given {
 }
 
 /// Merges flags, environment, file and defaults into settings.
-pub fn load<K: Kind>(
+pub(crate) fn load<K: Kind>(
     flags: &Flags<K>,
     surroundings: &Surroundings,
 ) -> Result<Settings, ConfigError> {

@@ -7,7 +7,7 @@ const MAX_LETTERS: usize = 64;
 
 /// The nearest of `names`, if it is near: a third of the letters may be inserted, removed, replaced,
 /// or swapped with their neighbour.
-pub fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let wrong: String =
         wrong.to_ascii_lowercase().replace('-', "_").chars().take(MAX_LETTERS).collect();
     names

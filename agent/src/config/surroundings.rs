@@ -34,7 +34,7 @@ const OTHERS_PREFIX: &str = "HOTSPAN_LANES";
 
 /// What is around the process.
 #[derive(Clone, Debug)]
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// The environment. Names that are not UTF-8 are none of ours.
     pub environment: BTreeMap<String, OsString>,
     /// Whether we are root.
@@ -47,7 +47,7 @@ pub struct Surroundings {
 
 impl Surroundings {
     /// This process's.
-    pub fn of_process() -> Self {
+    pub(crate) fn of_process() -> Self {
         let variables = env::vars_os();
         Self {
             environment: variables

@@ -10,7 +10,7 @@ use super::{
 
 /// One setting, without its type.
 #[derive(Debug)]
-pub struct Row {
+pub(super) struct Row {
     /// Its name in the file; in the environment with `HOTSPAN_` in front and in upper case.
     pub key: &'static str,
     /// The same as a flag: dashes inside, but none in front.
@@ -33,7 +33,7 @@ pub struct Row {
 
 /// What a setting is when nobody says anything.
 #[derive(Clone, Copy, Debug)]
-pub enum Default {
+pub(super) enum Default {
     /// This, read as if somebody had said it.
     Text(&'static str),
     /// Nothing.
@@ -74,7 +74,7 @@ macro_rules! settings {
         const LENGTH: usize = [$(stringify!($key)),*].len();
 
         /// Every setting, in the order in which they are printed. `data_dir` is first.
-        pub static TABLE: [Row; LENGTH] = [$(Row {
+        pub(super) static TABLE: [Row; LENGTH] = [$(Row {
             key: stringify!($key),
             flag: {
                 const FLAG: [u8; stringify!($key).len()] = dashed(stringify!($key));
@@ -183,12 +183,12 @@ settings! {
 
 impl Row {
     /// Its environment variable.
-    pub fn variable(&self) -> String {
+    pub(super) fn variable(&self) -> String {
         format!("HOTSPAN_{}", self.key.to_ascii_uppercase())
     }
 
     /// Whether `command` has it.
-    pub fn is_used_by(&self, command: CommandKind) -> bool {
+    pub(super) fn is_used_by(&self, command: CommandKind) -> bool {
         self.used_by.contains(&command)
     }
 }

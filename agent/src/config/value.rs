@@ -184,23 +184,23 @@ impl<T: Value> Value for Option<T> {
 // === readers ===
 
 /// A path: anything but nothing.
-pub fn path(text: &str) -> Option<PathBuf> {
+pub(crate) fn path(text: &str) -> Option<PathBuf> {
     (!text.is_empty() && !text.contains('\0')).then(|| text.into())
 }
 
 /// Samples per second.
-pub fn hz(text: &str) -> Option<u32> {
+pub(crate) fn hz(text: &str) -> Option<u32> {
     digits(text)?.try_into().ok().filter(|hz| (1..=10_000).contains(hz))
 }
 
 /// The size of one ring buffer.
-pub fn ring_bytes(text: &str) -> Option<u32> {
+pub(crate) fn ring_bytes(text: &str) -> Option<u32> {
     let Bytes(bytes) = bytes(text)?;
     u32::try_from(bytes).ok().filter(|n| n.is_power_of_two() && (1 << 12..=1 << 28).contains(n))
 }
 
 /// A size of at least `1 << LOG2_MIN` bytes, and at most what TOML and SQL can count.
-pub fn size<const LOG2_MIN: u32>(text: &str) -> Option<Bytes> {
+pub(crate) fn size<const LOG2_MIN: u32>(text: &str) -> Option<Bytes> {
     bytes(text).filter(|Bytes(n)| *n >= 1 << LOG2_MIN && i64::try_from(*n).is_ok())
 }
 
@@ -217,12 +217,12 @@ fn bytes(text: &str) -> Option<Bytes> {
 
 /// A listen address: an IP address, not a name, so that it says who can reach it. Port 0 lets the
 /// system choose.
-pub fn address(text: &str) -> Option<SocketAddr> {
+pub(crate) fn address(text: &str) -> Option<SocketAddr> {
     text.parse().ok()
 }
 
 /// `http://HOST:PORT`.
-pub fn collector(text: &str) -> Option<CollectorUrl> {
+pub(crate) fn collector(text: &str) -> Option<CollectorUrl> {
     let url = text.strip_suffix('/').unwrap_or(text);
     let (host, port) = url.strip_prefix("http://")?.rsplit_once(':')?;
     let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -235,7 +235,7 @@ pub fn collector(text: &str) -> Option<CollectorUrl> {
 }
 
 /// Yes or no.
-pub fn switch(text: &str) -> Option<bool> {
+pub(crate) fn switch(text: &str) -> Option<bool> {
     match text {
         "true" | "1" => Some(true),
         "false" | "0" => Some(false),
@@ -244,13 +244,13 @@ pub fn switch(text: &str) -> Option<bool> {
 }
 
 /// What a caller must show. Printable and without spaces: it travels in headers.
-pub fn token(text: &str) -> Option<Secret> {
+pub(crate) fn token(text: &str) -> Option<Secret> {
     let long = text.len() >= 16;
     (long && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Secret(text.to_owned()))
 }
 
 /// Host names, lower case, without ports.
-pub fn hosts(text: &str) -> Option<Vec<String>> {
+pub(crate) fn hosts(text: &str) -> Option<Vec<String>> {
     if text.is_empty() {
         return Some(Vec::new());
     }
@@ -267,7 +267,7 @@ fn host_name(text: &str) -> bool {
 }
 
 /// A filter of log lines. tracing's own reader decides.
-pub fn log(text: &str) -> Option<String> {
+pub(crate) fn log(text: &str) -> Option<String> {
     let known = tracing_subscriber::EnvFilter::try_new(text).is_ok();
     (known && !text.trim().is_empty()).then(|| text.to_owned())
 }
@@ -282,7 +282,7 @@ const TIMES: [(&str, u64); 6] = [
 ];
 
 /// `7d`, `36h`, `1h30m`, `500ms`: more than nothing. A number alone has no unit: refused.
-pub fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let (mut rest, mut total) = (text, 0_u64);
     while !rest.is_empty() {
         let unit_at = rest.find(|c: char| !c.is_ascii_digit())?;

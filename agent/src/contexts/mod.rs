@@ -1,3 +1,3 @@
 //! Whoever publishes the active span of a thread, each a source of markers.
 
-pub mod lanes;
+pub(crate) mod lanes;

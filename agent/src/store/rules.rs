@@ -62,7 +62,7 @@ pub(super) fn key(account: &SpanAccount) -> SpanKey {
 
 impl SpanSum {
     /// One addition alone.
-    pub fn of(part: &SpanPart, process: ProcessKey) -> Self {
+    pub(super) fn of(part: &SpanPart, process: ProcessKey) -> Self {
         let mut account = SpanAccount {
             process,
             trace_id: part.trace_id,
@@ -85,7 +85,7 @@ impl SpanSum {
     }
 
     /// Adds what came after it.
-    pub fn add(&mut self, later: Self) {
+    pub(super) fn add(&mut self, later: Self) {
         let missing = missing(self.next, later.first);
         self.next = later.next;
         let (sum_of, later) = (&mut self.account, later.account);
@@ -107,7 +107,7 @@ impl SpanSum {
     }
 
     /// Once everything was added: what should have come before the first addition is missing.
-    pub fn finish(mut self) -> SpanAccount {
+    pub(super) fn finish(mut self) -> SpanAccount {
         self.account.exact &= self.first == 0;
         add_missing(&mut self.account.loss, self.first.into());
         self.account

@@ -46,27 +46,27 @@ const NAMES: u64 = 20;
 // === impl Random ===
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
-    pub fn percent(&mut self, percent: u64) -> bool {
+    pub(super) fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
     /// Zipf with exponent one, near enough.
-    pub fn zipf(&mut self, bound: u64) -> u64 {
+    pub(super) fn zipf(&mut self, bound: u64) -> u64 {
         let exponent = self.below(1 << 32) as f64 / (1u64 << 32) as f64;
         ((bound as f64 + 1.0).powf(exponent) as u64 - 1).min(bound - 1)
     }
@@ -79,7 +79,7 @@ impl Random {
 // === impl Host ===
 
 impl Host {
-    pub fn new(seed: u64, unix_offset_ns: i64) -> Self {
+    pub(super) fn new(seed: u64, unix_offset_ns: i64) -> Self {
         let processes = (0..40)
             .map(|i| ProcessIdentity {
                 pid: 1_000 + i * 17,
@@ -100,7 +100,7 @@ impl Host {
     }
 
     /// The next `ns` with about so many samples and new spans.
-    pub fn batch(&mut self, ns: u64, samples: usize, spans: usize) -> Batch {
+    pub(super) fn batch(&mut self, ns: u64, samples: usize, spans: usize) -> Batch {
         let (from, to) = (self.now, self.now + ns);
         self.now = to;
         let mut batch = Batch {

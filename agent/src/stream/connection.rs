@@ -26,12 +26,12 @@ use crate::{
 };
 
 /// Key of the gap that stands for a batch that fits no frame.
-pub const FRAME_TOO_LARGE: &str = DaemonCounter::FrameTooLarge.key();
+pub(super) const FRAME_TOO_LARGE: &str = DaemonCounter::FrameTooLarge.key();
 /// New epochs asked for without anything acknowledged in between, after which the stream is given up.
 const MOST_RESETS: u32 = 8;
 
 /// How a stream ended.
-pub enum Ended {
+pub(super) enum Ended {
     /// At shutdown, after Bye.
     Farewell,
     /// By the collector or the transport.
@@ -44,7 +44,7 @@ pub enum Ended {
 }
 
 /// An open stream.
-pub struct Conversation<'a> {
+pub(super) struct Conversation<'a> {
     frames: mpsc::Sender<AgentFrame>,
     answers: Streaming<ServerFrame>,
     queue: &'a Queue,
@@ -62,7 +62,7 @@ pub struct Conversation<'a> {
 }
 
 /// The first frame of a stream.
-pub fn hello(run: &Run, queue: &Queue) -> AgentFrame {
+pub(super) fn hello(run: &Run, queue: &Queue) -> AgentFrame {
     let (first_sequence, last_acked) = queue.position();
     let hello = Hello {
         protocol: *PROTOCOL.end(),
@@ -83,7 +83,7 @@ pub fn hello(run: &Run, queue: &Queue) -> AgentFrame {
 
 impl<'a> Conversation<'a> {
     /// Of a stream on which Hello is on its way.
-    pub fn new(
+    pub(super) fn new(
         frames: mpsc::Sender<AgentFrame>,
         answers: Streaming<ServerFrame>,
         queue: &'a Queue,
@@ -107,7 +107,7 @@ impl<'a> Conversation<'a> {
     }
 
     /// To the stream's end. Counts the welcome.
-    pub async fn run(
+    pub(super) async fn run(
         mut self,
         shutdown: watch::Receiver<Option<Instant>>,
         welcomes: &mut u64,

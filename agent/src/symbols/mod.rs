@@ -28,7 +28,7 @@ use crate::{
 };
 use module::{Bounds, Modules, fallback};
 use runtimes::NoRuntimes;
-pub use runtimes::Runtimes;
+pub(crate) use runtimes::Runtimes;
 
 mod code_map;
 mod debug;

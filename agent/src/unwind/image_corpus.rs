@@ -19,7 +19,7 @@ use crate::process::{
 
 /// What must come of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(super) enum Outcome {
     Table,
     /// No table, and no error: there is none.
     Bare,
@@ -27,7 +27,7 @@ pub enum Outcome {
 }
 
 /// A file and what must come of it.
-pub type Case = (&'static str, fn(&Directory) -> PathBuf, Outcome);
+pub(super) type Case = (&'static str, fn(&Directory) -> PathBuf, Outcome);
 
 /// Where the content of a file begins.
 const AT: u64 = 0x1_0000;
@@ -36,7 +36,7 @@ const HUGE: u64 = 1 << 63;
 /// Def_cfa rsp 8, and the return address below it.
 const ENTRY: [u8; 5] = [0x0c, 7, 8, 0x90, 1];
 
-pub const ALL: [Case; 26] = [
+pub(super) const ALL: [Case; 26] = [
     ("headers: segments at 2^63", |at| header(at, 32, HUGE), Outcome::Refused),
     ("headers: 65,535 segments", |at| header(at, 56, 0xffff), Outcome::Refused),
     ("headers: sections at 2^64 - 1", |at| header(at, 40, u64::MAX), Outcome::Bare),

@@ -6,7 +6,7 @@ use agent_ebpf::unwind::{Rule, table::RULES};
 
 /// Every rule in use. Number 0 is [`Rule::NONE`] for ever.
 #[derive(Debug)]
-pub struct Rules {
+pub(super) struct Rules {
     numbers: HashMap<Rule, u16>,
     /// Tables that use each number.
     users: Vec<u32>,
@@ -17,12 +17,12 @@ pub struct Rules {
 
 impl Rules {
     /// No rule but the one that says nothing.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { numbers: HashMap::from([(Rule::NONE, 0)]), users: vec![1], free: Vec::new() }
     }
 
     /// The number of a rule for one more table, and whether it is new; `None` when all are given out.
-    pub fn number(&mut self, rule: Rule) -> Option<(u16, bool)> {
+    pub(super) fn number(&mut self, rule: Rule) -> Option<(u16, bool)> {
         if let Some(&number) = self.numbers.get(&rule) {
             self.users[usize::from(number)] += 1;
             return Some((number, false));
@@ -41,7 +41,7 @@ impl Rules {
     }
 
     /// One table less uses a rule.
-    pub fn release(&mut self, rule: Rule) {
+    pub(super) fn release(&mut self, rule: Rule) {
         let Some(&number) = self.numbers.get(&rule) else { return };
         let users = &mut self.users[usize::from(number)];
         *users -= 1;

@@ -9,7 +9,7 @@ use std::{
 use agent_ebpf::unwind::table::{CHUNK_WORDS, CHUNKS};
 
 /// Words that are taken or free together.
-pub const UNIT: usize = 256;
+pub(super) const UNIT: usize = 256;
 /// Units of a chunk.
 const CHUNK_UNITS: usize = CHUNK_WORDS / UNIT;
 /// No walk takes this long.
@@ -17,7 +17,7 @@ const QUARANTINE: Duration = Duration::from_secs(1);
 
 /// A run of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
+pub(super) struct Run {
     /// Place of its first word.
     pub place: u32,
     units: u32,
@@ -25,7 +25,7 @@ pub struct Run {
 
 /// The account of all chunks.
 #[derive(Debug)]
-pub struct Space {
+pub(super) struct Space {
     taken: Vec<bool>,
     quarantined: VecDeque<(Instant, Run)>,
     used: usize,
@@ -45,14 +45,14 @@ impl Run {
 
 impl Space {
     /// Everything free. The first unit is not given out: place 0 means nowhere.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut taken = vec![false; CHUNKS * CHUNK_UNITS];
         taken[0] = true;
         Self { taken, quarantined: VecDeque::new(), used: 1 }
     }
 
     /// Room for `words`, within one chunk if asked for.
-    pub fn take(&mut self, words: usize, in_one_chunk: bool, now: Instant) -> Option<Run> {
+    pub(super) fn take(&mut self, words: usize, in_one_chunk: bool, now: Instant) -> Option<Run> {
         self.release(now);
         let units = words.div_ceil(UNIT).max(1);
         if in_one_chunk && units > CHUNK_UNITS {
@@ -77,18 +77,18 @@ impl Space {
     }
 
     /// Gives a run back.
-    pub fn free(&mut self, run: Run, now: Instant) {
+    pub(super) fn free(&mut self, run: Run, now: Instant) {
         self.used -= run.units as usize;
         self.quarantined.push_back((now, run));
     }
 
     /// Words in use, those in quarantine not.
-    pub fn used_words(&self) -> usize {
+    pub(super) fn used_words(&self) -> usize {
         self.used * UNIT
     }
 
     /// Words of everything.
-    pub fn all_words(&self) -> usize {
+    pub(super) fn all_words(&self) -> usize {
         self.taken.len() * UNIT
     }
 

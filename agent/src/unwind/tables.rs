@@ -22,7 +22,7 @@ use crate::{
 
 /// One mapping of a process, as a slab has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CodeMapping {
+pub(super) struct CodeMapping {
     /// First address.
     pub start: u64,
     /// First address after it.
@@ -37,7 +37,7 @@ pub struct CodeMapping {
 const IDLE_ROUNDS: u32 = 50;
 
 /// What is placed.
-pub struct Tables {
+pub(super) struct Tables {
     maps: Maps,
     space: Space,
     rules: Rules,
@@ -75,7 +75,7 @@ impl Slab {
 // === impl Tables ===
 
 impl Tables {
-    pub fn new(maps: Maps) -> Self {
+    pub(super) fn new(maps: Maps) -> Self {
         Self {
             maps,
             space: Space::new(),
@@ -90,7 +90,7 @@ impl Tables {
     }
 
     /// A number for one more file; `None` when all are given out.
-    pub fn new_exe(&mut self) -> Option<u32> {
+    pub(super) fn new_exe(&mut self) -> Option<u32> {
         let number = self.free.pop().or_else(|| {
             let number = self.given;
             ((number as usize) < EXES).then(|| {
@@ -103,12 +103,12 @@ impl Tables {
     }
 
     /// Whether no process's code is of this file.
-    pub fn is_unmapped(&self, exe: u32) -> bool {
+    pub(super) fn is_unmapped(&self, exe: u32) -> bool {
         !self.mapped.contains_key(&exe)
     }
 
     /// Takes the number of a file that no process has mapped.
-    pub fn give_back(&mut self, exe: u32, now: Instant) {
+    pub(super) fn give_back(&mut self, exe: u32, now: Instant) {
         self.remove(exe, WANTED, now);
         for others in self.aliases.values_mut() {
             others.retain(|&other| other != exe);
@@ -117,24 +117,29 @@ impl Tables {
     }
 
     /// A file has the same content as one that is placed: it shares its tables.
-    pub fn alias(&mut self, exe: u32, placed: u32) {
+    pub(super) fn alias(&mut self, exe: u32, placed: u32) {
         let shared = self.maps.exe(placed);
         self.maps.set_exe(exe, &shared);
         self.aliases.entry(placed).or_default().push(exe);
     }
 
     /// Says that a file has no tables, or that they are wanted (again).
-    pub fn set_state(&mut self, exe: u32, state: u32) {
+    pub(super) fn set_state(&mut self, exe: u32, state: u32) {
         self.maps.set_exe(exe, &Exe { state, ..Exe::default() });
     }
 
     /// `WANTED`, `READY` or `BARE`.
-    pub fn state(&self, exe: u32) -> u32 {
+    pub(super) fn state(&self, exe: u32) -> u32 {
         self.maps.exe(exe).state
     }
 
     /// Places a file's table. False when there is no room.
-    pub fn place(&mut self, exe: u32, table: &Table, now: Instant) -> Result<bool, TablesError> {
+    pub(super) fn place(
+        &mut self,
+        exe: u32,
+        table: &Table,
+        now: Instant,
+    ) -> Result<bool, TablesError> {
         let Some(run) = self.space.take(table.words(), false, now) else { return Ok(false) };
         let mut global = Vec::with_capacity(table.rules.len());
         let mut used = Vec::with_capacity(table.rules.len());
@@ -166,7 +171,7 @@ impl Tables {
     }
 
     /// Takes the table out that was not used for longest. False when all are in use.
-    pub fn evict(&mut self, now: Instant) -> bool {
+    pub(super) fn evict(&mut self, now: Instant) -> bool {
         let used: HashMap<u32, u32> =
             self.placed.keys().map(|&exe| (exe, self.last_used(exe))).collect();
         let newest = used.values().copied().max().unwrap_or(0);
@@ -198,7 +203,7 @@ impl Tables {
 
     /// Reports to the kernel side where a process's code is, unless its mappings changed since they were
     /// read at `read_at`.
-    pub fn set_slab(
+    pub(super) fn set_slab(
         &mut self,
         pid: Pid,
         code: &[CodeMapping],
@@ -240,7 +245,7 @@ impl Tables {
     }
 
     /// A process's slab is no longer true if it is older than `at`.
-    pub fn remapped(&mut self, pid: Pid, at: u64, now: Instant) -> Result<(), TablesError> {
+    pub(super) fn remapped(&mut self, pid: Pid, at: u64, now: Instant) -> Result<(), TablesError> {
         if self.slabs.get(&pid).is_some_and(|slab| slab.read_at <= at) {
             let before = self.maps.process(pid.0).unwrap_or_default();
             let generation = before.generation.wrapping_add(1);
@@ -251,13 +256,13 @@ impl Tables {
     }
 
     /// The kernel side sends no copies of a process's stacks.
-    pub fn set_unreported(&mut self, pid: Pid) -> Result<(), TablesError> {
+    pub(super) fn set_unreported(&mut self, pid: Pid) -> Result<(), TablesError> {
         let code = ProcessCode { flags: shared::UNREPORTED, ..ProcessCode::default() };
         self.maps.set_process(pid.0, code)
     }
 
     /// A process is gone.
-    pub fn forget(&mut self, pid: Pid, now: Instant) {
+    pub(super) fn forget(&mut self, pid: Pid, now: Instant) {
         self.maps.forget_process(pid.0);
         self.drop_slab(pid, now);
     }
@@ -277,14 +282,14 @@ impl Tables {
     }
 
     /// Whether the kernel side knows the process's code: this code, or that of a later time.
-    pub fn is_current(&self, pid: Pid, code: &[CodeMapping], read_at: u64) -> bool {
+    pub(super) fn is_current(&self, pid: Pid, code: &[CodeMapping], read_at: u64) -> bool {
         let slab = self.slabs.get(&pid);
         slab.is_some_and(|slab| slab.read_at > read_at || *slab.code == *code)
             && self.maps.process(pid.0).is_some_and(|code| code.slab != 0)
     }
 
     /// The rule at a position of a file whose table is placed.
-    pub fn rule(&self, exe: u32, position: u64) -> Rule {
+    pub(super) fn rule(&self, exe: u32, position: u64) -> Rule {
         let exe = self.maps.exe(exe);
         if exe.state != READY {
             return Rule::NONE;
@@ -306,7 +311,7 @@ impl Tables {
     }
 
     /// Bytes in use, and how full the budget is in percent.
-    pub fn usage(&self) -> (u64, usize) {
+    pub(super) fn usage(&self) -> (u64, usize) {
         let used = self.space.used_words();
         (used as u64 * 4, used * 100 / self.space.all_words())
     }
@@ -329,9 +334,9 @@ impl Tables {
 }
 
 /// Whether a state means that nobody has looked yet.
-pub fn is_wanted(state: u32) -> bool {
+pub(super) fn is_wanted(state: u32) -> bool {
     state == WANTED
 }
 
 /// The state of a file without tables.
-pub const NO_TABLES: u32 = BARE;
+pub(super) const NO_TABLES: u32 = BARE;

@@ -17,7 +17,7 @@ const IP: usize = 16;
 const SP: usize = 19;
 
 /// The process a copy was made of.
-pub trait Process {
+pub(super) trait Process {
     /// The rule of an address, or why there is none.
     fn rule(&mut self, address: u64) -> Result<Rule, Stop>;
     /// Eight bytes of code.
@@ -58,7 +58,7 @@ impl<P: Process> Memory for Copied<'_, P> {
 }
 
 /// Walks a copy.
-pub fn walk(copy: &StackCopy, process: impl Process) -> Walked {
+pub(super) fn walk(copy: &StackCopy, process: impl Process) -> Walked {
     let registers = &copy.registers;
     let mut cursor = Cursor {
         ip: registers[IP],

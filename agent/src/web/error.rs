@@ -12,7 +12,7 @@ use crate::{document::span::SpanSummary, store::SourceError};
 
 /// An answer that is not the one asked for.
 #[derive(Debug)]
-pub struct ApiError {
+pub(super) struct ApiError {
     status: StatusCode,
     body: Body,
 }

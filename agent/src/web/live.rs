@@ -6,7 +6,7 @@ use crate::model::id::RunId;
 
 /// The collector at this moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CollectorState {
+pub(crate) struct CollectorState {
     /// Agents that are connected.
     pub sessions: Vec<Session>,
     /// Connections and batches turned away, by reason, since the start.
@@ -17,7 +17,7 @@ pub struct CollectorState {
 
 /// A connected agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Session {
+pub(crate) struct Session {
     /// Its run.
     pub run_id: RunId,
     /// Its address.
@@ -29,7 +29,7 @@ pub struct Session {
 }
 
 /// The collector, as far as it is watched.
-pub trait Live: Send + Sync + 'static {
+pub(crate) trait Live: Send + Sync + 'static {
     /// How it is now. Does not block.
     fn state(&self) -> CollectorState;
 }

@@ -40,7 +40,7 @@ mod connection;
 mod error;
 mod guard;
 mod health;
-pub mod live;
+pub(crate) mod live;
 mod metrics;
 mod parameters;
 mod spans;
@@ -56,7 +56,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// How the API is served.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Every request must show it.
     pub token: Option<String>,
     /// Names of this machine besides those of loopback, without port; IPv6 addresses in brackets.
@@ -67,7 +67,7 @@ pub struct Settings {
 
 /// A running server. Dropped, it stops by itself, unwatched.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -88,7 +88,7 @@ struct App {
 }
 
 /// Serves on `listener` with threads of `runtime`, until stopped.
-pub fn serve(
+pub(crate) fn serve(
     listener: TcpListener,
     runtime: &Handle,
     source: Arc<dyn Source>,
@@ -216,12 +216,12 @@ impl App {
 
 impl Server {
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Takes no more connections, lets answers under way finish, closes the rest.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         let _ = self.stop.send(());
         let mut task = self.task;
         if timeout(STOP_WITHIN, &mut task).await.is_err() {

@@ -28,7 +28,7 @@ const ENTRY: usize = 32;
 
 /// The tables.
 #[derive(Default)]
-pub struct Dictionary {
+pub(super) struct Dictionary {
     strings: Vec<Arc<str>>,
     frames: Vec<FrameRow>,
     /// Counted from 1 on the wire.
@@ -43,7 +43,7 @@ pub struct Dictionary {
 }
 
 /// A span as parts refer to it.
-pub struct SpanIdentity {
+pub(super) struct SpanIdentity {
     pub trace_id: TraceId,
     pub span_id: SpanId,
     pub parent: SpanId,
@@ -55,7 +55,7 @@ pub struct SpanIdentity {
 
 /// A thread as samples refer to it.
 #[derive(Clone, Copy)]
-pub struct Thread {
+pub(super) struct Thread {
     /// Index into the dictionary's processes.
     pub process: u32,
     pub tid: Tid,
@@ -78,7 +78,7 @@ struct Node {
 
 impl Dictionary {
     /// Adds what a batch brings, whose Unix time is `base`. After an error the tables are good for nothing but being dropped.
-    pub fn extend(&mut self, new: &v1::Dictionary, base: u64) -> Result<(), Violation> {
+    pub(super) fn extend(&mut self, new: &v1::Dictionary, base: u64) -> Result<(), Violation> {
         self.account(new)?;
         for string in &new.strings {
             let start = codes::capped(string);
@@ -104,32 +104,32 @@ impl Dictionary {
     }
 
     /// A string.
-    pub fn string(&self, index: u32) -> Result<Arc<str>, Violation> {
+    pub(super) fn string(&self, index: u32) -> Result<Arc<str>, Violation> {
         at("strings", &self.strings, index).cloned()
     }
 
     /// A process.
-    pub fn process(&self, index: u32) -> Result<&ProcessIdentity, Violation> {
+    pub(super) fn process(&self, index: u32) -> Result<&ProcessIdentity, Violation> {
         at("processes", &self.processes, index)
     }
 
     /// A span's identity.
-    pub fn span(&self, index: u32) -> Result<&SpanIdentity, Violation> {
+    pub(super) fn span(&self, index: u32) -> Result<&SpanIdentity, Violation> {
         at("spans", &self.spans, index)
     }
 
     /// A thread.
-    pub fn thread(&self, index: u32) -> Result<Thread, Violation> {
+    pub(super) fn thread(&self, index: u32) -> Result<Thread, Violation> {
         at("threads", &self.threads, index).copied()
     }
 
     /// A cause.
-    pub fn cause(&self, index: u32) -> Result<&Cause, Violation> {
+    pub(super) fn cause(&self, index: u32) -> Result<&Cause, Violation> {
         at("causes", &self.causes, index)
     }
 
     /// What the stack of a node takes on the heap.
-    pub fn stack_bytes(&self, node: u32) -> Result<usize, Violation> {
+    pub(super) fn stack_bytes(&self, node: u32) -> Result<usize, Violation> {
         let mut bytes = ENTRY;
         for frame in self.walk(node)? {
             let [name, file] = [frame.name, frame.file].map(|index| &self.strings[index as usize]);
@@ -139,7 +139,7 @@ impl Dictionary {
     }
 
     /// The stack of a node, innermost frame first.
-    pub fn stack(&self, node: u32) -> Result<Stack, Violation> {
+    pub(super) fn stack(&self, node: u32) -> Result<Stack, Violation> {
         let named = |frame: &FrameRow| {
             let [name, file] = [frame.name, frame.file].map(|index| &self.strings[index as usize]);
             let (name, file) = (Arc::clone(name), Arc::clone(file));
@@ -149,7 +149,7 @@ impl Dictionary {
     }
 
     /// Strings cut since the last call.
-    pub fn take_cut_strings(&mut self) -> u64 {
+    pub(super) fn take_cut_strings(&mut self) -> u64 {
         std::mem::take(&mut self.cut_strings)
     }
 
@@ -309,7 +309,7 @@ fn at<'a, T>(table: &'static str, rows: &'a [T], index: u32) -> Result<&'a T, Vi
 }
 
 /// All columns of a table are as long as the first.
-pub fn columns(
+pub(super) fn columns(
     table: &'static str,
     want: usize,
     columns: &[(&'static str, usize)],
@@ -321,6 +321,6 @@ pub fn columns(
 }
 
 /// A number that means nothing.
-pub fn number(what: &'static str, value: impl Into<u64>) -> Violation {
+pub(super) fn number(what: &'static str, value: impl Into<u64>) -> Violation {
     Violation::Number { what, value: value.into() }
 }

@@ -36,7 +36,7 @@ const MOST_REMEMBERED: usize = 8 << 10;
 
 /// The tables.
 #[derive(Default)]
-pub struct Dictionary {
+pub(super) struct Dictionary {
     strings: HashMap<Box<str>, u32>,
     string_bytes: usize,
     frames: HashMap<[u32; 4], u32>,
@@ -85,13 +85,13 @@ struct CauseKey {
 
 impl Dictionary {
     /// Begins an epoch.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         let repaired = self.repaired;
         *self = Self { repaired, ..Self::default() };
     }
 
     /// Whether the epoch has lasted long enough.
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         let tables = [
             self.spans.len(),
             self.causes.len(),
@@ -106,18 +106,18 @@ impl Dictionary {
     }
 
     /// What is new since the last call.
-    pub fn take_new(&mut self) -> v1::Dictionary {
+    pub(super) fn take_new(&mut self) -> v1::Dictionary {
         self.last_trace = 0;
         std::mem::take(&mut self.new)
     }
 
     /// What had to be cut since the last call.
-    pub fn take_repaired(&mut self) -> Repaired {
+    pub(super) fn take_repaired(&mut self) -> Repaired {
         std::mem::take(&mut self.repaired)
     }
 
     /// Index of a string.
-    pub fn string(&mut self, string: &str) -> u32 {
+    pub(super) fn string(&mut self, string: &str) -> u32 {
         let string = match codes::capped(string) {
             whole if whole.len() == string.len() => whole,
             start => {
@@ -136,7 +136,7 @@ impl Dictionary {
     }
 
     /// Index of a process.
-    pub fn process(&mut self, process: &ProcessIdentity) -> u32 {
+    pub(super) fn process(&mut self, process: &ProcessIdentity) -> u32 {
         if let Some(&index) = self.processes.get(process) {
             return index;
         }
@@ -150,7 +150,7 @@ impl Dictionary {
     }
 
     /// Index of a thread; `process` is one of this dictionary.
-    pub fn thread(&mut self, process: u32, tid: Tid) -> u32 {
+    pub(super) fn thread(&mut self, process: u32, tid: Tid) -> u32 {
         let new = &mut self.new;
         index(&mut self.threads, (process, tid.0), |&(process, tid)| {
             new.thread_process.push(process);
@@ -160,7 +160,7 @@ impl Dictionary {
 
     /// Index of a span's identity; `process` is one of this dictionary, `base` the Unix time of the
     /// batch.
-    pub fn span(&mut self, span: &SpanPart, process: u32, base: u64) -> u32 {
+    pub(super) fn span(&mut self, span: &SpanPart, process: u32, base: u64) -> u32 {
         let key = SpanKey {
             trace: self.trace(span.trace_id),
             id: span.span_id.number(),
@@ -182,7 +182,7 @@ impl Dictionary {
     }
 
     /// Index of a cause.
-    pub fn cause(&mut self, cause: &Cause) -> u32 {
+    pub(super) fn cause(&mut self, cause: &Cause) -> u32 {
         let mut key = CauseKey {
             kind: cause.kind.code().into(),
             name: self.string(&cause.name),
@@ -210,7 +210,7 @@ impl Dictionary {
     }
 
     /// Node of a stack, 0 for the empty one.
-    pub fn stack(&mut self, stack: &Stack) -> u32 {
+    pub(super) fn stack(&mut self, stack: &Stack) -> u32 {
         let address = stack.as_ptr().addr();
         if let Some((_, node)) = self.remembered.get(&address) {
             return *node;

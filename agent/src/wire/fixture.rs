@@ -16,15 +16,15 @@ use crate::model::{
     state::{State, StateTimes},
 };
 
-pub use super::resolved::resolved;
-pub use load::Load;
+pub(crate) use super::resolved::resolved;
+pub(crate) use load::Load;
 
 /// Numbers that repeat with their seed (splitmix64).
 #[derive(Clone)]
-pub struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -32,15 +32,15 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end.max(1)
     }
 
-    pub fn one_in(&mut self, n: u64) -> bool {
+    pub(crate) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 
-    pub fn pick<T: Clone>(&mut self, of: &[T]) -> T {
+    pub(crate) fn pick<T: Clone>(&mut self, of: &[T]) -> T {
         of[self.below(of.len() as u64) as usize].clone()
     }
 
@@ -72,7 +72,7 @@ impl Random {
     }
 }
 
-pub fn run(number: u8) -> Arc<Run> {
+pub(crate) fn run(number: u8) -> Arc<Run> {
     Arc::new(Run {
         id: RunId([number; 16]),
         boot_id: "2c5b9d2e-boot".into(),
@@ -84,13 +84,13 @@ pub fn run(number: u8) -> Arc<Run> {
 }
 
 /// A batch that holds nothing but its number, here and there.
-pub fn numbered(n: u64) -> Batch {
+pub(crate) fn numbered(n: u64) -> Batch {
     let counts = Counts { samples: n, intervals: 1, interval_ns: n * 7, ..Counts::default() };
     Batch { from: n, to: n + 1, counts, ..Batch::default() }
 }
 
 /// A batch of random rows, none of which makes sense.
-pub fn wild(random: &mut Random) -> Batch {
+pub(crate) fn wild(random: &mut Random) -> Batch {
     let processes: Vec<_> = (0..1 + random.below(4))
         .map(|_| ProcessIdentity {
             pid: random.next() as u32,
@@ -189,7 +189,7 @@ pub fn wild(random: &mut Random) -> Batch {
     batch
 }
 
-pub fn stack(random: &mut Random, depth: u64) -> Stack {
+pub(crate) fn stack(random: &mut Random, depth: u64) -> Stack {
     (0..depth)
         .map(|_| Frame {
             name: random.string("frame", 30),

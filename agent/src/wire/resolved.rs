@@ -7,7 +7,7 @@ use crate::model::{
 
 /// A batch with its references resolved: what must come out as it went in.
 #[derive(Debug, PartialEq)]
-pub struct Resolved {
+pub(crate) struct Resolved {
     rest: Batch,
     spans: Vec<(ProcessIdentity, SpanPart)>,
     samples: Vec<(ProcessIdentity, Option<Stack>, SampleRow)>,
@@ -16,7 +16,7 @@ pub struct Resolved {
 }
 
 /// Every row of a batch with what it refers to, whatever the order of its tables.
-pub fn resolved(batch: &Batch) -> Resolved {
+pub(crate) fn resolved(batch: &Batch) -> Resolved {
     let process = |index: u32| batch.processes[index as usize].clone();
     let stack = |index: u32| batch.stacks[index as usize].clone();
     Resolved {

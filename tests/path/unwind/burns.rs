@@ -25,10 +25,10 @@ const SAMPLES_OF_PERF: u64 = 200;
 /// Of each, when shares are compared: of 500, a half may differ by a tenth by chance.
 const SAMPLES_COMPARED: u64 = 2000;
 /// Of those, one in a hundred may be at an instruction that nobody's tables describe.
-pub const NEARLY_ALL: f64 = 0.99;
+pub(crate) const NEARLY_ALL: f64 = 0.99;
 /// While libgcc's unwinder installs a landing pad, it writes that pad's registers over its own saved
 /// ones, return address included: about one sample in a hundred has no true stack left to be found.
-pub const NEARLY_ALL_THROWING: f64 = 0.98;
+pub(crate) const NEARLY_ALL_THROWING: f64 = 0.98;
 /// A rate without a common divisor with the kernel's tick.
 const HZ: u64 = 499;
 /// Chains seen more rarely than this are not compared with perf's.
@@ -43,7 +43,7 @@ const PERF_LOOKS: usize = 24;
 const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Calls of `burn`.
-pub const BURN: CallGraph = CallGraph {
+pub(crate) const BURN: CallGraph = CallGraph {
     calls: &[
         ("main", "scenario_burn"),
         ("main", "scenario_short"),
@@ -61,7 +61,7 @@ pub const BURN: CallGraph = CallGraph {
 };
 
 /// Calls of `plt`: the leaf is of a library, and so is what binds it.
-pub const PLT: CallGraph = CallGraph {
+pub(crate) const PLT: CallGraph = CallGraph {
     calls: &[
         ("main", "scenario_plt"),
         ("scenario_plt", "plt_caller"),
@@ -73,7 +73,7 @@ pub const PLT: CallGraph = CallGraph {
 };
 
 /// Calls of `exceptions`.
-pub const EXCEPTIONS: CallGraph = CallGraph {
+pub(crate) const EXCEPTIONS: CallGraph = CallGraph {
     calls: &[
         ("main", "scenario_exceptions"),
         ("scenario_exceptions", "catcher"),
@@ -87,7 +87,7 @@ pub const EXCEPTIONS: CallGraph = CallGraph {
 };
 
 /// Samples a scenario; a good part of it must be stacks the program can have.
-pub fn possible(
+pub(crate) fn possible(
     variant: &str,
     scenario: &str,
     graph: &CallGraph,
@@ -107,7 +107,12 @@ pub fn possible(
 }
 
 /// Whether the call graph is that of the program: perf's chains must be possible too.
-pub fn perf_thinks_so(variant: &str, scenario: &str, graph: &CallGraph, good: f64) -> Result<()> {
+pub(crate) fn perf_thinks_so(
+    variant: &str,
+    scenario: &str,
+    graph: &CallGraph,
+    good: f64,
+) -> Result<()> {
     if !perf::is_installed() {
         return Ok(());
     }
@@ -123,7 +128,7 @@ pub fn perf_thinks_so(variant: &str, scenario: &str, graph: &CallGraph, good: f6
 }
 
 /// The same chains, as often, as perf finds in the same process.
-pub fn as_perf_says(variant: &str, scenario: &str) -> Result<()> {
+pub(crate) fn as_perf_says(variant: &str, scenario: &str) -> Result<()> {
     if !host::can_record() || !perf::is_installed() {
         return Ok(());
     }

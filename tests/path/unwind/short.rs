@@ -28,7 +28,7 @@ const HZ: u64 = 499;
 
 /// What became of the stacks of the processes.
 #[derive(Debug, Default)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Processes that were sampled in user code of the program.
     pub sampled: usize,
     /// Of those, processes with a stack from `_start` to a burning function.
@@ -40,7 +40,7 @@ pub struct Summary {
 }
 
 /// Starts them one by one; most must be seen.
-pub fn processes(variant: &str) -> Result<()> {
+pub(crate) fn processes(variant: &str) -> Result<()> {
     if !host::can_record() {
         return Ok(());
     }

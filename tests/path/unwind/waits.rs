@@ -27,12 +27,12 @@ const MAX_FRAMES: usize = agent_ebpf::wire::MAX_FRAMES;
 const ATTEMPTS: usize = 5;
 
 /// Where this cannot run it says so, and there is no program.
-pub fn can_run(variant: &str) -> Option<PathBuf> {
+pub(crate) fn can_run(variant: &str) -> Option<PathBuf> {
     if host::can_record() && gdb::is_installed() { unwind::program(variant) } else { None }
 }
 
 /// Records a scenario's waits; each of them must have the stack that gdb sees.
-pub fn same_as_gdb(variant: &str, arguments: &[&str], extent: Extent) -> Result<()> {
+pub(crate) fn same_as_gdb(variant: &str, arguments: &[&str], extent: Extent) -> Result<()> {
     let Some(program) = can_run(variant) else { return Ok(()) };
     let fixture = Fixture::start(&program, arguments)?;
     let mut watch = Watch::start(fixture.pid, 99)?;
@@ -47,7 +47,7 @@ fn waits(seen: &[Seen]) -> u64 {
 }
 
 /// The present stack of the thread, by gdb, must be that of every wait.
-pub fn compare(fixture: &Fixture, seen: &[Seen], extent: Extent) -> Result<()> {
+pub(crate) fn compare(fixture: &Fixture, seen: &[Seen], extent: Extent) -> Result<()> {
     // The copy that was made of the first stack has one memory: what a signal interrupted lies on
     // another stack, and the mark says that it is missing.
     let is_partial = |seen: &Seen| seen.stack.copied && seen.stack.stop == Stop::Memory;
@@ -132,7 +132,7 @@ fn listing(truth: &[Frame], at: usize) -> String {
 
 /// Inside a plugin, then inside another one that was loaded where the first was: its stack must come
 /// from its own tables.
-pub fn plugins(variant: &str) -> Result<()> {
+pub(crate) fn plugins(variant: &str) -> Result<()> {
     let Some(program) = can_run(variant) else { return Ok(()) };
     let mut fixture = Fixture::start(&program, &["dlopen"])?;
     let first = gdb::stack(fixture.pid, fixture.tid)?;

@@ -34,7 +34,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// A user stack of the span in one state.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub stack: StackDefinition,
     /// As reports call it.
     pub state: &'static str,
@@ -43,7 +43,7 @@ pub struct Seen {
 }
 
 /// A recording at work.
-pub struct Watch {
+pub(crate) struct Watch {
     daemon: Daemon,
     pid: u32,
     /// Of the process's spans, by hash and state.
@@ -54,17 +54,17 @@ pub struct Watch {
 }
 
 /// Whether the walk found the bottom of the stack, and not merely an end.
-pub fn is_whole(stack: &StackDefinition) -> bool {
+pub(crate) fn is_whole(stack: &StackDefinition) -> bool {
     stack.stop == Stop::Bottom
 }
 
 /// The addresses of a stack, innermost first.
-pub fn addresses(stack: &StackDefinition) -> Vec<u64> {
+pub(crate) fn addresses(stack: &StackDefinition) -> Vec<u64> {
     stack.frames.iter().filter_map(|frame| Some(frame.native()?.get())).collect()
 }
 
 /// Whether its first address is an instruction that ran.
-pub fn is_exact(stack: &StackDefinition) -> bool {
+pub(crate) fn is_exact(stack: &StackDefinition) -> bool {
     matches!(stack.frames.first(), Some(RawFrame::Native(FrameAddress::Ip(_))))
 }
 
@@ -72,27 +72,27 @@ pub fn is_exact(stack: &StackDefinition) -> bool {
 
 impl Seen {
     /// On a CPU.
-    pub fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         self.state == "running"
     }
 
     /// Waiting because the program said so: not for a CPU, nor for a debugger.
-    pub fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         matches!(self.state, "sleep" | "child")
     }
 
     /// Its addresses, innermost first.
-    pub fn addresses(&self) -> Vec<u64> {
+    pub(crate) fn addresses(&self) -> Vec<u64> {
         addresses(&self.stack)
     }
 
     /// The first address is an instruction that ran.
-    pub fn is_exact(&self) -> bool {
+    pub(crate) fn is_exact(&self) -> bool {
         is_exact(&self.stack)
     }
 
     /// It was deeper than what is kept.
-    pub fn is_cut(&self) -> bool {
+    pub(crate) fn is_cut(&self) -> bool {
         self.stack.stop == Stop::Depth
     }
 }
@@ -101,7 +101,7 @@ impl Seen {
 
 impl Watch {
     /// Attaches to the host and reports one process and its children.
-    pub fn start(pid: u32, hz: u64) -> Result<Self> {
+    pub(crate) fn start(pid: u32, hz: u64) -> Result<Self> {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let config = Config { hz, ..Config::default() };
         let daemon = Daemon::start(&config, &Watched::Tree(vec![Pid(pid).into()]))?;
@@ -110,7 +110,7 @@ impl Watch {
     }
 
     /// One round, when the kernel side calls or it is time, or when the other end of a pipe is closed.
-    pub fn round(&mut self, pipe: Option<BorrowedFd<'_>>) -> Result<()> {
+    pub(crate) fn round(&mut self, pipe: Option<BorrowedFd<'_>>) -> Result<()> {
         let calls = self.daemon.wake_fds().map(|fd| (fd, PollFlags::IN));
         let mut fds: Vec<_> = calls
             .chain(pipe.map(|fd| (fd, PollFlags::empty())))
@@ -122,7 +122,11 @@ impl Watch {
     }
 
     /// Rounds until what was seen is enough; fails when it takes too long.
-    pub fn until(&mut self, what: &str, mut enough: impl FnMut(&[Seen]) -> bool) -> Result<()> {
+    pub(crate) fn until(
+        &mut self,
+        what: &str,
+        mut enough: impl FnMut(&[Seen]) -> bool,
+    ) -> Result<()> {
         let deadline = Instant::now() + SOON;
         loop {
             self.round(None)?;
@@ -135,7 +139,7 @@ impl Watch {
     }
 
     /// The stacks of the process's spans so far, the most frequent first.
-    pub fn seen(&mut self) -> Result<Vec<Seen>> {
+    pub(crate) fn seen(&mut self) -> Result<Vec<Seen>> {
         let (flush, _) = self.daemon.flush().context("a flush of the agent failed")?;
         self.add(flush);
         Ok(self.summed())
@@ -162,12 +166,12 @@ impl Watch {
     }
 
     /// Every user stack of any process of the tree, in a span or not.
-    pub fn all_stacks(&self) -> impl Iterator<Item = StackDefinition> {
+    pub(crate) fn all_stacks(&self) -> impl Iterator<Item = StackDefinition> {
         self.stacks.values().filter_map(settled).filter(|stack| stack.tgid != 0)
     }
 
     /// Ends it. Nothing may be unaccounted for.
-    pub fn finish(&mut self) -> Result<Vec<Seen>> {
+    pub(crate) fn finish(&mut self) -> Result<Vec<Seen>> {
         let (flush, outcome) = self.daemon.last_flush().context("reading what is left")?;
         self.add(flush);
         let problems = conservation_problems(&accounting(&outcome));

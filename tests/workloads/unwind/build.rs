@@ -75,7 +75,7 @@ const VARIANTS: [Variant; 6] = [
 ];
 
 /// Builds everything into a folder. A compiler that is not installed leaves its variants out.
-pub fn build(out: &Path) {
+pub(crate) fn build(out: &Path) {
     println!("cargo::rerun-if-changed={FOLDER}");
     let place = out.join("unwind");
     // What an earlier build left must not pass for this one's.

@@ -13,7 +13,7 @@ use crate::{
 
 /// Why a process cannot be recorded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AskedError {
+pub(super) enum AskedError {
     /// No process, no thread.
     #[error("--pid {0}: there is no such process")]
     Absent(u32),
@@ -30,7 +30,7 @@ pub enum AskedError {
 
 /// A process asked for.
 #[derive(Debug)]
-pub struct Asked {
+pub(super) struct Asked {
     number: u32,
     pid: Pid,
     stat: Stat,
@@ -40,7 +40,7 @@ pub struct Asked {
 
 impl Asked {
     /// The process behind a number; that of a thread means its process.
-    pub fn find(number: u32) -> Result<Self, AskedError> {
+    pub(super) fn find(number: u32) -> Result<Self, AskedError> {
         let absent = AskedError::Absent(number);
         let Some(pid) = process_of(number) else { return Err(absent) };
         let Some(stat) = Stat::read(pid) else { return Err(absent) };
@@ -57,7 +57,7 @@ impl Asked {
     }
 
     /// Whether it has not ended meanwhile.
-    pub fn check(&self) -> Result<(), AskedError> {
+    pub(super) fn check(&self) -> Result<(), AskedError> {
         let same = Stat::read(self.pid).is_some_and(|stat| stat.is_same(&self.stat));
         if same && is_alive(self.pid) {
             return Ok(());
@@ -66,19 +66,19 @@ impl Asked {
     }
 
     /// As a root of what is recorded.
-    pub fn root(&self, alone: bool) -> Root {
+    pub(super) fn root(&self, alone: bool) -> Root {
         Root { pid: self.pid, alone }
     }
 
     /// What is to be said before the recording, if something is.
-    pub fn note(&self) -> Option<String> {
+    pub(super) fn note(&self) -> Option<String> {
         let Self { number, pid, stat: Stat { comm, .. } } = self;
         (*number != pid.0)
             .then(|| format!("{number} is a thread of {comm} ({pid}): its process is recorded"))
     }
 
     /// What is to be said of it afterwards. `below`: processes there were below it.
-    pub fn document(self, alone: bool, below: usize) -> RecordedDocument {
+    pub(super) fn document(self, alone: bool, below: usize) -> RecordedDocument {
         RecordedDocument {
             pid: self.pid.0,
             asked_pid: self.number,

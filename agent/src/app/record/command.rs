@@ -21,7 +21,7 @@ use rustix::{
 
 /// Why the command could not be started.
 #[derive(Debug, thiserror::Error)]
-pub enum CommandError {
+pub(super) enum CommandError {
     /// No such program.
     #[error("{0}: command not found. Is it spelled right and on PATH?")]
     NotFound(String),
@@ -52,7 +52,7 @@ extern "C" fn on_signal(
 }
 
 /// From now on SIGINT, SIGTERM and SIGHUP end the command, not us.
-pub fn catch_signals() {
+pub(super) fn catch_signals() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         // SAFETY: the handler only stores to an atomic; the struct is zeroed and filled.
         unsafe {
@@ -66,7 +66,7 @@ pub fn catch_signals() {
 
 /// A running command.
 #[derive(Debug)]
-pub struct Running {
+pub(super) struct Running {
     child: Child,
     /// Becomes readable when it ends.
     pidfd: Option<OwnedFd>,
@@ -79,7 +79,7 @@ pub struct Running {
 impl Running {
     /// Starts `argv` at priority `nice` and with this limit of open files, the caller's own; its
     /// standard output goes to our standard error.
-    pub fn start(argv: &[OsString], nice: i32, files: Rlimit) -> Result<Self, CommandError> {
+    pub(super) fn start(argv: &[OsString], nice: i32, files: Rlimit) -> Result<Self, CommandError> {
         let Some((program, arguments)) = argv.split_first() else {
             return Err(CommandError::NotFound("(nothing)".to_owned()));
         };
@@ -114,19 +114,19 @@ impl Running {
     }
 
     /// Its process id.
-    pub fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// A descriptor that becomes readable when it ends.
-    pub fn end_fd(&self) -> Option<BorrowedFd<'_>> {
+    pub(super) fn end_fd(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_ref().map(|fd| fd.as_fd())
     }
 
     /// Its status, once it has ended. Passes a caught signal on: what the terminal sent has reached
     /// the command already, and a shell or a database has its own idea of Ctrl-C. Whoever insists
     /// gets it killed.
-    pub fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
+    pub(super) fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
         let asked = ASKED.swap(0, Ordering::Relaxed);
         if asked != 0 {
             self.asked += 1;
@@ -140,7 +140,7 @@ impl Running {
     }
 
     /// Waits for its end without the agent.
-    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+    pub(super) fn wait(&mut self) -> io::Result<ExitStatus> {
         loop {
             if let Some(status) = self.poll()? {
                 return Ok(status);

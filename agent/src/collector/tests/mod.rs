@@ -47,7 +47,7 @@ use crate::{
 const TOKEN: &str = "a token";
 
 /// Waits for a condition, not for a time.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < deadline, "never: {what}");
@@ -57,7 +57,7 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// A sink in memory. It notes what a store should never see.
 #[derive(Clone, Default)]
-pub struct MemorySink(Arc<Memory>);
+pub(super) struct MemorySink(Arc<Memory>);
 
 #[derive(Default)]
 struct Memory {
@@ -79,7 +79,7 @@ impl MemorySink {
         self.0.stored.lock().unwrap()
     }
 
-    pub fn set_trouble(&self, trouble: Option<SinkError>) {
+    pub(super) fn set_trouble(&self, trouble: Option<SinkError>) {
         *self.0.trouble.lock().unwrap() = trouble;
     }
 
@@ -87,7 +87,7 @@ impl MemorySink {
         *self.0.delay.lock().unwrap() = delay;
     }
 
-    pub fn sequences(&self) -> Vec<u64> {
+    pub(super) fn sequences(&self) -> Vec<u64> {
         self.stored().entries.iter().map(|entry| entry.sequence).collect()
     }
 
@@ -95,11 +95,11 @@ impl MemorySink {
         self.stored().durable.get(&run.id).copied().unwrap_or(0)
     }
 
-    pub fn maintained(&self) -> u64 {
+    pub(super) fn maintained(&self) -> u64 {
         self.0.maintained.load(SeqCst)
     }
 
-    pub fn is_dropped_but_for_tests(&self) -> bool {
+    pub(super) fn is_dropped_but_for_tests(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
 

@@ -9,7 +9,7 @@ use crate::{
 
 /// A process, as its segments name it.
 #[derive(Debug)]
-pub struct Creator {
+pub(crate) struct Creator {
     /// Its number.
     pub(super) pid: Pid,
     identity: OnceCell<Identity>,
@@ -29,7 +29,7 @@ pub(super) struct Identity {
 
 impl Creator {
     /// A process, not asked yet.
-    pub fn new(pid: Pid) -> Self {
+    pub(crate) fn new(pid: Pid) -> Self {
         Self { pid, identity: OnceCell::new() }
     }
 

@@ -10,13 +10,13 @@ mod creator;
 mod images;
 mod lane;
 mod look;
-pub mod segment;
-pub mod survey;
+pub(crate) mod segment;
+pub(crate) mod survey;
 mod sweep;
 
-pub use lane::Queued;
-pub use look::{Ask, Found};
-pub use sweep::Owner;
+pub(crate) use lane::Queued;
+pub(crate) use look::{Ask, Found};
+pub(crate) use sweep::Owner;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},

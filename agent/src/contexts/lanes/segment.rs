@@ -33,7 +33,7 @@ const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 /// Why a segment was not attached.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// Gone, or we may not look.
     #[error("cannot open: {0}")]
     Open(io::Error),
@@ -65,7 +65,7 @@ pub enum Refused {
 
 impl Refused {
     /// What it is counted as.
-    pub fn counter(&self) -> DaemonCounter {
+    pub(crate) fn counter(&self) -> DaemonCounter {
         match self {
             Self::Open(_) => DaemonCounter::SegmentUnopened,
             Self::NotMemory => DaemonCounter::SegmentNotMemory,
@@ -82,7 +82,7 @@ impl Refused {
 
 /// A mapped segment.
 #[derive(Debug)]
-pub struct Segment {
+pub(crate) struct Segment {
     file: File,
     base: NonNull<u8>,
     len: usize,
@@ -99,7 +99,7 @@ unsafe impl Send for Segment {}
 
 /// A lane's control line, each value copied once.
 #[derive(Clone, Copy, Debug)]
-pub struct Control {
+pub(crate) struct Control {
     /// Whose it is; odd while owned.
     pub generation: u32,
     /// The owner in its own pid namespace.
@@ -118,7 +118,7 @@ pub struct Control {
 
 impl Control {
     /// Slots of the ring as it is now.
-    pub fn slots(&self) -> u64 {
+    pub(crate) fn slots(&self) -> u64 {
         1 << if self.grown_at != 0 { abi::RING_LOG2_MAX } else { self.ring_log2 }
     }
 }
@@ -127,7 +127,7 @@ impl Control {
 
 impl Segment {
     /// Opens, checks and maps the segment that a process shows at `mapping`.
-    pub fn attach(process: &Creator, mapping: &Mapping) -> Result<Self, Refused> {
+    pub(crate) fn attach(process: &Creator, mapping: &Mapping) -> Result<Self, Refused> {
         let (start, end) = (mapping.start.0, mapping.end.0);
         let name = format!("map_files/{start:x}-{end:x}");
         let file = procfs::ask(process.pid, |folder| File::open(folder.join(&name)));
@@ -184,27 +184,27 @@ impl Segment {
     }
 
     /// Lanes ever used, as far as the segment says.
-    pub fn lanes_in_use(&self) -> usize {
+    pub(crate) fn lanes_in_use(&self) -> usize {
         (self.u32_at(header::LANES_HIGH_WATER) as usize).min(abi::LANE_CAP)
     }
 
     /// Threads that found no lane.
-    pub fn threads_without_lane(&self) -> u64 {
+    pub(crate) fn threads_without_lane(&self) -> u64 {
         self.u64_at(header::THREADS_WITHOUT_LANE)
     }
 
     /// Publishes the publisher itself refused (re-entrant from a signal handler).
-    pub fn publishes_refused(&self) -> u64 {
+    pub(crate) fn publishes_refused(&self) -> u64 {
         self.u64_at(header::PUBLISHES_REFUSED)
     }
 
     /// Where the process sees lane `number`.
-    pub fn lane_address(&self, number: usize) -> Address {
+    pub(crate) fn lane_address(&self, number: usize) -> Address {
         Address(self.address.0 + self.lane_offset(number) as u64)
     }
 
     /// Copies a lane's control line.
-    pub fn control(&self, number: usize) -> Control {
+    pub(crate) fn control(&self, number: usize) -> Control {
         let at = self.lane_offset(number);
         Control {
             head: self.u64_at(at + lane::HEAD),
@@ -222,7 +222,7 @@ impl Segment {
     /// By `pread`: looking at a hole of a sparse file through a mapping would make a page there,
     /// charged to us. Each stretch is read twice; an event whose sequence word is right both before
     /// and after its content was copied was not being written in between (`abi::read_slot`).
-    pub fn events(&self, number: usize, control: &Control, range: Range<u64>) -> Vec<Event> {
+    pub(crate) fn events(&self, number: usize, control: &Control, range: Range<u64>) -> Vec<Event> {
         let mut out = Vec::new();
         let ring = (self.lane_offset(number) + abi::RING_IN_LANE) as u64;
         let slot =
@@ -264,7 +264,7 @@ impl Segment {
     }
 
     /// An operation name; empty when there is none. Capped, lossy.
-    pub fn name(&self, id: u32) -> String {
+    pub(crate) fn name(&self, id: u32) -> String {
         if id == 0 || id > abi::NAME_CAP as u32 {
             return String::new();
         }
@@ -305,7 +305,7 @@ impl Drop for Segment {
 }
 
 /// An entry of a name table: one length byte, then text. Capped, lossy.
-pub fn entry_text(entry: &[u8; abi::NAME_STRIDE]) -> String {
+pub(crate) fn entry_text(entry: &[u8; abi::NAME_STRIDE]) -> String {
     let len = usize::from(entry[0]).min(abi::NAME_LEN_MAX);
     String::from_utf8_lossy(&entry[1..=len]).into_owned()
 }

@@ -11,7 +11,7 @@ use crate::{model::id::Pid, process::maps::ProcessMap};
 
 /// Who publishes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Survey {
+pub(crate) struct Survey {
     /// Processes with a segment.
     pub publishers: usize,
     /// Those of which a segment cannot be read, and why.
@@ -22,7 +22,7 @@ pub struct Survey {
 
 impl Survey {
     /// Asks every process. Takes a file and a mapping at a time.
-    pub fn of_host() -> Self {
+    pub(crate) fn of_host() -> Self {
         let mut survey = Self::default();
         let Ok(entries) = fs::read_dir("/proc") else { return survey };
         for entry in entries.flatten() {

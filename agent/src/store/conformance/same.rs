@@ -30,11 +30,11 @@ pub(in crate::store) struct Tangle {
 // === impl Tangle ===
 
 impl Tangle {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { random: Random::new(seed), now: HOUR }
     }
 
-    pub fn batch(&mut self) -> Batch {
+    pub(crate) fn batch(&mut self) -> Batch {
         let from = self.now;
         self.now += 20 * SECOND;
         let mut batch = Batch {

@@ -38,18 +38,18 @@ pub(super) struct Pen {
 // === impl Pen ===
 
 impl Pen {
-    pub fn new(meta: Meta) -> Self {
+    pub(super) fn new(meta: Meta) -> Self {
         Self { meta, dictionary: Dictionary::new(meta.salt), masks: HashMap::new() }
     }
 
     /// After a transaction was rolled back.
-    pub fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.dictionary.forget();
         self.masks.clear();
     }
 
     /// Writes what the runs do not have yet, and moves them on.
-    pub fn write(
+    pub(super) fn write(
         &mut self,
         conn: &Connection,
         runs: &mut Runs,

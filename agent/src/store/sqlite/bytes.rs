@@ -16,7 +16,7 @@ const CRC_BYTES: usize = 4;
 // === impl Writer ===
 
 impl Writer {
-    pub fn number(&mut self, mut value: u64) {
+    pub(super) fn number(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.0.push(value as u8 | 0x80);
             value >>= 7;
@@ -25,15 +25,15 @@ impl Writer {
     }
 
     /// Small magnitudes of either sign are short.
-    pub fn signed(&mut self, value: i64) {
+    pub(super) fn signed(&mut self, value: i64) {
         self.number(((value << 1) ^ (value >> 63)) as u64);
     }
 
-    pub fn bytes(&mut self, bytes: &[u8]) {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
 
-    pub fn counted(&mut self, bytes: &[u8]) {
+    pub(super) fn counted(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
         self.bytes(bytes);
     }
@@ -42,7 +42,7 @@ impl Writer {
 // === impl Cursor ===
 
 impl<'a> Cursor<'a> {
-    pub fn number(&mut self) -> Result<u64, Damage> {
+    pub(super) fn number(&mut self) -> Result<u64, Damage> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.take(1)?[0];
@@ -58,49 +58,49 @@ impl<'a> Cursor<'a> {
         Err(Damage("a number is too long"))
     }
 
-    pub fn signed(&mut self) -> Result<i64, Damage> {
+    pub(super) fn signed(&mut self) -> Result<i64, Damage> {
         let value = self.number()?;
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
-    pub fn narrow(&mut self) -> Result<u32, Damage> {
+    pub(super) fn narrow(&mut self) -> Result<u32, Damage> {
         u32::try_from(self.number()?).map_err(|_| Damage("a number is too large"))
     }
 
     /// Id of a row of the part.
-    pub fn row(&mut self) -> Result<i64, Damage> {
+    pub(super) fn row(&mut self) -> Result<i64, Damage> {
         i64::try_from(self.number()?).map_err(|_| Damage("a row id is too large"))
     }
 
     /// Number of things that follow, each of at least one byte.
-    pub fn count(&mut self) -> Result<usize, Damage> {
+    pub(super) fn count(&mut self) -> Result<usize, Damage> {
         match usize::try_from(self.number()?) {
             Ok(count) if count <= self.0.len() => Ok(count),
             _ => Err(Damage("a count exceeds what follows")),
         }
     }
 
-    pub fn take(&mut self, length: usize) -> Result<&'a [u8], Damage> {
+    pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8], Damage> {
         let (taken, rest) =
             self.0.split_at_checked(length).ok_or(Damage("a record ends too early"))?;
         self.0 = rest;
         Ok(taken)
     }
 
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Damage> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Damage> {
         self.take(N)?.try_into().map_err(|_| Damage("a record ends too early"))
     }
 
-    pub fn counted(&mut self) -> Result<&'a [u8], Damage> {
+    pub(super) fn counted(&mut self) -> Result<&'a [u8], Damage> {
         let count = self.count()?;
         self.take(count)
     }
 
-    pub fn text(&mut self) -> Result<&'a str, Damage> {
+    pub(super) fn text(&mut self) -> Result<&'a str, Damage> {
         std::str::from_utf8(self.counted()?).map_err(|_| Damage("a string is not UTF-8"))
     }
 
-    pub fn end(&self) -> Result<(), Damage> {
+    pub(super) fn end(&self) -> Result<(), Damage> {
         if self.0.is_empty() { Ok(()) } else { Err(Damage("a record is too long")) }
     }
 }

@@ -43,7 +43,7 @@ const DAMAGED: &str = ".damaged";
 
 impl Catalogue {
     /// Of what is in the directory. Only the lock's holder may.
-    pub fn scan(dir: &Path, clock: Clock) -> Result<Self, StoreError> {
+    pub(super) fn scan(dir: &Path, clock: Clock) -> Result<Self, StoreError> {
         let mut list = List::default();
         let broken = || StoreError::io(dir);
         for entry in dir.read_dir().map_err(broken())? {
@@ -74,26 +74,26 @@ impl Catalogue {
         })
     }
 
-    pub fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         (self.clock)()
     }
 
     /// Oldest first.
-    pub fn parts(&self) -> Vec<PartName> {
+    pub(super) fn parts(&self) -> Vec<PartName> {
         self.list().parts.iter().copied().collect()
     }
 
-    pub fn contains(&self, part: PartName) -> bool {
+    pub(super) fn contains(&self, part: PartName) -> bool {
         self.list().parts.contains(&part)
     }
 
-    pub fn newest(&self) -> Option<PartName> {
+    pub(super) fn newest(&self) -> Option<PartName> {
         self.list().parts.last().copied()
     }
 
     /// Name of the part to begin at `now`: after every other, damaged ones included, whose files it
     /// must not meet.
-    pub fn next_name(&self, now: u64) -> PartName {
+    pub(super) fn next_name(&self, now: u64) -> PartName {
         let list = self.list();
         let damaged = list.set_aside.iter().filter_map(|aside| damaged_part(&aside.file));
         match list.parts.iter().copied().chain(damaged).max() {
@@ -102,16 +102,16 @@ impl Catalogue {
         }
     }
 
-    pub fn add(&self, part: PartName) {
+    pub(super) fn add(&self, part: PartName) {
         self.list().parts.insert(part);
     }
 
-    pub fn set_aside(&self) -> Vec<SetAside> {
+    pub(super) fn set_aside(&self) -> Vec<SetAside> {
         self.list().set_aside.clone()
     }
 
     /// Nobody reads this part any more.
-    pub fn quarantine(&self, part: PartName, reason: &str) {
+    pub(super) fn quarantine(&self, part: PartName, reason: &str) {
         let mut list = self.list();
         if !list.parts.remove(&part) {
             return;
@@ -128,13 +128,13 @@ impl Catalogue {
         list.quarantined.push(part);
     }
 
-    pub fn is_quarantined(&self, part: PartName) -> bool {
+    pub(super) fn is_quarantined(&self, part: PartName) -> bool {
         self.list().quarantined.contains(&part)
     }
 
     /// Renames what was quarantined, except the part the writer still has open: what it writes there
     /// meanwhile must stay where its WAL is.
-    pub fn rename_quarantined(&self, open: Option<PartName>) -> Result<(), StoreError> {
+    pub(super) fn rename_quarantined(&self, open: Option<PartName>) -> Result<(), StoreError> {
         let quarantined: Vec<_> =
             self.list().quarantined.extract_if(.., |part| Some(*part) != open).collect();
         for part in quarantined {
@@ -147,7 +147,7 @@ impl Catalogue {
     }
 
     /// Takes a part's data away for good.
-    pub fn unlink(&self, part: PartName) -> Result<(), StoreError> {
+    pub(super) fn unlink(&self, part: PartName) -> Result<(), StoreError> {
         self.list().parts.remove(&part);
         for file in part.files() {
             let path = self.dir.join(file);
@@ -157,7 +157,7 @@ impl Catalogue {
     }
 
     /// Takes the oldest damaged part away; false when there is none.
-    pub fn unlink_damaged(&self) -> Result<bool, StoreError> {
+    pub(super) fn unlink_damaged(&self) -> Result<bool, StoreError> {
         let mut list = self.list();
         let oldest = list.set_aside.iter().filter_map(|aside| damaged_part(&aside.file)).min();
         let Some(oldest) = oldest.filter(|part| !list.quarantined.contains(part)) else {
@@ -174,7 +174,7 @@ impl Catalogue {
     }
 
     /// Bytes on disk, damaged parts included.
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         let list = self.list();
         let of_parts: u64 = list.parts.iter().map(|part| part.bytes(&self.dir)).sum();
         let of_damaged = (list.set_aside.iter())
@@ -191,7 +191,7 @@ impl Catalogue {
     }
 
     /// Whether the last write found no room.
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
     }
 }

@@ -115,14 +115,14 @@ impl<T: Copy + Eq + Hash> Index<T> {
 // === impl Rows ===
 
 impl Rows {
-    pub fn append(&mut self, mut other: Self) {
+    pub(super) fn append(&mut self, mut other: Self) {
         self.samples.append(&mut other.samples);
         self.waits.append(&mut other.waits);
         self.totals.append(&mut other.totals);
     }
 
     /// As bytes. Samples are put in order of time.
-    pub fn encode(mut self, level: i32) -> Result<Vec<u8>, Damage> {
+    pub(super) fn encode(mut self, level: i32) -> Result<Vec<u8>, Damage> {
         self.samples.sort_by_key(|sample| sample.at);
         let mut plain = Writer::default();
         encode_samples(&mut plain, &self.samples);
@@ -144,7 +144,7 @@ impl Rows {
         Ok(chunk.0)
     }
 
-    pub fn decode(chunk: &[u8]) -> Result<Self, Damage> {
+    pub(super) fn decode(chunk: &[u8]) -> Result<Self, Damage> {
         let mut chunk = Cursor(chunk);
         let length = chunk.number()? as usize;
         if length > MAX_BYTES {

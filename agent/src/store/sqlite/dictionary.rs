@@ -80,21 +80,21 @@ pub(super) struct ProcessIds {
 // === impl Dictionary ===
 
 impl Dictionary {
-    pub fn new(salt: u64) -> Self {
+    pub(super) fn new(salt: u64) -> Self {
         let (known, hasher, hashed) = (HashMap::new(), RandomState::new(), Bytes::default());
         Self { salt, known, hasher, hashed }
     }
 
     /// After a transaction that made entries was rolled back.
-    pub fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.known.clear();
     }
 
-    pub fn text(&mut self, conn: &Connection, text: &str) -> Result<i64, PartError> {
+    pub(super) fn text(&mut self, conn: &Connection, text: &str) -> Result<i64, PartError> {
         self.find_or_insert(conn, Kind::Text, cap(text, MAX_STRING_BYTES).as_bytes())
     }
 
-    pub fn process(
+    pub(super) fn process(
         &mut self,
         conn: &Connection,
         boot_id: &str,
@@ -113,7 +113,7 @@ impl Dictionary {
         Ok(ProcessIds { process, identity })
     }
 
-    pub fn operation(
+    pub(super) fn operation(
         &mut self,
         conn: &Connection,
         identity: i64,
@@ -126,7 +126,7 @@ impl Dictionary {
     }
 
     /// The innermost node of a stack, 0 for an empty one.
-    pub fn stack(&mut self, conn: &Connection, stack: &Stack) -> Result<i64, PartError> {
+    pub(super) fn stack(&mut self, conn: &Connection, stack: &Stack) -> Result<i64, PartError> {
         let key = self.key(stack);
         if let Some(&id) = self.known.get(&key) {
             return Ok(id);

@@ -42,7 +42,7 @@ pub(super) struct Operation {
 // === impl Lexicon ===
 
 impl Lexicon {
-    pub fn text(&mut self, conn: &Connection, id: i64) -> Result<Arc<str>, PartError> {
+    pub(super) fn text(&mut self, conn: &Connection, id: i64) -> Result<Arc<str>, PartError> {
         if let Some(text) = self.texts.get(&id) {
             return Ok(Arc::clone(text));
         }
@@ -52,7 +52,7 @@ impl Lexicon {
         Ok(remember(&mut self.texts, id, text))
     }
 
-    pub fn operation(&mut self, conn: &Connection, id: i64) -> Result<Operation, PartError> {
+    pub(super) fn operation(&mut self, conn: &Connection, id: i64) -> Result<Operation, PartError> {
         if let Some(operation) = self.operations.get(&id) {
             return Ok(operation.clone());
         }
@@ -85,13 +85,17 @@ impl Lexicon {
     }
 
     /// The boot a process is of.
-    pub fn boot_id(&mut self, conn: &Connection, process: i64) -> Result<Arc<str>, PartError> {
+    pub(super) fn boot_id(
+        &mut self,
+        conn: &Connection,
+        process: i64,
+    ) -> Result<Arc<str>, PartError> {
         let boot_id = entry(conn, Kind::Process, process, |body| Cursor(body).row())?;
         self.text(conn, boot_id)
     }
 
     /// The stack whose innermost node this is.
-    pub fn stack(&mut self, conn: &Connection, leaf: i64) -> Result<Stack, PartError> {
+    pub(super) fn stack(&mut self, conn: &Connection, leaf: i64) -> Result<Stack, PartError> {
         if let Some(stack) = self.stacks.get(&leaf) {
             return Ok(Arc::clone(stack));
         }

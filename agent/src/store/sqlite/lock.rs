@@ -17,7 +17,7 @@ pub(super) struct DirectoryLock {
 }
 
 impl DirectoryLock {
-    pub fn take(dir: &Path) -> Result<Self, StoreError> {
+    pub(super) fn take(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("lock");
         let mut file = OpenOptions::new()
             .read(true)
@@ -44,7 +44,7 @@ impl DirectoryLock {
     }
 
     /// Whether it is still the lock of that directory.
-    pub fn is_in(&self, dir: &Path) -> bool {
+    pub(super) fn is_in(&self, dir: &Path) -> bool {
         let own = self.file.metadata();
         own.is_ok_and(|own| FileIdentity::of(&own).is_at(&dir.join("lock")))
     }
@@ -60,13 +60,13 @@ pub(super) struct FileIdentity {
 // === impl FileIdentity ===
 
 impl FileIdentity {
-    pub fn of(metadata: &Metadata) -> Self {
+    pub(super) fn of(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
 
     /// Whether the path still leads there. What cannot be known is believed: whoever uses the file
     /// gets the error.
-    pub fn is_at(self, path: &Path) -> bool {
+    pub(super) fn is_at(self, path: &Path) -> bool {
         match path.metadata() {
             Ok(metadata) => Self::of(&metadata) == self,
             Err(error) => error.kind() != io::ErrorKind::NotFound,

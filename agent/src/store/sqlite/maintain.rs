@@ -194,13 +194,13 @@ impl Verification {
         Some(Self { part, outcome, interrupt, thread })
     }
 
-    pub fn cancel(self) {
+    pub(super) fn cancel(self) {
         self.interrupt.interrupt();
         let _ = self.thread.join();
     }
 
     #[cfg(test)]
-    pub fn wait(&self) {
+    pub(super) fn wait(&self) {
         while !self.thread.is_finished() {
             thread::yield_now();
         }

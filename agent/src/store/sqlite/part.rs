@@ -16,31 +16,31 @@ const NS_PER_DAY: u64 = 86_400_000_000_000;
 
 impl PartName {
     /// The first of the day of `unix_ns`.
-    pub fn first_at(unix_ns: u64) -> Self {
+    pub(super) fn first_at(unix_ns: u64) -> Self {
         Self { date: date(unix_ns / NS_PER_DAY), number: 0 }
     }
 
     /// The one after it on the same day.
-    pub fn next(self) -> Self {
+    pub(super) fn next(self) -> Self {
         Self { number: self.number + 1, ..self }
     }
 
     /// Whether `unix_ns` is on a later day.
-    pub fn is_before_day_of(self, unix_ns: u64) -> bool {
+    pub(super) fn is_before_day_of(self, unix_ns: u64) -> bool {
         self.date < date(unix_ns / NS_PER_DAY)
     }
 
     /// Its file and what SQLite keeps beside it.
-    pub fn files(self) -> [String; 3] {
+    pub(super) fn files(self) -> [String; 3] {
         [format!("{self}"), format!("{self}-wal"), format!("{self}-shm")]
     }
 
     /// Bytes on disk.
-    pub fn bytes(self, dir: &std::path::Path) -> u64 {
+    pub(super) fn bytes(self, dir: &std::path::Path) -> u64 {
         self.files().iter().filter_map(|file| dir.join(file).metadata().ok()).map(|m| m.len()).sum()
     }
 
-    pub fn path(self, dir: &std::path::Path) -> PathBuf {
+    pub(super) fn path(self, dir: &std::path::Path) -> PathBuf {
         dir.join(self.to_string())
     }
 }

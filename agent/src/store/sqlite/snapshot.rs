@@ -36,13 +36,13 @@ pub(super) struct Pinned {
 // === impl Pinned ===
 
 impl Pinned {
-    pub fn new(reader: Reader, views: Vec<View>) -> Self {
+    pub(super) fn new(reader: Reader, views: Vec<View>) -> Self {
         let views = RefCell::new(views);
         Self { reader, views, is_spoiled: Cell::new(false), has_failed: Cell::new(false) }
     }
 
     /// When the oldest part was begun.
-    pub fn oldest_unix_ns(&self) -> Option<u64> {
+    pub(super) fn oldest_unix_ns(&self) -> Option<u64> {
         self.views.borrow().first().map(|oldest| oldest.meta.created_unix_ns)
     }
 

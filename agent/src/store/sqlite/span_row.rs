@@ -53,7 +53,7 @@ pub(super) struct SpanRow {
 
 impl SpanRow {
     /// From the first addition that came.
-    pub fn new(part: &SpanPart, process: i64, operation: i64) -> Self {
+    pub(super) fn new(part: &SpanPart, process: i64, operation: i64) -> Self {
         let mut row = Self {
             trace_id: part.trace_id,
             span_id: part.span_id,
@@ -78,7 +78,7 @@ impl SpanRow {
     }
 
     /// A later addition.
-    pub fn add(&mut self, part: &SpanPart, operation: i64) {
+    pub(super) fn add(&mut self, part: &SpanPart, operation: i64) {
         let missing = missing(self.next, part.part);
         self.next = part.part.saturating_add(1);
         self.operation = operation;
@@ -98,7 +98,7 @@ impl SpanRow {
     }
 
     /// Its rows are in the chunks of these minutes too.
-    pub fn extend_minutes(&mut self, from: u64, to: u64) {
+    pub(super) fn extend_minutes(&mut self, from: u64, to: u64) {
         self.minutes = Some(match self.minutes {
             Some((first, last)) => (first.min(from), last.max(to)),
             None => (from, to),
@@ -106,12 +106,12 @@ impl SpanRow {
     }
 
     /// One bit per state it has time in.
-    pub fn mask(&self) -> i64 {
+    pub(super) fn mask(&self) -> i64 {
         self.states.iter().fold(0, |mask, (state, _)| mask | mask_of(state))
     }
 
     /// As accounts have it; what came before `first` is not looked at yet.
-    pub fn account(self, of: Operation) -> SpanSum {
+    pub(super) fn account(self, of: Operation) -> SpanSum {
         let account = SpanAccount {
             process: of.process,
             trace_id: self.trace_id,
@@ -131,7 +131,7 @@ impl SpanRow {
         SpanSum { account, first: self.first, next: self.next }
     }
 
-    pub fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut to = Writer::default();
         let whole = self.active == [(self.start, self.end)];
         let has_parent = !self.parent.is_none();
@@ -180,7 +180,7 @@ impl SpanRow {
         to.0
     }
 
-    pub fn decode(operation: i64, body: &[u8]) -> Result<Self, Damage> {
+    pub(super) fn decode(operation: i64, body: &[u8]) -> Result<Self, Damage> {
         let mut from = Cursor(body);
         let flags = from.take(1)?[0];
         let (trace_id, span_id) = (TraceId(from.array()?), SpanId(from.array()?));

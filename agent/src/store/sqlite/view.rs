@@ -42,13 +42,13 @@ pub(super) struct Tallies {
 // === impl View ===
 
 impl View {
-    pub fn open(catalogue: &Catalogue, name: PartName) -> Result<Self, StoreError> {
+    pub(super) fn open(catalogue: &Catalogue, name: PartName) -> Result<Self, StoreError> {
         let (conn, meta) = schema::open(&catalogue.dir, name, Access::Read)?;
         Ok(Self { name, conn, meta, lexicon: Lexicon::default() })
     }
 
     /// Holds the part still until [`Self::unpin`].
-    pub fn pin(&self) -> Result<(), StoreError> {
+    pub(super) fn pin(&self) -> Result<(), StoreError> {
         let pinned = (|| {
             self.conn.execute_batch("BEGIN")?;
             // SQLite fixes the state of a transaction at its first read.
@@ -58,16 +58,16 @@ impl View {
     }
 
     /// False when the connection is of no more use.
-    pub fn unpin(&self) -> bool {
+    pub(super) fn unpin(&self) -> bool {
         self.conn.execute_batch("ROLLBACK").is_ok()
     }
 
-    pub fn error(&self, error: PartError) -> StoreError {
+    pub(super) fn error(&self, error: PartError) -> StoreError {
         error.of(&self.name.to_string())
     }
 
     /// Rows of a span, one per process; of any trace when none is given.
-    pub fn spans(
+    pub(super) fn spans(
         &self,
         trace_id: Option<TraceId>,
         span_id: SpanId,
@@ -90,7 +90,7 @@ impl View {
         Ok(found)
     }
 
-    pub fn trace(&self, trace_id: TraceId) -> Result<Vec<(i64, SpanRow)>, PartError> {
+    pub(super) fn trace(&self, trace_id: TraceId) -> Result<Vec<(i64, SpanRow)>, PartError> {
         let mut found = self.rows(
             "SELECT id, operation, start, wall, body FROM span WHERE trace_key = ?",
             params![salted(self.meta.salt, &trace_id.0)],
@@ -114,13 +114,13 @@ impl View {
     }
 
     /// A row's sums, by name.
-    pub fn tally(&mut self, row: SpanRow) -> Result<SpanSum, PartError> {
+    pub(super) fn tally(&mut self, row: SpanRow) -> Result<SpanSum, PartError> {
         let operation = self.lexicon.operation(&self.conn, row.operation)?;
         Ok(row.account(operation))
     }
 
     /// Chunks of a process that may hold something of these minutes.
-    pub fn chunks(
+    pub(super) fn chunks(
         &self,
         process: i64,
         from_minute: u64,
@@ -144,7 +144,7 @@ impl View {
 // === impl Tallies ===
 
 impl Tallies {
-    pub fn add(&mut self, tally: SpanSum) {
+    pub(super) fn add(&mut self, tally: SpanSum) {
         let index = *self.index.entry(key(&tally.account)).or_insert(self.tallies.len());
         match self.tallies.get_mut(index) {
             Some(earlier) => earlier.add(tally),
@@ -153,7 +153,7 @@ impl Tallies {
     }
 
     /// In order of start.
-    pub fn finish(self) -> Vec<SpanAccount> {
+    pub(super) fn finish(self) -> Vec<SpanAccount> {
         let mut accounts: Vec<_> = self.tallies.into_iter().map(SpanSum::finish).collect();
         accounts.sort_by_key(|account| account.start_unix_ns);
         accounts

@@ -254,7 +254,7 @@ impl std::fmt::Debug for Store {
 // === impl Newest ===
 
 impl Newest {
-    pub fn open(catalogue: &Catalogue, name: PartName) -> Result<Self, StoreError> {
+    pub(super) fn open(catalogue: &Catalogue, name: PartName) -> Result<Self, StoreError> {
         let (conn, meta) = schema::open(&catalogue.dir, name, Access::Write)?;
         let path = name.path(&catalogue.dir);
         let identity = path.metadata().map_err(StoreError::io(&path))?;
@@ -262,7 +262,7 @@ impl Newest {
     }
 
     /// Everything into the main file. A reader may hold it up: then the next one does it.
-    pub fn checkpoint(&self) {
+    pub(super) fn checkpoint(&self) {
         let _ = self.conn.busy_timeout(std::time::Duration::from_millis(50));
         let done = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         if let Err(error) = done {

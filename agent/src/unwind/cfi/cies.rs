@@ -19,7 +19,7 @@ const READ: u64 = 1 << 20;
 const EACH: u64 = 256;
 
 /// CIEs by their place in a section.
-pub struct Cies<'s, 'a> {
+pub(super) struct Cies<'s, 'a> {
     section: &'s Section<'a>,
     known: HashMap<usize, Option<Cie>>,
     /// The last ones, by their place.
@@ -31,18 +31,18 @@ pub struct Cies<'s, 'a> {
 
 impl<'s, 'a> Cies<'s, 'a> {
     /// Those of a section.
-    pub fn new(section: &'s Section<'a>) -> Self {
+    pub(super) fn new(section: &'s Section<'a>) -> Self {
         let budget = READ + section.bytes.len() as u64;
         Self { section, known: HashMap::new(), recent: vec![None; RECENT], budget }
     }
 
     /// The section.
-    pub fn section(&self) -> &'s Section<'a> {
+    pub(super) fn section(&self) -> &'s Section<'a> {
         self.section
     }
 
     /// The CIE at `at`, with what its instructions say; `None` when it cannot be followed.
-    pub fn get(&mut self, at: usize) -> Option<Cie> {
+    pub(super) fn get(&mut self, at: usize) -> Option<Cie> {
         // Entries begin at every fourth byte.
         let recent = at / 4 % RECENT;
         if let Some((last, cie)) = self.recent[recent]

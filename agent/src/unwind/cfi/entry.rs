@@ -17,7 +17,7 @@ const OMITTED: u8 = 0xff;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub(super) enum Entry {
     /// Common to FDEs.
     Cie,
     /// Of one function; where its CIE begins.
@@ -30,7 +30,7 @@ pub enum Entry {
 
 /// An entry's bounds in the section.
 #[derive(Clone, Copy, Debug)]
-pub struct Header {
+pub(super) struct Header {
     /// What it is.
     pub entry: Entry,
     /// Behind its id.
@@ -41,7 +41,7 @@ pub struct Header {
 
 /// What FDEs have in common.
 #[derive(Clone, Copy, Debug)]
-pub struct Cie {
+pub(super) struct Cie {
     /// Factor of distances in code.
     pub code_align: u64,
     /// Factor of offsets.
@@ -62,7 +62,7 @@ pub struct Cie {
 
 /// A function.
 #[derive(Clone, Copy, Debug)]
-pub struct Fde {
+pub(super) struct Fde {
     /// Its first address in the image.
     pub start: u64,
     /// Its bytes.
@@ -77,7 +77,7 @@ pub struct Fde {
 
 impl Header {
     /// The entry at `at`; `None` when its length leads nowhere.
-    pub fn read(section: &Section<'_>, at: usize) -> Option<Self> {
+    pub(super) fn read(section: &Section<'_>, at: usize) -> Option<Self> {
         let mut reader = Reader::new(section.bytes, at);
         let (length, wide) = match reader.u32()? {
             u32::MAX => (reader.u64()?, true),
@@ -115,7 +115,7 @@ impl Header {
 
 impl Cie {
     /// The CIE with this header, its instructions not yet looked at.
-    pub fn read(section: &Section<'_>, header: &Header) -> Option<Self> {
+    pub(super) fn read(section: &Section<'_>, header: &Header) -> Option<Self> {
         let mut reader = Reader::new(section.bytes.get(..header.end)?, header.body);
         let version = reader.u8()?;
         let mut letters = reader.text()?;
@@ -182,7 +182,7 @@ impl Cie {
 
 impl Fde {
     /// The FDE with this header.
-    pub fn read(section: &Section<'_>, header: &Header, cie: &Cie) -> Option<Self> {
+    pub(super) fn read(section: &Section<'_>, header: &Header, cie: &Cie) -> Option<Self> {
         let mut reader = Reader::new(section.bytes.get(..header.end)?, header.body);
         let start = address(&mut reader, cie.encoding, section.address)?;
         // A length is relative to nothing.
@@ -197,7 +197,7 @@ impl Fde {
 }
 
 /// An encoded address in the image.
-pub fn address(reader: &mut Reader<'_>, encoding: u8, section: u64) -> Option<u64> {
+pub(super) fn address(reader: &mut Reader<'_>, encoding: u8, section: u64) -> Option<u64> {
     let at = section.wrapping_add(reader.position() as u64);
     let value = number(reader, encoding)?;
     match encoding & 0xf0 {

@@ -11,7 +11,7 @@ const DEPTH: usize = 4;
 
 /// What a sum starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Base {
+pub(super) enum Base {
     /// Zero.
     Nothing,
     /// The canonical frame address.
@@ -22,7 +22,7 @@ pub enum Base {
 
 /// The result of an expression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value {
+pub(super) enum Value {
     /// Base + offset.
     Sum(Base, i64),
     /// The word at register + `at`, plus `added`.
@@ -39,7 +39,7 @@ pub enum Value {
 }
 
 /// The value of `code`, on whose stack lies `first`.
-pub fn evaluate(code: &[u8], first: Option<Value>, machine: Machine) -> Option<Value> {
+pub(super) fn evaluate(code: &[u8], first: Option<Value>, machine: Machine) -> Option<Value> {
     if let (Some(threshold), Machine::X86_64) = (plt(code), machine) {
         return Some(Value::Plt(threshold));
     }

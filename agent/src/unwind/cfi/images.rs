@@ -13,7 +13,7 @@ use super::{Kind, Section, Summary, rows};
 use crate::process::elf;
 
 /// A section out of a file, with what is needed to read it.
-pub struct Image {
+pub(super) struct Image {
     pub bytes: Vec<u8>,
     pub address: u64,
     pub machine: Machine,
@@ -29,7 +29,7 @@ pub struct Table {
 
 impl Image {
     /// The tables of exceptions in a file.
-    pub fn read(path: &Path) -> Self {
+    pub(super) fn read(path: &Path) -> Self {
         let file = File::open(path).unwrap();
         let header = elf::Header::read(&file).unwrap();
         let sections = header.sections(&file).unwrap();
@@ -44,7 +44,7 @@ impl Image {
         }
     }
 
-    pub fn section(&self) -> Section<'_> {
+    pub(super) fn section(&self) -> Section<'_> {
         Section {
             bytes: &self.bytes,
             address: self.address,
@@ -53,7 +53,7 @@ impl Image {
         }
     }
 
-    pub fn table(&self) -> Table {
+    pub(super) fn table(&self) -> Table {
         Table::of(&self.section(), &self.code)
     }
 }
@@ -83,7 +83,7 @@ impl Table {
 }
 
 /// libc, which this process has mapped.
-pub fn libc() -> PathBuf {
+pub(super) fn libc() -> PathBuf {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let is_libc = |path: &str| path.ends_with("/libc.so.6") || path.contains("/ld-musl-");
     let path = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
@@ -91,7 +91,7 @@ pub fn libc() -> PathBuf {
 }
 
 /// All files to compare; what is missing is named.
-pub fn all() -> Vec<PathBuf> {
+pub(super) fn all() -> Vec<PathBuf> {
     let mut found = vec![env::current_exe().unwrap(), libc()];
     let libraries = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
     let python = Path::new(&env::var_os("HOME").unwrap_or_default()).join(".pyenv/versions");

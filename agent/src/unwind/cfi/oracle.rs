@@ -29,7 +29,7 @@ impl UnwindContextStorage<usize> for Deep {
 
 /// What was compared.
 #[derive(Debug, Default)]
-pub struct Comparison {
+pub(super) struct Comparison {
     pub fdes: u64,
     pub addresses: u64,
     /// FDEs that gimli cannot follow to their end.
@@ -48,7 +48,7 @@ struct Frame {
 
 /// Compares `table` with gimli's view of the section, at the first two, the last and two more addresses of each row
 /// and in all gaps.
-pub fn compare(section: &Section<'_>, code: &[Range<u64>], table: &Table) -> Comparison {
+pub(super) fn compare(section: &Section<'_>, code: &[Range<u64>], table: &Table) -> Comparison {
     let bases = BaseAddresses::default().set_eh_frame(section.address);
     let vendor = match section.machine {
         Machine::X86_64 => gimli::Vendor::Default,

@@ -18,7 +18,7 @@ const MAX_DEPTH: usize = 16;
 
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub(super) enum End {
     /// All of it was followed.
     Whole,
     /// An instruction that cannot be followed.
@@ -49,7 +49,7 @@ enum Step {
 }
 
 /// What the instructions of a CIE say, `None` when they cannot be followed.
-pub fn initial(section: &Section<'_>, cie: &Cie) -> Option<State> {
+pub(super) fn initial(section: &Section<'_>, cie: &Cie) -> Option<State> {
     let bytes = section.bytes.get(..cie.end)?;
     let mut program = Program::new(section, cie, Reader::new(bytes, cie.instructions), None);
     for _ in 0..MAX_STEPS {
@@ -66,7 +66,7 @@ pub fn initial(section: &Section<'_>, cie: &Cie) -> Option<State> {
 
 /// Emits the rows that `instructions` say of `start..end`, which is not empty: the first at `start`,
 /// each at a higher address, all below `end`. Behind a broken instruction follows [`Rule::BAD`].
-pub fn rows(
+pub(super) fn rows(
     section: &Section<'_>,
     cie: &Cie,
     (start, end): (u64, u64),

@@ -6,29 +6,29 @@ const MAX_LEB: usize = 10;
 
 /// A position in bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Reader<'a> {
+pub(super) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Reader<'a> {
     /// Reads from `at`, which may be anywhere, to the end of `bytes`.
-    pub fn new(bytes: &'a [u8], at: usize) -> Self {
+    pub(super) fn new(bytes: &'a [u8], at: usize) -> Self {
         Self { bytes, at: at.min(bytes.len()) }
     }
 
     /// Bytes from the start to here.
-    pub fn position(&self) -> usize {
+    pub(super) fn position(&self) -> usize {
         self.at
     }
 
     /// Whether nothing is left.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.at >= self.bytes.len()
     }
 
     /// The next `count` bytes.
-    pub fn take(&mut self, count: u64) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, count: u64) -> Option<&'a [u8]> {
         let end = self.at.checked_add(usize::try_from(count).ok()?)?;
         let bytes = self.bytes.get(self.at..end)?;
         self.at = end;
@@ -36,7 +36,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What comes before the next zero, which is read too.
-    pub fn text(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn text(&mut self) -> Option<&'a [u8]> {
         let rest = self.bytes.get(self.at..)?;
         let text = rest.get(..rest.iter().position(|&byte| byte == 0)?)?;
         self.at += text.len() + 1;
@@ -51,30 +51,30 @@ impl<'a> Reader<'a> {
 
     /// One byte.
     #[inline]
-    pub fn u8(&mut self) -> Option<u8> {
+    pub(super) fn u8(&mut self) -> Option<u8> {
         let byte = *self.bytes.get(self.at)?;
         self.at += 1;
         Some(byte)
     }
 
     /// Two bytes.
-    pub fn u16(&mut self) -> Option<u16> {
+    pub(super) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
     /// Four bytes.
-    pub fn u32(&mut self) -> Option<u32> {
+    pub(super) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
     /// Eight bytes.
-    pub fn u64(&mut self) -> Option<u64> {
+    pub(super) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
     /// An unsigned number of variable length.
     #[inline]
-    pub fn uleb(&mut self) -> Option<u64> {
+    pub(super) fn uleb(&mut self) -> Option<u64> {
         let first = self.u8()?;
         if first < 0x80 {
             return Some(u64::from(first));
@@ -95,7 +95,7 @@ impl<'a> Reader<'a> {
 
     /// A signed number of variable length.
     #[inline]
-    pub fn sleb(&mut self) -> Option<i64> {
+    pub(super) fn sleb(&mut self) -> Option<i64> {
         let mut value = 0;
         for index in 0..MAX_LEB {
             let byte = self.u8()?;

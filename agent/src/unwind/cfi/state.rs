@@ -7,7 +7,7 @@ use super::expression::{Base, Value};
 
 /// Where the canonical frame address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cfa {
+pub(super) enum Cfa {
     /// Not said.
     Unset,
     /// Register + offset.
@@ -18,7 +18,7 @@ pub enum Cfa {
 
 /// What became of a register of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Saved {
+pub(super) enum Saved {
     /// Not said.
     Unset,
     /// Gone; of a return address: nobody returns.
@@ -37,7 +37,7 @@ pub enum Saved {
 
 /// One row of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct State {
+pub(super) struct State {
     /// The canonical frame address.
     pub cfa: Cfa,
     /// The caller's frame pointer.
@@ -48,7 +48,7 @@ pub struct State {
 
 /// DWARF's numbers of a machine's registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Registers {
+pub(super) struct Registers {
     /// Stack pointer.
     pub stack: u64,
     /// Frame pointer.
@@ -63,7 +63,7 @@ type CfaParts = (CfaRule, u8, i64);
 
 impl Registers {
     /// Those of a machine (x86-64 psABI 3.6.2, aadwarf64 4.1).
-    pub fn of(machine: Machine) -> Self {
+    pub(super) fn of(machine: Machine) -> Self {
         match machine {
             Machine::X86_64 => Self { stack: 7, frame: 6, ret: 16 },
             Machine::Aarch64 => Self { stack: 31, frame: 29, ret: 30 },
@@ -84,10 +84,10 @@ impl Registers {
 
 impl State {
     /// Nothing said.
-    pub const UNSET: Self = Self { cfa: Cfa::Unset, frame: Saved::Unset, ret: Saved::Unset };
+    pub(super) const UNSET: Self = Self { cfa: Cfa::Unset, frame: Saved::Unset, ret: Saved::Unset };
 
     /// The rule, [`Rule::BAD`] for what no rule can say.
-    pub fn rule(&self, machine: Machine) -> Rule {
+    pub(super) fn rule(&self, machine: Machine) -> Rule {
         self.packed(machine).unwrap_or(Rule::BAD)
     }
 

@@ -12,7 +12,7 @@ use hotspan_lanes::{NameId, Span};
 
 /// Which publisher the actor uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
+pub(crate) enum Via {
     Rust,
     C,
     /// The C header in the shared object, after the Rust crate has published.
@@ -22,10 +22,10 @@ pub enum Via {
 }
 
 /// The publishers that every behaviour is tested with.
-pub const EACH: [Via; 2] = [Via::Rust, Via::C];
+pub(crate) const EACH: [Via; 2] = [Via::Rust, Via::C];
 
 /// The actor, killed when the test ends.
-pub struct Actor {
+pub(crate) struct Actor {
     child: Child,
     output: BufReader<ChildStdout>,
     said: Vec<String>,
@@ -40,7 +40,7 @@ struct Lanes {
 }
 
 /// Compiles C with warnings as errors, once per output.
-pub fn compile(output: &str, arguments: &[&str]) -> PathBuf {
+pub(crate) fn compile(output: &str, arguments: &[&str]) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(output);
     // Tests of several binaries may compile at once: each makes its own and renames it.
@@ -61,7 +61,7 @@ pub fn compile(output: &str, arguments: &[&str]) -> PathBuf {
     target
 }
 
-pub fn actor_library() -> &'static Path {
+pub(crate) fn actor_library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         compile("actor.so", &["-std=gnu11", "-fPIC", "-shared", "tests/lanes/actor.c"])
@@ -69,7 +69,7 @@ pub fn actor_library() -> &'static Path {
 }
 
 /// The body of the ignored test `actor_process`, which is the actor's main function.
-pub fn be_the_actor() {
+pub(crate) fn be_the_actor() {
     let setting = |name: &str| std::env::var(name).unwrap_or_default();
     let verb = CString::new(setting("ACTOR_VERB")).unwrap();
     let library = CString::new(setting("ACTOR_LIBRARY")).unwrap();
@@ -131,7 +131,7 @@ extern "C" fn refused() -> u64 {
 }
 
 impl Actor {
-    pub fn start(via: Via, verb: &str, amount: u64, environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(via: Via, verb: &str, amount: u64, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "actor_process", "--ignored", "--nocapture", "--test-threads=1"])
             .env("ACTOR_VERB", verb)
@@ -148,18 +148,18 @@ impl Actor {
     }
 
     /// Starts it and waits until it has done its work.
-    pub fn ready(via: Via, verb: &str, amount: u64, environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn ready(via: Via, verb: &str, amount: u64, environment: &[(&str, &str)]) -> Self {
         let mut actor = Self::start(via, verb, amount, environment);
         actor.wait_until_ready();
         actor
     }
 
-    pub fn wait_until_ready(&mut self) -> u32 {
+    pub(crate) fn wait_until_ready(&mut self) -> u32 {
         self.heard("ready")
     }
 
     /// The number the actor says after this word; reads on until it does.
-    pub fn heard(&mut self, word: &str) -> u32 {
+    pub(crate) fn heard(&mut self, word: &str) -> u32 {
         let spoken = |line: &String| line.strip_prefix(word)?.trim().parse().ok();
         loop {
             // What a forked child says also counts as said once.
@@ -177,12 +177,12 @@ impl Actor {
         }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// The thread the actor runs on: the harness may give its test a thread of its own.
-    pub fn pid_of_actor_thread(&self) -> u32 {
+    pub(crate) fn pid_of_actor_thread(&self) -> u32 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
         tasks
             .map(|task| task.unwrap().file_name().to_str().unwrap().parse().unwrap())
@@ -190,13 +190,13 @@ impl Actor {
             .unwrap()
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Lets it go and checks that it ended well.
-    pub fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         drop(self.child.stdin.take());
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
@@ -218,7 +218,7 @@ impl Drop for Actor {
 }
 
 /// The number an event of the actor was made from; panics if its fields disagree.
-pub fn number_of(event: &Event) -> u64 {
+pub(crate) fn number_of(event: &Event) -> u64 {
     let number = u64::from_le_bytes(event.span_id);
     let mut trace_id = [0; 16];
     trace_id[..8].copy_from_slice(&number.to_le_bytes());

@@ -12,19 +12,19 @@ use hotspan_lanes::abi::{
 };
 
 /// A mapped segment of another process. Stays readable after that process died.
-pub struct Segment {
+pub(crate) struct Segment {
     base: *const u8,
 }
 
 /// What a drain of one lane found.
 #[derive(Default, Debug)]
-pub struct Drained {
+pub(crate) struct Drained {
     pub events: Vec<Event>,
     pub lost: u64,
 }
 
 /// Every segment of the process, by ordinal.
-pub fn segments_of(pid: u32) -> Vec<Segment> {
+pub(crate) fn segments_of(pid: u32) -> Vec<Segment> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process lives");
     let mut found: Vec<Segment> = maps
         .lines()
@@ -66,19 +66,19 @@ impl Segment {
         segment
     }
 
-    pub fn header(&self) -> &SegmentHeader {
+    pub(crate) fn header(&self) -> &SegmentHeader {
         // SAFETY: the mapping is longer than a header and lives as long as `self`.
         unsafe { &*self.base.cast() }
     }
 
-    pub fn lane(&self, number: usize) -> &LaneControl {
+    pub(crate) fn lane(&self, number: usize) -> &LaneControl {
         assert!(number < abi::LANE_CAP);
         // SAFETY: the lane lies inside the mapping.
         unsafe { &*self.base.add(abi::LANE_OFF + number * abi::LANE_STRIDE).cast() }
     }
 
     /// Lanes that were ever used.
-    pub fn lanes(&self) -> impl Iterator<Item = &LaneControl> {
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = &LaneControl> {
         let used = self.header().lanes_high_water.load(Ordering::Acquire) as usize;
         (0..used).map(|number| self.lane(number)).filter(|lane| {
             // A lane below the mark may still be on its way.
@@ -86,7 +86,7 @@ impl Segment {
         })
     }
 
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let count = self.header().name_count.load(Ordering::Acquire) as usize;
         (0..count)
             .map(|place| {
@@ -99,7 +99,7 @@ impl Segment {
     }
 
     /// Everything from `tail` to the lane's head, in order.
-    pub fn drain(&self, lane: &LaneControl, tail: u64) -> Drained {
+    pub(crate) fn drain(&self, lane: &LaneControl, tail: u64) -> Drained {
         let head = lane.head.load(Ordering::Acquire);
         let grown_at = lane.grown_at.load(Ordering::Acquire);
         let ring = self.base.wrapping_add(lane.ring_off.load(Ordering::Relaxed) as usize);
