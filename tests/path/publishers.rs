@@ -208,9 +208,11 @@ fn a_program_without_proc() -> Result<()> {
     let program = ["/publishers", "spans", "1000", "1"].map(OsStr::new);
     let (recording, truth) = recorded(&[&chroot[..], &program].concat(), None)?;
     ensure!(truth.len() == 1_000 && found_or_lost(&recording, &truth)? == 0);
-    // Nor is a name missing: not even of hotspan's own programs, which are gone when it is asked for.
+    // Nor is a name missing: not even of hotspan's own programs, which are gone when it is asked for. A
+    // sample may by chance hit `chroot` itself, whose image is gone before it is looked at.
     let loss = &recording.report()?.loss;
-    ensure!(!loss.contains_key("symbols_unresolved"), "{loss:?}");
+    let lost = |key: &str| loss.get(key).copied().unwrap_or_default();
+    ensure!(lost("symbols_unresolved") <= lost("stacks_tables_missing"), "{loss:?}");
     Ok(())
 }
 
