@@ -39,7 +39,24 @@ fn main() {
     println!("cargo::rustc-env=WORKLOAD_STALL={}", stall.display());
     let table = compile(&out, "wait_table", "workloads/wait_table", &WAITS, &["-lrt"]);
     println!("cargo::rustc-env=WORKLOAD_WAIT_TABLE={}", table.display());
+    attacks(&out);
     unwind::build(&out);
+}
+
+/// What attackers run: each file a program of its name, in one folder.
+fn attacks(out: &Path) {
+    let (folder, programs) = (Path::new("workloads/attacks"), out.join("attacks"));
+    std::fs::create_dir_all(&programs).expect("a folder below OUT_DIR can be made");
+    let files = std::fs::read_dir(folder).expect("the folder is part of this crate");
+    for file in files.flatten().map(|file| file.path()) {
+        let (Some(name), Some(source)) = (file.file_stem(), file.file_name()) else { continue };
+        if file.extension().is_some_and(|extension| extension == "c") {
+            let (name, source) = (name.to_string_lossy(), source.to_string_lossy());
+            compile(&programs, &name, "workloads/attacks", &[&source], &[]);
+        }
+    }
+    println!("cargo::rerun-if-changed={}", folder.display());
+    println!("cargo::rustc-env=WORKLOAD_ATTACKS={}", programs.display());
 }
 
 /// A program made of C sources that publish through the header.

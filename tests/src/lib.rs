@@ -3,10 +3,11 @@
 //! about itself; [`check`] compares the two. [`service`] does the same with `hotspan run`. [`host`] looks at the machine
 //! around them. What goes wrong on purpose: [`proxy`] is the network, [`disk`] the disk, [`random`]
 //! the moment; [`stream`] is an agent and a collector that meet it, [`publisher`] works meanwhile and [`accounting`] says afterwards whether all of it is
-//! accounted for. Stacks: [`unwind`] runs programs whose stacks are known, [`gdb`] and [`perf`] are
+//! accounted for. [`attack`] is a hostile neighbour and an honest one beside it. Stacks: [`unwind`] runs programs whose stacks are known, [`gdb`] and [`perf`] are
 //! second opinions, [`chains`] compares.
 
 pub mod accounting;
+pub mod attack;
 pub mod chains;
 pub mod check;
 pub mod disk;
