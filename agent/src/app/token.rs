@@ -1,37 +1,60 @@
 //! The ingest token: made by the collector in its data directory, shown by agents.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    io::{Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
 };
 
 use anyhow::{Context as _, bail};
 
-use crate::{model::id::hex, process::host::random};
+use crate::{
+    model::id::hex,
+    process::{
+        host::random,
+        own::{Access, OwnDirectory, OwnError, trusted_file},
+    },
+};
 
 /// Shorter ones can be guessed.
 const SHORTEST: usize = 16;
 
+/// Longer files hold something else.
+const LONGEST: u64 = 4096;
+
 /// The token in a file, made on first use. Only its owner can read it.
 pub(super) fn read_or_make(path: &Path) -> anyhow::Result<String> {
-    match fs::read_to_string(path) {
+    match trusted(path) {
         Ok(text) => checked(path, &text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make(path),
+        Err(error) if error.is_absent() => make(path),
         Err(error) => Err(error).with_context(|| cannot_read(path)),
     }
 }
 
 /// The token in a file that somebody else made.
 pub(super) fn read(path: &Path) -> anyhow::Result<String> {
-    let text = fs::read_to_string(path).with_context(|| {
-        format!(
-            "{}: copy it from the collector's data directory, or name it with --ingest-token-file",
-            cannot_read(path)
-        )
+    let text = trusted(path).map_err(|error| {
+        let remedy = match error.is_absent() {
+            true => {
+                ": copy it from the collector's data directory, or name it with --ingest-token-file"
+            }
+            false => "",
+        };
+        anyhow::Error::new(error).context(cannot_read(path) + remedy)
     })?;
     checked(path, &text)
+}
+
+/// A file that only root or we could have written: whoever knows the token can send what it likes.
+fn trusted(path: &Path) -> Result<String, OwnError> {
+    let failed = |error| OwnError::Io { path: path.into(), error };
+    let file = trusted_file(path)?;
+    if file.metadata().map_err(failed)?.permissions().mode() & 0o004 != 0 {
+        tracing::warn!("{0} can be read by every user of this host: chmod 600 {0}", path.display());
+    }
+    let mut text = String::new();
+    file.take(LONGEST).read_to_string(&mut text).map_err(failed)?;
+    Ok(text)
 }
 
 fn cannot_read(path: &Path) -> String {
@@ -53,22 +76,20 @@ fn checked(path: &Path, text: &str) -> anyhow::Result<String> {
 
 fn make(path: &Path) -> anyhow::Result<String> {
     let cannot = || format!("cannot write the ingest token {}", path.display());
-    if let Some(folder) = path.parent() {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.with_context(cannot)?;
-    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let directory = OwnDirectory::make(folder.unwrap_or(Path::new("."))).with_context(cannot)?;
+    let name = path.file_name().and_then(|name| name.to_str()).with_context(cannot)?;
     let bytes: [u8; 32] = random().context("the kernel gives no random bytes")?;
     let token = hex(&bytes);
-    let mut options = File::options();
-    let mut file =
-        options.write(true).create_new(true).mode(0o600).open(path).with_context(cannot)?;
+    let file = directory.file(name, Access::New).with_context(cannot)?;
+    let mut file = file.with_context(cannot)?;
     file.write_all(token.as_bytes()).and_then(|()| file.sync_all()).with_context(cannot)?;
     Ok(token)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::fs;
 
     use super::*;
 

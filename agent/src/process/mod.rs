@@ -19,6 +19,7 @@ pub mod late;
 pub mod maps;
 mod moved;
 pub mod names;
+pub mod own;
 pub mod packed;
 pub mod procfs;
 pub mod reader;

@@ -3,20 +3,21 @@
 //! ```text
 //! CONTENT.table: magic, version │ base, counts of index, rows, rules │ these │ CRC-32C of all before
 //! ```
-//! The folder is ours alone (mode 0700), so a file in it is ours; it may still be cut or flipped, so it
-//! is checked like any other. What cannot be written is not: the cache is never needed.
+//! The folder is ours alone and so is each file that is read; it may still be cut or flipped, so it is
+//! checked like any other. What cannot be written is not: the cache is never needed.
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
-    os::unix::fs::DirBuilderExt as _,
+    io::{self, Read as _, Write as _},
     path::PathBuf,
     time::SystemTime,
 };
 
 use agent_ebpf::unwind::Rule;
+use rustix::fs::{AtFlags, renameat, unlinkat};
 
 use super::{image::Content, table::Table};
+use crate::process::own::{Access, OwnDirectory};
 
 /// Changes with the format of tables, and with what the parser makes of a file.
 pub(super) const MAGIC: [u8; 8] = *b"HSTABLE2";
@@ -30,19 +31,18 @@ const MAX_FILE: u64 = 64 << 20;
 /// The folder.
 #[derive(Debug)]
 pub struct Cache {
-    folder: PathBuf,
+    folder: OwnDirectory,
 }
 
 // === impl Cache ===
 
 impl Cache {
-    /// Uses a folder, which is made if need be; `None` when it cannot be.
+    /// Uses a folder, which is made if need be; `None` when it cannot be, or is not ours alone.
     pub fn open(folder: PathBuf) -> Option<Self> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-        match made {
-            Ok(()) => Some(Self { folder }),
+        match OwnDirectory::make(&folder) {
+            Ok(folder) => Some(Self { folder }),
             Err(error) => {
-                tracing::debug!(%error, "no cache of unwind tables in {}", folder.display());
+                tracing::debug!(%error, "no cache of unwind tables");
                 None
             }
         }
@@ -50,15 +50,21 @@ impl Cache {
 
     /// The table of a content. A damaged file is removed.
     pub fn get(&self, content: &Content) -> Option<Table> {
-        let path = self.path(content);
-        let meta = fs::symlink_metadata(&path).ok()?;
-        if !meta.is_file() || meta.len() > MAX_FILE {
+        let name = name(content);
+        let file = match self.folder.file(&name, Access::Read) {
+            Ok(file) => file?,
+            Err(error) => {
+                tracing::debug!(%error, "a cached unwind table is not used");
+                return None;
+            }
+        };
+        if file.metadata().ok()?.len() > MAX_FILE {
             return None;
         }
-        let table = decode(&fs::read(&path).ok()?);
+        let mut bytes = Vec::new();
+        let table = file.take(MAX_FILE).read_to_end(&mut bytes).ok().and_then(|_| decode(&bytes));
         if table.is_none() {
-            // It may be gone already; then all is well.
-            let _ = fs::remove_file(&path);
+            self.remove(&name);
         }
         table
     }
@@ -75,20 +81,28 @@ impl Cache {
 
     fn write(&self, content: &Content, bytes: &[u8]) -> io::Result<()> {
         self.keep_bound(bytes.len() as u64);
-        let path = self.path(content);
-        let part = path.with_extension("part");
-        let mut file = File::create(&part)?;
-        let written = file.write_all(bytes).and_then(|()| fs::rename(&part, &path));
+        let name = name(content);
+        let part = format!("{name}.part");
+        // Left where a writing was cut short.
+        self.remove(&part);
+        let file: Option<File> = self.folder.file(&part, Access::New).map_err(io::Error::other)?;
+        let written = file
+            .map_or(Ok(()), |mut file| file.write_all(bytes))
+            .and_then(|()| Ok(renameat(&self.folder, &part, &self.folder, &name)?));
         if written.is_err() {
-            // A half-written file helps nobody; failing to remove it changes nothing.
-            let _ = fs::remove_file(&part);
+            self.remove(&part);
         }
         written
     }
 
+    /// It may be gone already; failing to remove it changes nothing.
+    fn remove(&self, name: &str) {
+        let _ = unlinkat(&self.folder, name, AtFlags::empty());
+    }
+
     /// Makes room for `more` bytes.
     fn keep_bound(&self, more: u64) {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        let Ok(entries) = fs::read_dir(self.folder.path()) else { return };
         let mut files: Vec<(SystemTime, u64, PathBuf)> = entries
             .filter_map(|entry| {
                 let entry = entry.ok()?;
@@ -107,11 +121,11 @@ impl Cache {
             bytes -= len;
         }
     }
+}
 
-    fn path(&self, content: &Content) -> PathBuf {
-        let name: String = content.0.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.folder.join(name + ".table")
-    }
+fn name(content: &Content) -> String {
+    let name: String = content.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    name + ".table"
 }
 
 pub(super) fn encode(table: &Table) -> Vec<u8> {
@@ -193,7 +207,7 @@ mod tests {
         let kept = table(MIN_WORDS as u64 + 10);
         cache.put(&large, &kept);
         assert_eq!(cache.get(&large), Some(kept));
-        let path = cache.path(&large);
+        let path = cache.folder.path().join(name(&large));
         fs::write(&path, b"HSTABLE2 and then nothing").unwrap();
         assert_eq!(cache.get(&large), None);
         assert!(!path.exists());

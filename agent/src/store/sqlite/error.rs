@@ -6,16 +6,18 @@ use std::{io, path::PathBuf};
 use rusqlite::{ErrorCode, ffi};
 use thiserror::Error;
 
+use crate::process::own::OwnError;
+
 /// What went wrong.
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// Another collector has the directory.
-    #[error("{dir} is in use by process {pid}: stop it, or give this one another --data-dir")]
+    #[error("{dir} is in use by process {holder}: stop it, or give this one another --data-dir")]
     Locked {
         /// The store's directory.
         dir: PathBuf,
         /// Who has it, "?" when it did not say.
-        pid: String,
+        holder: String,
     },
     /// A downgrade.
     #[error(
@@ -46,6 +48,9 @@ pub enum StoreError {
         /// What showed it.
         reason: String,
     },
+    /// Others decide about the directory, or about a file in it.
+    #[error("{0} (--data-dir)")]
+    Own(OwnError),
     /// The directory or a file in it.
     #[error(
         "cannot use {path}: {error}; check its owner and permissions, or give another --data-dir"
@@ -88,6 +93,15 @@ impl StoreError {
         move |error| match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full,
             _ => Self::Io { path, error },
+        }
+    }
+}
+
+impl From<OwnError> for StoreError {
+    fn from(error: OwnError) -> Self {
+        match error {
+            OwnError::Io { path, error } => Self::io(path)(error),
+            error => Self::Own(error),
         }
     }
 }

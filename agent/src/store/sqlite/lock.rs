@@ -1,51 +1,31 @@
-//! One collector per directory: an flock on `lock`, which the kernel gives back whatever way its
-//! holder ends. The file holds the holder's pid, for the message only.
+//! One collector per directory: the lock of an [`OwnDirectory`] by the name `lock`.
 
-use std::{
-    fs::{File, Metadata, OpenOptions, TryLockError},
-    io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::Path,
-};
+use std::{fs::Metadata, io, os::unix::fs::MetadataExt as _, path::Path};
 
 use super::error::StoreError;
+use crate::process::own::{
+    OwnDirectory,
+    lock::{Lock, LockError},
+};
 
 /// Held as long as it lives.
 #[derive(Debug)]
-pub(super) struct DirectoryLock {
-    file: File,
-}
+pub(super) struct DirectoryLock(Lock);
 
 impl DirectoryLock {
-    pub(super) fn take(dir: &Path) -> Result<Self, StoreError> {
-        let path = dir.join("lock");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(StoreError::io(&path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                let said = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
-                let pid = if said { pid.trim().into() } else { "?".into() };
-                return Err(StoreError::Locked { dir: dir.into(), pid });
+    pub(super) fn take(dir: &OwnDirectory) -> Result<Self, StoreError> {
+        match Lock::take(dir, "lock") {
+            Ok(lock) => Ok(Self(lock)),
+            Err(LockError::Held { holder, .. }) => {
+                Err(StoreError::Locked { dir: dir.path().into(), holder })
             }
-            Err(TryLockError::Error(source)) => return Err(StoreError::io(&path)(source)),
+            Err(LockError::Own(error)) => Err(error.into()),
         }
-        // Only for the message: a full disk must not keep the store from opening.
-        let _ = file.set_len(0).and_then(|()| file.rewind());
-        let _ = write!(file, "{}", std::process::id());
-        Ok(Self { file })
     }
 
     /// Whether it is still the lock of that directory.
     pub(super) fn is_in(&self, dir: &Path) -> bool {
-        let own = self.file.metadata();
+        let own = self.0.file().metadata();
         own.is_ok_and(|own| FileIdentity::of(&own).is_at(&dir.join("lock")))
     }
 }
@@ -71,12 +51,5 @@ impl FileIdentity {
             Ok(metadata) => Self::of(&metadata) == self,
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
-    }
-}
-
-impl Drop for DirectoryLock {
-    fn drop(&mut self) {
-        // Closing is not enough while a child that was just forked has the descriptor too.
-        let _ = self.file.unlock();
     }
 }

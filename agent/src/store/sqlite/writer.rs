@@ -3,9 +3,7 @@
 
 use std::{
     collections::HashSet,
-    fs::DirBuilder,
-    os::unix::fs::DirBuilderExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -26,6 +24,7 @@ use super::{
 };
 use crate::{
     model::id::RunId,
+    process::own::OwnDirectory,
     store::{Entry, Sink, SinkError},
 };
 
@@ -69,9 +68,8 @@ impl Store {
     }
 
     pub(super) fn open_with_clock(settings: Settings, clock: Clock) -> Result<Self, StoreError> {
-        let dir = &settings.dir;
-        make(dir)?;
-        let lock = DirectoryLock::take(dir)?;
+        let (dir, lock) = take(&settings.dir)?;
+        let dir = &dir;
         let catalogue = Arc::new(Catalogue::scan(dir, clock)?);
         for part in catalogue.parts() {
             match schema::check_header(dir, part) {
@@ -195,9 +193,8 @@ impl Store {
         if self.newest.identity.is_at(&self.newest.name.path(dir)) && self.lock.is_in(dir) {
             return Ok(());
         }
-        make(dir)?;
         if !self.lock.is_in(dir) {
-            self.lock = DirectoryLock::take(dir)?;
+            (_, self.lock) = take(dir)?;
         }
         for part in self.catalogue.parts() {
             let path = part.path(dir);
@@ -272,8 +269,12 @@ impl Newest {
     }
 }
 
-fn make(dir: &Path) -> Result<(), StoreError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(StoreError::io(dir))
+/// Takes a directory: its path without links, and its lock. Files that others left in it are none of ours.
+fn take(dir: &Path) -> Result<(PathBuf, DirectoryLock), StoreError> {
+    let directory = OwnDirectory::make(dir)?;
+    let lock = DirectoryLock::take(&directory)?;
+    directory.check_all(|name| name.ends_with(".db") || name.ends_with(".db.damaged"))?;
+    Ok((directory.path().into(), lock))
 }
 
 fn begin_part(catalogue: &Catalogue, runs: &Runs) -> Result<Newest, StoreError> {
