@@ -40,7 +40,8 @@ fn a_second_agent_of_this_host_is_refused() -> Result<()> {
     }
     let (place, other) = (Place::new()?, Place::new()?);
     let first = place.run(&[])?;
-    let words = ["another agent", "already profiles this host", "stop it first"];
+    let holder = format!("process {} (hotspan) holds", first.child.id());
+    let words = ["another agent", "already profiles this host", &holder, "stop it first"];
     // Not through the fixture, which would wait for the first to go.
     refused(other.spawn(other.command("run", &[])?, "run")?, SOON, &words)?;
     refused(place.spawn(place.agent_command(None, &[])?, "agent")?, SOON, &words)?;
@@ -53,20 +54,25 @@ fn a_second_agent_of_this_host_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// What `make` makes in a network namespace of its own. It lasts as long as sockets and processes
-/// in it do.
+/// What `make` makes in a network of its own and with a `/run` of its own, as a container has them. They last
+/// as long as sockets and processes in it do.
 fn elsewhere<T: Send + 'static>(make: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let (sender, made) = mpsc::channel();
     // A namespace is a thread's; this one has no other work.
     let thread = std::thread::spawn(move || {
+        let own = libc::CLONE_NEWNET | libc::CLONE_NEWNS | libc::CLONE_FS;
         // SAFETY: no memory is passed.
-        let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        let result = unsafe { libc::unshare(own) };
+        let script = "ip link set lo up && mount --make-rprivate / && mount -t tmpfs none /run";
         let made = match result {
-            0 => Command::new("ip")
-                .args(["link", "set", "lo", "up"])
-                .status()
-                .context("`ip` is needed")
-                .and_then(|_| make()),
+            0 => {
+                Command::new("sh").args(["-c", script]).status().context("`sh` is needed").and_then(
+                    |status| {
+                        ensure!(status.success(), "`{script}`: {status}");
+                        make()
+                    },
+                )
+            }
             _ => Err(std::io::Error::last_os_error().into()),
         };
         let _ = sender.send(made);
@@ -75,8 +81,7 @@ fn elsewhere<T: Send + 'static>(make: impl FnOnce() -> Result<T> + Send + 'stati
     made.recv()?
 }
 
-/// The name that keeps agents of a host apart is one network namespace's: in another, the
-/// collector must notice.
+/// The lock that keeps agents of a host apart is one file system's: in a container, the collector must notice.
 #[test]
 fn a_second_agent_in_another_network_is_refused_by_the_collector() -> Result<()> {
     if !can_record() {

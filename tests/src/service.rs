@@ -311,15 +311,16 @@ impl Drop for Service {
     }
 }
 
-/// Whether a process holds the name of this host's agent.
+/// Whether a process holds the lock of this host's agent.
 fn profiles(pid: u32) -> bool {
-    let sockets = host::read_text("/proc/net/unix");
-    let agent = sockets.lines().find(|line| line.ends_with(" @hotspan-agent"));
-    let Some(inode) = agent.and_then(|line| line.split_whitespace().nth(6)) else { return false };
-    let socket = format!("socket:[{inode}]");
     let Ok(files) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    let mut targets = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
-    targets.any(|target| target.as_os_str() == socket.as_str())
+    let mut locks = files.flatten().filter(|file| {
+        fs::read_link(file.path()).is_ok_and(|target| target.ends_with("agent.lock"))
+    });
+    locks.any(|file| {
+        let number = file.file_name().to_string_lossy().into_owned();
+        host::read_text(format!("/proc/{pid}/fdinfo/{number}")).contains("FLOCK")
+    })
 }
 
 fn unix_now() -> Result<u64> {

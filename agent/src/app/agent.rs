@@ -1,13 +1,15 @@
 //! The half that profiles this host and streams what it finds.
 
 use std::{
+    io,
     net::ToSocketAddrs as _,
-    os::{linux::net::SocketAddrExt as _, unix::net},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
+use rustix::process::geteuid;
 use tokio::{runtime::Runtime, sync::watch, time::Instant};
 
 use super::{
@@ -22,7 +24,13 @@ use crate::{
     config::Settings,
     kernel,
     model::batch::Batch,
-    process::host,
+    process::{
+        host,
+        own::{
+            OwnDirectory, OwnError,
+            lock::{Lock, LockError},
+        },
+    },
     stream::{
         client::{self, ClientError, ClientSettings, Timing},
         queue::Queue,
@@ -30,15 +38,17 @@ use crate::{
     },
 };
 
-/// Held while an agent runs: a name that goes with its process, whatever ends it.
-const ALONE: &[u8] = b"hotspan-agent";
+/// Where root's agent has its lock, so that it is one per host whatever its data directory.
+const RUN: &str = "/run/hotspan";
+/// Held while an agent runs.
+const ALONE: &str = "agent.lock";
 
 /// An agent that has not attached yet.
 pub(super) struct Agent {
     config: kernel::Config,
     client: ClientSettings,
     queue: Arc<Queue>,
-    _alone: net::UnixListener,
+    _alone: Lock,
 }
 
 /// Where batches go.
@@ -54,8 +64,11 @@ struct Service<'a, F> {
 
 impl Agent {
     /// Makes sure that it can stream before anything is attached.
-    pub(super) fn prepare(settings: &Settings, serving: Option<&Serving>) -> anyhow::Result<Self> {
-        let alone = alone()?;
+    pub(super) fn prepare(
+        settings: &Settings,
+        serving: Option<&Serving>,
+        alone: Lock,
+    ) -> anyhow::Result<Self> {
         let (endpoint, token) = match serving {
             Some(serving) => (format!("http://{}", serving.ingest), serving.token.clone()),
             None => {
@@ -146,16 +159,38 @@ impl Output for Out {
     }
 }
 
-/// One agent per kernel: two would tell every time twice.
-fn alone() -> anyhow::Result<net::UnixListener> {
-    let name = net::SocketAddr::from_abstract_name(ALONE).context("the agent's name")?;
-    net::UnixListener::bind_addr(&name).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => anyhow!(
-            "another agent (`hotspan run` or `hotspan agent`) already profiles this host: stop it \
-             first"
+/// One agent per kernel: two would tell every time twice. The lock is root's in `/run`; where that cannot be
+/// written, as in a container, and for other users it is in the data directory.
+pub(super) fn alone(data: Option<&OwnDirectory>) -> anyhow::Result<Lock> {
+    let run = if geteuid().is_root() { run_directory(Path::new(RUN))? } else { None };
+    let Some(directory) = run.as_ref().or(data) else {
+        bail!("cannot see whether another agent runs: neither {RUN} nor --data-dir can be written");
+    };
+    Lock::take(directory, ALONE).map_err(|error| match error {
+        LockError::Held { .. } => anyhow!(
+            "another agent (`hotspan run` or `hotspan agent`) already profiles this host: {error}; \
+             stop it first"
         ),
-        _ => anyhow!("cannot see whether another agent runs: {error}"),
+        LockError::Own(error) => anyhow!("cannot see whether another agent runs: {error}"),
     })
+}
+
+/// `None` where it cannot be made.
+fn run_directory(path: &Path) -> anyhow::Result<Option<OwnDirectory>> {
+    match OwnDirectory::make(path) {
+        Ok(directory) => Ok(Some(directory)),
+        Err(OwnError::Io { error, .. })
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(anyhow!("cannot see whether another agent runs: {error}")),
+    }
 }
 
 /// A collector whose name nobody knows is a mistake; one that is not there yet may come, and so may

@@ -25,6 +25,7 @@ use super::{
     daemon::{Daemon, Watched},
     doctor,
     profiler::{self, Output, Supervisor},
+    service::filter_calls,
 };
 use crate::{
     document::{
@@ -37,11 +38,11 @@ use crate::{
         batch::{Batch, Run},
         id::Pid,
     },
-    process::{descriptors, family::Root, host},
+    process::{descriptors, family::Root, host, rights},
     store::{Body, Entry, Sink as _, memory::MemoryStore},
 };
 use asked::Asked;
-use command::Running;
+use command::{Running, Starter};
 
 /// How often progress is shown.
 const PROGRESS: Duration = Duration::from_millis(500);
@@ -61,6 +62,8 @@ pub struct Options<'a> {
     pub ring_bytes: u32,
     /// Show progress on standard error.
     pub progress: bool,
+    /// Do not filter hotspan's own system calls.
+    pub no_seccomp: bool,
     /// One document per request, with all below it, instead of one per span.
     pub requests: bool,
 }
@@ -91,6 +94,7 @@ struct Kept {
 /// Starts the command once everything is attached, and ends the recording when it ends.
 struct Command<'a> {
     options: &'a Options<'a>,
+    starter: Starter,
     files: Rlimit,
     asked: Vec<Asked>,
     recorded: Vec<RecordedDocument>,
@@ -129,6 +133,10 @@ impl<'a> Recording<'a> {
     pub fn run(self) -> anyhow::Result<Recorded> {
         let Self { options, asked } = self;
         let files = descriptors::raise();
+        // It keeps the caller's rights, which the command is to have.
+        let starter = Starter::new()?;
+        kernel::see_tracefs();
+        rights::keep_only(rights::KEPT).context("cannot give up the rights that are not needed")?;
         command::catch_signals();
         let config = kernel::Config {
             hz: options.hz,
@@ -143,6 +151,7 @@ impl<'a> Recording<'a> {
         let now = Instant::now();
         let mut command = Command {
             options: &options,
+            starter,
             files,
             asked,
             recorded: Vec::new(),
@@ -227,9 +236,11 @@ impl Supervisor for Command<'_> {
         let asked = std::mem::take(&mut self.asked).into_iter().zip(&daemon.below);
         self.recorded = asked.map(|(asked, &below)| asked.document(alone, below)).collect();
         self.started = Instant::now();
-        let running = Running::start(self.options.command, nice, self.files)?;
+        let running = Running::start(&self.starter, self.options.command, nice, self.files)?;
         daemon.add_root(Pid(running.pid()));
         self.running = Some(running);
+        // Not before: the command would take it over.
+        filter_calls(self.options.no_seccomp);
         Ok(())
     }
 

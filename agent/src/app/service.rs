@@ -1,9 +1,12 @@
 //! The life of a service: `hotspan run`, `hotspan agent`, `hotspan collector`.
 //!
 //! ```text
-//! settings ─► listen, open the store ─► attach ─► ready ... signal ─► drain ─► end
-//!             (run, collector)          (run, agent)
+//! settings ─► ports, directories, lock ─► rights ─► store, attach ─► calls ─► ready ... signal ─► drain ─► end
 //! ```
+//! Rights are given up before there is a second thread, since they are each thread's own, and before a byte
+//! of anybody's is read: nothing later takes more than what is kept. System calls are filtered, on all
+//! threads, once everything stands.
+//!
 //! The main thread drains and joins; a small runtime streams, stores and answers. In `run` the two
 //! halves talk over loopback, the same way as two hosts.
 
@@ -15,8 +18,23 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{agent::Agent, doctor, serving::Serving, stop::Stop};
-use crate::config::{CommandKind, Settings};
+use rustix::thread::CapabilitySet;
+
+use super::{
+    agent::{Agent, alone},
+    doctor,
+    serving::{Listening, Serving},
+    stop::Stop,
+};
+use crate::{
+    config::{CommandKind, Settings},
+    kernel,
+    process::{
+        calls,
+        own::{OwnDirectory, OwnError},
+        rights,
+    },
+};
 
 /// Everything that is not yet stored when a service is told to end must be by then.
 pub(super) const DRAIN: Duration = Duration::from_secs(2);
@@ -27,6 +45,15 @@ pub fn serve(settings: &Settings) -> anyhow::Result<()> {
     if records && let Some(reason) = doctor::refuse_reason() {
         bail!(reason);
     }
+    let serves = settings.command != CommandKind::Agent;
+    let listening = if serves { Some(Listening::at(settings)?) } else { None };
+    let data = data(settings)?;
+    let alone = if records { Some(alone(data.as_ref())?) } else { None };
+    if records {
+        kernel::see_tracefs();
+    }
+    let kept = if records { rights::KEPT } else { CapabilitySet::empty() };
+    rights::keep_only(kept).context("cannot give up the rights that are not needed")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("hotspan-io")
@@ -34,12 +61,12 @@ pub fn serve(settings: &Settings) -> anyhow::Result<()> {
         .build()
         .context("cannot start threads")?;
     let stop = Arc::new(Stop::new(runtime.handle(), settings.duration.value)?);
-    let serving = match settings.command {
-        CommandKind::Agent => None,
-        CommandKind::Run | CommandKind::Collector => Some(Serving::start(settings, &runtime)?),
+    let serving = match listening {
+        None => None,
+        Some(listening) => Some(Serving::start(settings, &runtime, listening)?),
     };
-    let outcome = if records {
-        Agent::prepare(settings, serving.as_ref()).and_then(|agent| {
+    let outcome = if let Some(alone) = alone {
+        Agent::prepare(settings, serving.as_ref(), alone).and_then(|agent| {
             agent.run(&runtime, &stop, || ready(settings, serving.as_ref(), &stop, &runtime))
         })
     } else {
@@ -61,6 +88,27 @@ pub fn serve(settings: &Settings) -> anyhow::Result<()> {
     outcome
 }
 
+/// The data directory. An agent only keeps tables in it, so it can do without, but it uses none of others'.
+fn data(settings: &Settings) -> anyhow::Result<Option<OwnDirectory>> {
+    match OwnDirectory::make(&settings.data_dir.value) {
+        Ok(data) => Ok(Some(data)),
+        Err(error @ OwnError::Io { .. }) if settings.command == CommandKind::Agent => {
+            tracing::warn!("no cache of unwind tables: {error} (--data-dir)");
+            Ok(None)
+        }
+        Err(error) => bail!("{error} (--data-dir)"),
+    }
+}
+
+/// Filters the system calls of this process, on all its threads, unless that is not wanted.
+pub(super) fn filter_calls(is_off: bool) {
+    if is_off {
+        tracing::debug!("system calls are not filtered");
+    } else if let Err(error) = calls::filter() {
+        tracing::warn!("system calls are not filtered: {error}");
+    }
+}
+
 /// Tells whoever waits that the service is up.
 fn ready(
     settings: &Settings,
@@ -68,6 +116,7 @@ fn ready(
     stop: &Arc<Stop>,
     runtime: &tokio::runtime::Runtime,
 ) {
+    filter_calls(settings.no_seccomp.value);
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "the service manager was not notified");
     }

@@ -19,6 +19,12 @@ use crate::{
     web::{self, Server},
 };
 
+/// The ports of a collector: taken with all rights, for some are root's.
+pub(super) struct Listening {
+    ingest: TcpListener,
+    page: Option<TcpListener>,
+}
+
 /// A running collector and its API.
 pub(super) struct Serving {
     /// Where agents are taken.
@@ -29,15 +35,29 @@ pub(super) struct Serving {
     web: Option<Server>,
 }
 
-// === impl Serving ===
+// === impl Listening ===
 
-impl Serving {
-    /// Takes the ports, then the directory: whoever finds a port taken has not touched the other's
-    /// data.
-    pub(super) fn start(settings: &Settings, runtime: &Runtime) -> anyhow::Result<Self> {
+impl Listening {
+    /// Takes the ports.
+    pub(super) fn at(settings: &Settings) -> anyhow::Result<Self> {
         let ingest = listen(settings.ingest.value, "--ingest")?;
         let page =
             if settings.no_web.value { None } else { Some(listen(settings.web.value, "--web")?) };
+        Ok(Self { ingest, page })
+    }
+}
+
+// === impl Serving ===
+
+impl Serving {
+    /// Takes agents and answers. Ports are there before the directory: whoever finds one taken has not
+    /// touched the other's data.
+    pub(super) fn start(
+        settings: &Settings,
+        runtime: &Runtime,
+        listening: Listening,
+    ) -> anyhow::Result<Self> {
+        let Listening { ingest, page } = listening;
         let store = Store::open(sqlite::Settings {
             dir: settings.data_dir.value.clone(),
             max_age: settings.retention_age.value,

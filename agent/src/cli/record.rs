@@ -41,6 +41,10 @@ pub struct Arguments {
     /// from now on. CMD is recorded with its children in any case.
     #[arg(long, requires = "pids")]
     pub no_children: bool,
+    /// Do not filter hotspan's own system calls: should a library need one that is not known. CMD's are
+    /// never filtered.
+    #[arg(long, env = "HOTSPAN_NO_SECCOMP", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_seccomp: bool,
     /// No progress line.
     #[arg(short, long)]
     pub quiet: bool,
@@ -65,6 +69,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         hz: arguments.hz,
         ring_bytes: arguments.ring_bytes,
         progress: !arguments.quiet && io::stderr().is_terminal(),
+        no_seccomp: arguments.no_seccomp,
         requests: !arguments.json,
     })?;
     for note in recording.notes() {

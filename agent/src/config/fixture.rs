@@ -33,6 +33,7 @@ pub(super) fn samples(key: &str) -> ([&'static str; 3], &'static str) {
         "ingest_token_file" => (["/tmp/ta", "/tmp/tb", "/tmp/tc"], ""),
         "retention_age" => (["1d", "12h", "30s"], "7"),
         "retention_bytes" => (["64MiB", "1GiB", "1TiB"], "63MiB"),
+        "no_seccomp" => (["true", "false", "true"], "maybe"),
         "duration" => (["90s", "5m", "1h30m"], "0s"),
         "log" => (["debug", "hotspan=debug,warn", "error"], ""),
         key => panic!("no samples for {key}"),

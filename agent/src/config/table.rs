@@ -169,6 +169,10 @@ settings! {
         "SIZE", value::size::<26>, "a size such as 10GiB, at least 64MiB",
         "How much disk the store may take; beyond it the oldest day goes";
 
+    no_seccomp: bool = Default::Text("false"), EVERYWHERE,
+        "BOOL", value::switch, "true or false",
+        "Do not filter hotspan's own system calls: should a library need one that is not known";
+
     duration: Option<Duration> = Default::Unset, EVERYWHERE,
         "DURATION", |text| value::duration(text).map(Some), "a duration such as 90s, 5m or 1h30m",
         "End by itself after this time";

@@ -210,8 +210,7 @@ fn attach_tracepoint(
 
 /// The breadcrumb hook is worth having but not needed: without it the sweep finds lanes.
 ///
-/// The second choice's number is read from tracefs. Where nobody mounted that, a thread of ours mounts
-/// it in a mount namespace of its own: the host sees nothing of it.
+/// The second choice's number is read from tracefs: see [`see_tracefs`].
 fn attach_breadcrumb(ebpf: &mut Ebpf, btf: &Btf, aya_btf: &AyaBtf) -> bool {
     if btf.has("btf_trace_task_prctl_unknown")
         && attach_tracepoint(ebpf, "lane_breadcrumb", "task_prctl_unknown", aya_btf).is_ok()
@@ -227,21 +226,7 @@ fn attach_breadcrumb(ebpf: &mut Ebpf, btf: &Btf, aya_btf: &AyaBtf) -> bool {
         program.attach("syscalls", "sys_enter_prctl")?;
         Ok(())
     };
-    let attached = if Path::new(TRACEFS).join("events").is_dir() {
-        attach()
-    } else {
-        std::thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    if let Err(error) = mount_tracefs_privately() {
-                        tracing::debug!(%error, "cannot mount tracefs");
-                    }
-                    attach()
-                })
-                .join()
-                .unwrap_or(Err(ProgramError::NotLoaded))
-        })
-    };
+    let attached = attach();
     if let Err(error) = &attached {
         tracing::warn!(%error, "no hook on prctl: new lanes are found by the sweep only");
     }
@@ -261,10 +246,22 @@ fn attach_mapping(ebpf: &mut Ebpf, btf: &Btf, aya_btf: &AyaBtf) {
 
 const TRACEFS: &str = "/sys/kernel/tracing";
 
-/// Gives the calling thread a mount namespace in which tracefs is mounted.
-fn mount_tracefs_privately() -> io::Result<()> {
+/// Where nobody mounted tracefs and this kernel needs it, it is mounted in a mount namespace of the calling
+/// thread and those it makes from now on: the host sees nothing of it, and they see what the host mounts.
+/// It takes CAP_SYS_ADMIN, so it is done before rights are given up; without, the sweep finds lanes.
+pub fn see_tracefs() {
+    let is_there = Path::new(TRACEFS).join("events").is_dir();
+    if is_there || Btf::of_kernel().is_ok_and(|btf| btf.has("btf_trace_task_prctl_unknown")) {
+        return;
+    }
+    if let Err(error) = mount_tracefs() {
+        tracing::debug!(%error, "cannot mount tracefs");
+    }
+}
+
+fn mount_tracefs() -> io::Result<()> {
     // SAFETY:
-    // - unshare(CLONE_FS | CLONE_NEWNS) changes the calling thread only;
+    // - unshare(CLONE_FS | CLONE_NEWNS) changes the calling thread only, not those there are;
     // - all strings are NUL-terminated literals; data pointers may be null.
     unsafe {
         if libc::unshare(libc::CLONE_FS | libc::CLONE_NEWNS) != 0 {
@@ -272,8 +269,8 @@ fn mount_tracefs_privately() -> io::Result<()> {
         }
         let none = std::ptr::null();
         let root = c"/".as_ptr();
-        let private = libc::MS_REC | libc::MS_PRIVATE;
-        if libc::mount(none, root, none, private, std::ptr::null()) != 0 {
+        let from_host = libc::MS_REC | libc::MS_SLAVE;
+        if libc::mount(none, root, none, from_host, std::ptr::null()) != 0 {
             return Err(io::Error::last_os_error());
         }
         let tracefs = c"tracefs".as_ptr();

@@ -28,7 +28,7 @@ use aya::{
 
 use crate::ledger::{DaemonCounter, Tally};
 
-pub use load::{Config, LoadError};
+pub use load::{Config, LoadError, see_tracefs};
 pub use records::{Record, StackCopy, StackDefinition};
 
 /// Why the running kernel side could not be used.

@@ -5,6 +5,7 @@
 pub mod ask;
 mod asking;
 pub mod bytes;
+pub mod calls;
 pub mod debug_file;
 pub mod descriptors;
 pub mod elf;
@@ -23,6 +24,7 @@ pub mod own;
 pub mod packed;
 pub mod procfs;
 pub mod reader;
+pub mod rights;
 pub mod vdso;
 
 use std::{

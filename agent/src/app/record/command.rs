@@ -8,7 +8,11 @@ use std::{
         unix::{ffi::OsStrExt as _, process::CommandExt as _},
     },
     process::{Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicI32, Ordering},
+    sync::{
+        atomic::{AtomicI32, Ordering},
+        mpsc::{self, Sender},
+    },
+    thread,
 };
 
 use rustix::{
@@ -17,7 +21,10 @@ use rustix::{
         Pid, PidfdFlags, Resource, Rlimit, Signal, geteuid, kill_process, pidfd_open,
         setpriority_process, setrlimit,
     },
+    thread::CapabilitySet,
 };
+
+use crate::process::rights;
 
 /// Why the command could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -64,14 +71,76 @@ pub(super) fn catch_signals() {
     }
 }
 
+/// The thread that starts the command. It is made before rights are given up, so the command has its
+/// caller's; with the command it gives them up too, but for that of sending signals: a command that changed
+/// its user would not get any.
+#[derive(Clone, Debug)]
+pub(super) struct Starter(Sender<Task>);
+
+/// What it is asked for, and how it answers.
+enum Task {
+    Start(Box<Command>, Sender<io::Result<Child>>),
+    Signal(Pid, Signal, Sender<()>),
+}
+
 /// A running command.
 #[derive(Debug)]
 pub(super) struct Running {
     child: Child,
+    starter: Starter,
     /// Becomes readable when it ends.
     pidfd: Option<OwnedFd>,
     /// Times we were asked to end it.
     asked: u32,
+}
+
+// === impl Starter ===
+
+impl Starter {
+    /// Makes the thread, with the rights there are now.
+    pub(super) fn new() -> io::Result<Self> {
+        let (tasks, queue) = mpsc::channel();
+        thread::Builder::new().name("hotspan-starter".into()).spawn(move || {
+            for task in queue {
+                // Whoever asked waits for the answer.
+                match task {
+                    Task::Start(mut command, answer) => {
+                        let started = command.spawn();
+                        let dropped = rights::keep_only(CapabilitySet::KILL);
+                        let started = match (started, dropped) {
+                            (Ok(mut child), Err(error)) => {
+                                // It is not to run beside somebody with all rights.
+                                let _ = child.kill();
+                                let _ = child.wait();
+                                Err(error.into())
+                            }
+                            (started, _) => started,
+                        };
+                        let _ = answer.send(started);
+                    }
+                    Task::Signal(pid, signal, answer) => {
+                        let _ = kill_process(pid, signal);
+                        let _ = answer.send(());
+                    }
+                }
+            }
+        })?;
+        Ok(Self(tasks))
+    }
+
+    fn start(&self, command: Command) -> io::Result<Child> {
+        let gone = || io::Error::other("the thread that starts commands is gone");
+        let (answer, started) = mpsc::channel();
+        self.0.send(Task::Start(Box::new(command), answer)).map_err(|_| gone())?;
+        started.recv().map_err(|_| gone())?
+    }
+
+    fn signal(&self, pid: Pid, signal: Signal) {
+        let (answer, sent) = mpsc::channel();
+        if self.0.send(Task::Signal(pid, signal, answer)).is_ok() {
+            let _ = sent.recv();
+        }
+    }
 }
 
 // === impl Running ===
@@ -79,7 +148,12 @@ pub(super) struct Running {
 impl Running {
     /// Starts `argv` at priority `nice` and with this limit of open files, the caller's own; its
     /// standard output goes to our standard error.
-    pub(super) fn start(argv: &[OsString], nice: i32, files: Rlimit) -> Result<Self, CommandError> {
+    pub(super) fn start(
+        starter: &Starter,
+        argv: &[OsString],
+        nice: i32,
+        files: Rlimit,
+    ) -> Result<Self, CommandError> {
         let Some((program, arguments)) = argv.split_first() else {
             return Err(CommandError::NotFound("(nothing)".to_owned()));
         };
@@ -101,7 +175,7 @@ impl Running {
                 caller.as_ref().map_or(Ok(()), Caller::become_self)
             });
         }
-        let child = command.spawn().map_err(|error| match error.kind() {
+        let child = starter.start(command).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => CommandError::NotFound(name.clone()),
             io::ErrorKind::PermissionDenied => CommandError::NotExecutable(name.clone(), error),
             _ if error.raw_os_error() == Some(libc::ENOEXEC) => {
@@ -110,7 +184,7 @@ impl Running {
             _ => CommandError::Other(name.clone(), error),
         })?;
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).ok();
-        Ok(Self { child, pidfd, asked: 0 })
+        Ok(Self { child, starter: starter.clone(), pidfd, asked: 0 })
     }
 
     /// Its process id.
@@ -153,8 +227,8 @@ impl Running {
 
     fn signal(&self, signal: libc::c_int) {
         if let Some(signal) = Signal::from_named_raw(signal) {
-            // The child has not been waited for, so the number is still its own.
-            let _ = kill_process(Pid::from_child(&self.child), signal);
+            // The child has not been waited for, so the number is still its own: we wait for the answer.
+            self.starter.signal(Pid::from_child(&self.child), signal);
         }
     }
 }
