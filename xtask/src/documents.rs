@@ -1,4 +1,4 @@
-//! What documents say of the tree holds: each path that README.md and CONTRIBUTING.md name is there.
+//! What documents say of the tree holds: each path that README.md, CONTRIBUTING.md and SECURITY.md name is there.
 
 use std::{collections::BTreeSet, fs};
 
@@ -22,7 +22,7 @@ fn paths(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn documents_name_what_is_there() {
-    for document in ["README.md", "CONTRIBUTING.md"] {
+    for document in ["README.md", "CONTRIBUTING.md", "SECURITY.md"] {
         let text = fs::read_to_string(cargo::root().join(document)).unwrap();
         let paths = paths(&text);
         assert!(!paths.is_empty(), "{document}");

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod attack;
 mod bench;
 mod cargo;
 mod demo;
@@ -36,6 +37,7 @@ struct Arguments {
 enum Command {
     Setup(setup::Setup),
     Test(test::Test),
+    Attack(attack::Attack),
     Demo(demo::Demo),
     Bench(bench::Bench),
     Dist(dist::Dist),
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Setup(setup) => setup.run().and_then(|()| setup::checks()),
         Command::Test(test) => test.run(),
+        Command::Attack(attack) => attack.run(),
         Command::Demo(demo) => demo.run(),
         Command::Bench(bench) => bench.run(),
         Command::Dist(dist) => dist.run(),

@@ -39,9 +39,9 @@ use crate::{
 };
 
 /// Where root's agent has its lock, so that it is one per host whatever its data directory.
-const RUN: &str = "/run/hotspan";
+pub(super) const RUN: &str = "/run/hotspan";
 /// Held while an agent runs.
-const ALONE: &str = "agent.lock";
+pub(super) const ALONE: &str = "agent.lock";
 
 /// An agent that has not attached yet.
 pub(super) struct Agent {

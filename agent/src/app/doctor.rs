@@ -93,6 +93,7 @@ fn checks(host: &Host) -> Vec<Check> {
         map_files(host),
         priority(host),
         descriptors(host),
+        agent(host),
     ]
 }
 
@@ -306,6 +307,35 @@ fn descriptors(host: &Host) -> Check {
         found,
         cost: "each program that publishes spans takes one: those beyond are not looked at",
         remedy: "raise the hard limit (ulimit -Hn, LimitNOFILE= of the unit)",
+    }
+}
+
+/// Whether an agent that runs here has given up what it does not need.
+fn agent(host: &Host) -> Check {
+    let Some((pid, rights)) = host.agent else {
+        return fine("agent", "none is seen to run here");
+    };
+    let mut lacks = Vec::new();
+    let needless = rights.needless().bits();
+    if needless != 0 {
+        lacks.push(format!("has capabilities it does not need ({needless:#x})"));
+    }
+    if !rights.no_new_privs {
+        lacks.push("may gain rights (no_new_privs is not set)".into());
+    }
+    if !rights.is_filtered {
+        lacks.push("may make any system call (no seccomp filter)".into());
+    }
+    if lacks.is_empty() {
+        let found = format!("pid {pid}: seven capabilities at most, no new ones, calls filtered");
+        return fine("agent", found);
+    }
+    Check {
+        id: "agent",
+        status: Status::Warn,
+        found: format!("pid {pid} {}", lacks.join(", ")),
+        cost: "should somebody take it over, they could do more",
+        remedy: "restart it with this hotspan, without --no-seccomp",
     }
 }
 

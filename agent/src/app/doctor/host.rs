@@ -13,7 +13,11 @@ use std::{
     process::{self, Command},
 };
 
-use crate::process::descriptors;
+use crate::{
+    app::agent::{ALONE, RUN},
+    model::id::Pid,
+    process::{descriptors, rights::Rights},
+};
 
 /// A capability by its number in the kernel's `capability.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +66,8 @@ pub(super) struct Host {
     pub(super) map_files: bool,
     /// Files that hotspan can open: the hard limit.
     pub(super) descriptors: u64,
+    /// The agent that runs here, if one does and we may see it, and what it may do.
+    pub(super) agent: Option<(u32, Rights)>,
 }
 
 // === impl Capability ===
@@ -107,6 +113,7 @@ impl Host {
             kallsyms: read_kallsyms().unwrap_or(false),
             map_files: read_map_files().unwrap_or(false),
             descriptors: descriptors::highest_limit(),
+            agent: read_agent(),
             kernel,
         }
     }
@@ -128,6 +135,13 @@ impl Host {
         let mut numbers = self.kernel.split(|c: char| !c.is_ascii_digit());
         Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
     }
+}
+
+/// The process whose number is in the lock, if it is a hotspan: a number may be left behind.
+fn read_agent() -> Option<(u32, Rights)> {
+    let pid = read(&format!("{RUN}/{ALONE}"))?.parse().ok()?;
+    let comm = read(&format!("/proc/{pid}/comm"))?;
+    (comm == "hotspan").then(|| Rights::of(Pid(pid)))?.map(|rights| (pid, rights))
 }
 
 /// A small text file, trimmed.

@@ -1,6 +1,9 @@
 //! Every verdict, from facts made up for it.
 
+use rustix::thread::CapabilitySet;
+
 use super::{host::Btf, *};
+use crate::process::rights::{self, Rights};
 
 /// A host without a defect.
 fn good() -> Host {
@@ -17,6 +20,7 @@ fn good() -> Host {
         kallsyms: true,
         map_files: true,
         descriptors: 1 << 20,
+        agent: None,
     }
 }
 
@@ -132,6 +136,10 @@ fn every_complaint_says_what_it_costs_and_what_helps() {
         kallsyms: false,
         map_files: false,
         descriptors: 1024,
+        agent: Some((
+            1,
+            Rights { capabilities: CapabilitySet::all(), no_new_privs: false, is_filtered: false },
+        )),
     };
     for check in checks(&bad) {
         assert_ne!(check.status, Status::Ok, "{}", check.id);
@@ -172,4 +180,23 @@ fn publishers_that_cannot_be_read_are_named() {
 fn few_descriptors_are_worth_a_word() {
     let (id, status, refusal) = with(|host| host.descriptors = 1024);
     assert_eq!((id, status, refusal), ("descriptors", Status::Warn, None));
+}
+
+#[test]
+fn an_agent_that_kept_too_much_is_named() {
+    let kept = Rights { capabilities: rights::KEPT, no_new_privs: true, is_filtered: true };
+    let mut host = good();
+    host.agent = Some((812, kept));
+    assert_eq!(complaints(&host), []);
+    let cases = [
+        (Rights { capabilities: rights::KEPT | CapabilitySet::SYS_ADMIN, ..kept }, "(0x200000)"),
+        (Rights { no_new_privs: false, ..kept }, "no_new_privs"),
+        (Rights { is_filtered: false, ..kept }, "no seccomp filter"),
+    ];
+    for (rights, word) in cases {
+        host.agent = Some((812, rights));
+        assert_eq!(complaints(&host), [("agent", Status::Warn)]);
+        let found = agent(&host).found;
+        assert!(found.starts_with("pid 812 ") && found.contains(word), "{found}");
+    }
 }
