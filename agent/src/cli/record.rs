@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
     io::{self, BufWriter, IsTerminal as _, Write as _},
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
@@ -13,7 +12,10 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::render;
-use crate::app::record::{Options, Recorded, Recording};
+use crate::{
+    app::record::{Options, Recorded, Recording},
+    process::own::output::output,
+};
 
 /// Arguments of `record`.
 #[derive(Debug, Args)]
@@ -76,21 +78,21 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         eprintln!("hotspan: {note}");
     }
     // Opened first: a report that cannot be written should fail before the command runs.
-    let mut output: Box<dyn io::Write> = match &arguments.output {
-        Some(path) => Box::new(
-            File::create(path).with_context(|| format!("cannot write {}", path.display()))?,
-        ),
+    let mut report_to: Box<dyn io::Write> = match &arguments.output {
+        Some(path) => {
+            Box::new(output(path).with_context(|| format!("cannot write {}", path.display()))?)
+        }
         None => Box::new(io::stdout()),
     };
     let Recorded { report, status } = recording.run()?;
     if arguments.json {
-        let mut writer = BufWriter::new(&mut output);
+        let mut writer = BufWriter::new(&mut report_to);
         serde_json::to_writer(&mut writer, &report).context("cannot write the report")?;
         writer.write_all(b"\n").and_then(|()| writer.flush()).context("cannot write the report")?;
     } else {
         let mut style = render::Style::for_stdout(arguments.top);
         style.colour &= arguments.output.is_none();
-        render::report(&report, &mut output, &style).context("cannot write the report")?;
+        render::report(&report, &mut report_to, &style).context("cannot write the report")?;
     }
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     Ok(ExitCode::from(code as u8))

@@ -13,6 +13,7 @@
 //! What stands is never changed to fit: whoever made it first may have left files in it.
 
 pub mod lock;
+pub mod output;
 mod way;
 
 use std::{

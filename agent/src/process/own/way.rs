@@ -51,6 +51,11 @@ impl Trusted {
         owner == 0 || owner == self.us
     }
 
+    /// Or who called sudo.
+    pub(super) fn is_trusted(self, owner: u32) -> bool {
+        self.is_root_or_us(owner) || self.caller == Some(owner)
+    }
+
     pub(super) fn foreign(self, path: PathBuf, found: &Stat) -> OwnError {
         OwnError::Foreign { path, owner: found.st_uid, us: self.us }
     }
@@ -87,7 +92,7 @@ impl Trusted {
         next: &Stat,
     ) -> Result<(), OwnError> {
         let found = fstat(directory).map_err(OwnError::io(path))?;
-        if !self.is_root_or_us(found.st_uid) && self.caller != Some(found.st_uid) {
+        if !self.is_trusted(found.st_uid) {
             return Err(self.foreign(path.into(), &found));
         }
         let mode = Mode::from_raw_mode(found.st_mode);
