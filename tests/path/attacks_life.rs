@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File, Permissions},
+    net::TcpListener,
     os::{
         linux::net::SocketAddrExt as _,
         unix::{
@@ -156,6 +157,14 @@ fn kill_leftovers() -> Result<()> {
     // Threads that came meanwhile.
     let problems = too_much(pid, &KEPT)?;
     ensure!(problems.is_empty(), "{problems:?}");
+    // What is kept suffices for a raised priority, and no right for all files the caller may open.
+    let priority = host::read_text(format!("/proc/{pid}/stat"));
+    let priority = priority.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(16));
+    ensure!(priority == Some("-10"), "the drain thread's priority is {priority:?}");
+    let limits = host::read_text(format!("/proc/{pid}/limits"));
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let mut files = files.context("a limit of files")?.split_whitespace();
+    ensure!(files.next() == files.next(), "it could open more files: {limits}");
     let held = host::held_objects(pid)?;
     ensure!(!held.is_empty(), "it holds no programs");
     service.kill()?;
@@ -170,6 +179,23 @@ fn kill_leftovers() -> Result<()> {
     let problems = too_much(collector.child.id(), &[])?;
     // A user's process may keep what it could gain by exec, for it cannot drop that.
     ensure!(problems.is_empty(), "a collector needs none: {problems:?}");
+    ensure!(collector.stop()?.success(), "it does not end well");
+    Ok(())
+}
+
+/// Ports below 1,024 are taken before the right to take them is given up.
+#[test]
+fn ports_of_roots() -> Result<()> {
+    if !host::is_root() {
+        eprintln!("skipped: these ports are root's");
+        return Ok(());
+    }
+    let mut place = Place::new()?;
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut ports = (512..1024).rev().filter(free);
+    place.web = ports.next().context("no free port")?;
+    place.ingest = ports.next().context("no free port")?;
+    let collector = place.collector(&[])?;
     ensure!(collector.stop()?.success(), "it does not end well");
     Ok(())
 }
