@@ -144,8 +144,27 @@ pub fn open_in(
     path: &Path,
     accept: impl Fn(&Metadata) -> bool,
 ) -> Result<File, FileError> {
+    resolve(root, path, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS, accept)
+}
+
+/// The same with no link on the way: for a name that the process itself could make a link to what only
+/// we may read.
+pub fn open_own(
+    root: &File,
+    path: &Path,
+    accept: impl Fn(&Metadata) -> bool,
+) -> Result<File, FileError> {
+    let flags = ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+    resolve(root, path, ResolveFlags::IN_ROOT | flags, accept)
+}
+
+fn resolve(
+    root: &File,
+    path: &Path,
+    resolve: ResolveFlags,
+    accept: impl Fn(&Metadata) -> bool,
+) -> Result<File, FileError> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let file = openat2(root, path, flags, Mode::empty(), resolve)
         .map(File::from)
         .map_err(|error| FileError::Open(error.into()))?;

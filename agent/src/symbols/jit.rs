@@ -2,8 +2,8 @@
 //! a jitdump that the process maps, and its perf map.
 //!
 //! Whoever may write these files chooses names, and nothing else: they are opened below the process's
-//! own root, must be regular files of the process's user or root, no older than the process, and are
-//! read within bounds. What was read is kept when the process has ended.
+//! own root without following links, must be regular files of the process's own user (root's only for
+//! processes of root), no older than the process, and are read within bounds. What was read is kept when the process has ended.
 
 use std::{
     collections::HashMap,
@@ -179,7 +179,7 @@ impl Process {
     /// Its perf map, below its `root`.
     fn open_map(&mut self, root: &File) {
         let path = PathBuf::from(format!("/tmp/perf-{}.map", self.owner.inner));
-        let Ok(file) = file::open_in(root, &path, |meta| self.owner.accepts(meta)) else { return };
+        let Ok(file) = file::open_own(root, &path, |meta| self.owner.accepts(meta)) else { return };
         let id = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
         if self.map.as_ref().is_none_or(|map| id(map.file()) != id(&file)) {
             self.mapped = CodeMap::default();
@@ -247,7 +247,8 @@ impl Owner {
     /// Whether a file can be of this process.
     fn accepts(&self, meta: &Metadata) -> bool {
         let is_fresh = meta.modified().is_ok_and(|modified| modified + SLACK >= self.since);
-        meta.is_file() && is_fresh && (meta.uid() == self.user || meta.uid() == 0)
+        // Not root's, but for processes of root: what root wrote may be no map, and not for everybody.
+        meta.is_file() && is_fresh && meta.uid() == self.user
     }
 }
 

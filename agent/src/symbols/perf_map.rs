@@ -14,6 +14,9 @@ use super::{
 const MAX_FILE: u64 = 64 << 20;
 /// A longer line is skipped: two numbers, and a name of which only so much is kept.
 const MAX_LINE: usize = 64 + 4 * MAX_TEXT;
+/// No compiler makes a larger piece, and none of a process's is above.
+const MAX_CODE: u64 = 1 << 30;
+const USER_END: u64 = 1 << 56;
 const CHUNK: usize = 256 << 10;
 /// Of what was read last, remembered to see whether it is still there.
 const MARK: usize = 64;
@@ -116,8 +119,13 @@ fn line(line: &[u8]) -> Option<(Range<u64>, String)> {
         u64::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
     };
     let (start, bytes) = (number()?, number()?);
+    let end = start.checked_add(bytes)?;
+    // Code of a process, as large as code can be; what else has two numbers in front is no symbol.
+    if bytes > MAX_CODE || end > USER_END {
+        return None;
+    }
     let name = sanitize(String::from_utf8_lossy(words.next()?).trim());
-    (!name.is_empty()).then_some((start..start.checked_add(bytes)?, name))
+    (!name.is_empty()).then_some((start..end, name))
 }
 
 #[cfg(test)]

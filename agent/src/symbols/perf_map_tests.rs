@@ -85,6 +85,8 @@ fn nonsense_is_passed_over() {
         "xyz 10 a\n",
         "ffffffffffffffff ff beyond\n",
         "10000000000000000 1 wide\n",
+        "20251128 025401000000 login user=root password=x\n",
+        "ffff800000000000 10 kernel\n",
         &long,
         "6000 10 e\x1b[2J\n",
     ];
@@ -92,6 +94,7 @@ fn nonsense_is_passed_over() {
     assert_eq!((perf.name(0x1000), perf.name(0x5000)), (None, None));
     assert_eq!(perf.name(0x6000), Some("e\u{fffd}[2J"));
     assert_eq!(perf.name(u64::MAX - 1), None);
+    assert_eq!((perf.name(0x2025_1128), perf.name(0xffff_8000_0000_0000)), (None, None));
 }
 
 #[test]
