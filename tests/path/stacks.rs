@@ -77,7 +77,10 @@ fn record(command: Vec<OsString>) -> Result<Seen> {
         }
     }
     // All code of these programs is in files.
-    let made_up = seen.keys().find(|key| key.2.iter().any(|name| name.starts_with("[unresolved")));
+    let made_up = seen.keys().find(|key| {
+        let is_none = |name: &String| name.starts_with("[unresolved") || name.starts_with("[anon");
+        key.2.iter().any(is_none)
+    });
     ensure!(made_up.is_none(), "a caller that is no code: {made_up:?}");
     Ok(seen)
 }

@@ -265,7 +265,7 @@ fn kallsyms(host: &Host) -> Check {
         id: "kallsyms",
         status: Status::Warn,
         found: "addresses in /proc/kallsyms are hidden".into(),
-        cost: "kernel frames are shown as [kernel 0x...]; waits in rare calls stay unresolved",
+        cost: "kernel frames are shown as [kernel]; waits in rare calls stay unresolved",
         remedy: "give hotspan CAP_SYSLOG, and set sysctl kernel.kptr_restrict to 0 or 1",
     }
 }

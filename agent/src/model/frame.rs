@@ -12,7 +12,7 @@ pub type Stack = Arc<[Frame]>;
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Frame {
-    /// Demangled name, or `module+0xoffset`, or `[unresolved 0x..]`.
+    /// Demangled name, or `module+0xoffset`, or `[anonymous]+0xoffset`, or `[unresolved]`.
     pub name: Arc<str>,
     /// Source file, "" when not known.
     pub file: Arc<str>,

@@ -98,7 +98,7 @@ fn is_hook(name: &str) -> bool {
             "__bpf_trace_",
             "__traceiter_",
             "bpf_trampoline_",
-            "[kernel 0x",
+            "[kernel]",
         ]
         .iter()
         .any(|prefix| name.starts_with(prefix))

@@ -68,7 +68,7 @@ fn code_made_by_a_process_has_the_names_it_reports() {
             "made::first native",
             "made::second native",
             "made::twice_mapped native",
-            "[unresolved 0x200000000200] native"
+            "[anonymous]+0x200 native"
         ]
     );
     // More code, listed later; the next batch sees it, and so does one after its end.
@@ -80,7 +80,7 @@ fn code_made_by_a_process_has_the_names_it_reports() {
     assert_eq!(names(&symbols, &map, &[NOWHERE]), ["made::last native"]);
     // Who did not look in time has no name for it: whose file it was is not known any more.
     let late = Symbols::spawn().unwrap();
-    assert_eq!(names(&late, &map, &[FIRST]), ["[unresolved 0x200000000000] native"]);
+    assert_eq!(names(&late, &map, &[FIRST]), ["[anonymous]+0x0 native"]);
 }
 
 #[test]

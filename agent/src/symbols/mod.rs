@@ -267,19 +267,24 @@ impl Request {
         }
     }
 
-    /// The frame that has no name.
+    /// The frame that has no name. It tells where in its mapping it is and never its address: where
+    /// another's code lies (ASLR, KASLR) is nobody's business.
     fn placeholder(&self, frame: RawFrame, id: Option<&str>) -> Frame {
         let address = match frame {
             RawFrame::Native(address) => Address(address.inside()),
             RawFrame::Runtime(frame) => return runtimes::placeholder(frame),
         };
         if self.space == Space::Kernel {
-            return Frame::named(format!("[kernel {:#x}]", address.0), FrameKind::Kernel);
+            return Frame::named("[kernel]", FrameKind::Kernel);
         }
         let mapping = self.map.as_ref().and_then(|map| map.lookup(address));
-        match mapping.map(|mapping| (&mapping.backing, mapping.file_offset(address))) {
-            Some((Backing::File { path, .. }, Some(offset))) => fallback(path, offset, id),
-            _ => Frame::named(format!("[unresolved {:#x}]", address.0), FrameKind::Native),
+        match mapping.map(|mapping| (mapping, &mapping.backing, mapping.file_offset(address))) {
+            Some((_, Backing::File { path, .. }, Some(offset))) => fallback(path, offset, id),
+            Some((mapping, _, _)) => {
+                let inside = address.0.saturating_sub(mapping.start.0);
+                Frame::named(format!("[anonymous]+{inside:#x}"), FrameKind::Native)
+            }
+            None => Frame::named("[unresolved]", FrameKind::Native),
         }
     }
 }
