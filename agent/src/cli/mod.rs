@@ -18,7 +18,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
-use crate::{config, heap, model::state::State};
+use crate::{config, heap, model::state::State, symbols::parser};
 
 /// Says where each span's time went on this host, and who made it wait.
 #[derive(Debug, Parser)]
@@ -78,6 +78,9 @@ pub enum Command {
 /// A hotspan process from its command line to its exit code.
 pub fn main() -> ExitCode {
     heap::keep_little();
+    if let Some(code) = parser::main() {
+        return code;
+    }
     let cli = Cli::try_parse().unwrap_or_else(|error| {
         // Wrong usage is an error like others: 1. clap's own choice is 2.
         let _ = error.print();

@@ -47,6 +47,8 @@ const MAX_NAMED: usize = 1 << 12;
 enum Half {
     Addresses(Box<SeenStack>),
     Named(Arc<[Frame]>),
+    /// Some names are still to come: asked for again when the stack is seen again.
+    Late(Box<SeenStack>, Arc<[Frame]>),
 }
 
 /// Turns flushes into batches.
@@ -97,7 +99,8 @@ impl Batcher {
         for (hash, stack) in flush.stacks.drain() {
             self.halves[0].insert(hash, Half::Addresses(Box::new(stack)));
         }
-        let deadline = Instant::now() + stacks::PATIENCE;
+        let patience = if account.closed { stacks::LAST_PATIENCE } else { stacks::PATIENCE };
+        let deadline = Instant::now() + patience;
         self.name(&flush, deadline);
         let mut processes = Table::new();
         let identities = std::mem::take(&mut flush.processes).into_iter();
@@ -175,13 +178,21 @@ impl Batcher {
         let mut asked = Vec::new();
         for hash in flush.seen.iter().flat_map(|seen| [seen.stack.user, seen.stack.kernel]) {
             let place = usize::from(!self.halves[0].contains_key(&hash));
-            let Some(Half::Addresses(_)) = self.halves[place].get(&hash) else { continue };
-            if let Some(Half::Addresses(stack)) = self.halves[place].remove(&hash) {
-                asked.push((hash, *stack));
+            match self.halves[place].remove(&hash) {
+                Some(Half::Addresses(stack) | Half::Late(stack, _)) => asked.push((hash, *stack)),
+                Some(named @ Half::Named(_)) => drop(self.halves[place].insert(hash, named)),
+                None => {}
             }
         }
-        for (hash, frames) in stacks::name(&self.symbols, asked, deadline) {
-            self.halves[0].insert(hash, Half::Named(frames.into()));
+        for (hash, named) in stacks::name(&self.symbols, asked, deadline) {
+            let frames = named.frames.into();
+            self.halves[0].insert(
+                hash,
+                match named.late {
+                    Some(stack) => Half::Late(Box::new(stack), frames),
+                    None => Half::Named(frames),
+                },
+            );
         }
     }
 
@@ -190,26 +201,30 @@ impl Batcher {
         if let Some(stack) = self.whole.get(&(user, kernel)) {
             return stack.clone();
         }
-        let (kernel_frames, has_kernel) = self.half(kernel);
-        let (user_frames, has_user) = self.half(user);
+        let (kernel_frames, has_kernel, _) = self.half(kernel);
+        let (user_frames, has_user, is_late) = self.half(user);
         let mut frames = without_hooks(&kernel_frames).to_vec();
         frames.extend(user_frames);
         let stack: Stack = frames.into();
         if has_kernel && has_user {
-            self.whole.insert((user, kernel), stack.clone());
+            if !is_late {
+                self.whole.insert((user, kernel), stack.clone());
+            }
         } else {
             self.counts.add(None, DaemonCounter::StacksMissing, 1);
         }
         stack
     }
 
-    fn half(&self, hash: u64) -> (Vec<Frame>, bool) {
+    /// Its frames, whether there are any, and whether they are to be better.
+    fn half(&self, hash: u64) -> (Vec<Frame>, bool, bool) {
         if hash == 0 {
-            return (Vec::new(), true);
+            return (Vec::new(), true, false);
         }
         match self.halves.iter().find_map(|halves| halves.get(&hash)) {
-            Some(Half::Named(frames)) => (frames.to_vec(), true),
-            _ => (vec![mark("[stack lost]")], false),
+            Some(Half::Named(frames)) => (frames.to_vec(), true, false),
+            Some(Half::Late(_, frames)) => (frames.to_vec(), true, true),
+            _ => (vec![mark("[stack lost]")], false, false),
         }
     }
 

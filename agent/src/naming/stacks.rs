@@ -10,11 +10,22 @@ use crate::{
         frame::{Frame, FrameKind},
         id::Pid,
     },
-    symbols::{Request, Space, Symbols},
+    symbols::{Request, Resolved, Space, Symbols},
 };
 
 /// How long a batch waits for what is reported late: mappings being read, tables being made, names.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Patience at the end of a recording: nobody waits for its next batch, and there is none.
+pub const LAST_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A stack by name.
+pub struct Named {
+    /// Its frames, the mark of its end among them.
+    pub frames: Vec<Frame>,
+    /// The stack itself, when some of its names may come later.
+    pub late: Option<SeenStack>,
+}
 
 /// Names stacks, each with the mark of its end where that is not the outermost frame. Blocks, until
 /// `deadline` for what is reported late.
@@ -22,28 +33,28 @@ pub fn name(
     symbols: &Symbols,
     stacks: Vec<(u64, SeenStack)>,
     deadline: Instant,
-) -> Vec<(u64, Vec<Frame>)> {
+) -> Vec<(u64, Named)> {
     let mut asked = Vec::with_capacity(stacks.len());
     let mut requests = Vec::with_capacity(stacks.len());
     for (hash, mut stack) in stacks {
         stack.settle(deadline);
         let is_user = stack.definition.tgid != 0;
-        asked.push((hash, stack.definition.stop));
         requests.push(Request {
             pid: Pid(stack.definition.tgid),
-            frames: stack.definition.frames,
+            frames: stack.definition.frames.clone(),
             space: if is_user { Space::User } else { Space::Kernel },
-            map: stack.map,
+            map: stack.map.clone(),
         });
+        asked.push((hash, stack));
     }
     if requests.is_empty() {
         return Vec::new();
     }
-    let named = asked.into_iter().zip(symbols.resolve(requests));
+    let named = asked.into_iter().zip(symbols.resolve_until(requests, deadline));
     named
-        .map(|((hash, stop), mut frames)| {
-            frames.extend(end(stop));
-            (hash, frames)
+        .map(|((hash, stack), Resolved { mut frames, is_late })| {
+            frames.extend(end(stack.definition.stop));
+            (hash, Named { frames, late: is_late.then_some(stack) })
         })
         .collect()
 }

@@ -21,10 +21,13 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, memfd_create, openat2};
+use rustix::fs::{
+    AtFlags, MemfdFlags, Mode, OFlags, ResolveFlags, StatxFlags, StatxTimestamp, memfd_create,
+    openat2, statx,
+};
 use thiserror::Error;
 
 use super::{
@@ -36,6 +39,9 @@ use crate::model::id::Pid;
 
 /// Larger files are not read: their addresses stay `module+0xoffset`.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// Every part there is.
+pub const WHOLE: Range<u64> = 0..MAX_FILE_BYTES;
 
 /// Why a file was not used.
 #[derive(Debug, Error)]
@@ -61,17 +67,21 @@ pub enum FileError {
 }
 
 /// Tells versions of one file apart. Not the change time: unlinking moves it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
     bytes: u64,
     modified: Option<SystemTime>,
 }
 
 impl Version {
-    /// What the file is now.
+    /// What the file is now, as far as the kernel knows without asking who serves its file system.
     pub fn of(file: &File) -> io::Result<Self> {
-        let meta = file.metadata()?;
-        Ok(Self { bytes: meta.len(), modified: meta.modified().ok() })
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let meta = statx(file, "", flags, StatxFlags::SIZE | StatxFlags::MTIME)?;
+        let StatxTimestamp { tv_sec, tv_nsec, .. } = meta.stx_mtime;
+        let since = u64::try_from(tv_sec).ok().map(|seconds| Duration::new(seconds, tv_nsec));
+        let modified = since.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since));
+        Ok(Self { bytes: meta.stx_size, modified })
     }
 }
 
@@ -222,14 +232,20 @@ pub fn own_path(file: &File) -> PathBuf {
 }
 
 /// A private copy that has no name, so that nobody else can change it.
-pub fn copy(original: &File) -> Result<File, FileError> {
-    copy_parts(original, std::slice::from_ref(&(0..MAX_FILE_BYTES)))
+#[cfg(any(test, fuzzing))]
+pub(crate) fn copy(original: &File) -> Result<File, FileError> {
+    let copy = nameless().map_err(FileError::Copy)?;
+    copy_parts(original, &[WHOLE], copy)
 }
 
-/// A private copy of some parts, which may overlap, with holes that read as zeros between them.
-pub fn copy_parts(original: &File, parts: &[Range<u64>]) -> Result<File, FileError> {
-    let copy = || {
-        let mut copy = nameless()?;
+/// A copy of some parts, which may overlap, in `copy`, an empty file, with holes that read as zeros
+/// between them.
+pub fn copy_parts(
+    original: &File,
+    parts: &[Range<u64>],
+    mut copy: File,
+) -> Result<File, FileError> {
+    let fill = || {
         // Its own offset: the original's descriptor is kept and may be copied again.
         let mut source = File::open(own_path(original))?;
         let length = source.metadata()?.len().min(MAX_FILE_BYTES);
@@ -248,7 +264,7 @@ pub fn copy_parts(original: &File, parts: &[Range<u64>]) -> Result<File, FileErr
         copy.set_len(length)?;
         Ok(copy)
     };
-    copy().map_err(FileError::Copy)
+    fill().map_err(FileError::Copy)
 }
 
 /// An empty nameless file: on disk, whose pages the kernel can write back and drop, else in memory.

@@ -172,6 +172,11 @@ impl ProcessMap {
         self.restored.get_or_init(|| moved::restored(self.pid, &self.mappings));
     }
 
+    /// Whether that was asked.
+    pub fn is_restored(&self) -> bool {
+        self.restored.get().is_some()
+    }
+
     /// When it was read, ktime: what was mapped later is not in it.
     pub fn read_at(&self) -> u64 {
         self.read_at

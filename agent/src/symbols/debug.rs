@@ -1,52 +1,40 @@
 //! The separate file that holds a program's debug information, as blazesym is to read it.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, path::PathBuf};
 
 use super::{elf::Elf, expand::is_compressed};
-use crate::process::{debug_file, elf::Header, file};
+use crate::process::{
+    elf::Header,
+    file::{self, WHOLE},
+};
 
 /// A debug file, as blazesym is to open it.
 #[derive(Debug)]
 pub(super) struct DebugFile {
     /// The installed file, or our copy of it when it had to be unpacked.
     pub(super) path: PathBuf,
-    /// Bytes of the copy.
-    pub(super) bytes: u64,
-    _copy: Option<File>,
+    _file: File,
 }
 
 impl DebugFile {
-    /// Looks for that of `elf`, which was read from `original`, mapped as `binary`. A copy may have
-    /// `room` bytes.
-    pub(super) fn find(elf: &Elf, original: &File, binary: &Path, room: u64) -> Option<Self> {
-        debug_file::find(elf.build_id.as_deref(), elf.link.as_ref(), original, binary)
-            .map(|path| Self::open(path, room))
-    }
-
-    /// Most debug files are packed, and read better when they are not.
-    fn open(path: PathBuf, room: u64) -> Self {
-        match unpacked(&path, room) {
-            Some((copy, bytes)) => Self { path: file::own_path(&copy), bytes, _copy: Some(copy) },
-            None => Self { path, bytes: 0, _copy: None },
-        }
+    /// Most debug files are packed, and read better when they are not: then it is copied into `copy`, an
+    /// empty file of ours, which may have `room` bytes.
+    pub(super) fn open(installed: File, copy: File, room: u64) -> Self {
+        let file = unpacked(&installed, copy, room).unwrap_or(installed);
+        Self { path: file::own_path(&file), _file: file }
     }
 }
 
 /// A copy without compressed sections, if the file has any.
-fn unpacked(path: &Path, room: u64) -> Option<(File, u64)> {
-    let installed = File::open(path).ok()?;
-    let sections = Header::read(&installed).ok()?.sections(&installed).ok()?;
+fn unpacked(installed: &File, copy: File, room: u64) -> Option<File> {
+    let sections = Header::read(installed).ok()?.sections(installed).ok()?;
     let room = room.checked_sub(installed.metadata().ok()?.len())?;
     if !sections.all.iter().any(is_compressed) {
         return None;
     }
-    let copy = file::copy(&installed).ok()?;
+    let copy = file::copy_parts(installed, &[WHOLE], copy).ok()?;
     Elf::disarm(&copy, room).ok()?;
-    let bytes = copy.metadata().ok()?.len();
-    Some((copy, bytes))
+    Some(copy)
 }
 
 #[cfg(test)]

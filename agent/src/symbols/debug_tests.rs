@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, symlink},
+    path::Path,
     process::Command,
 };
 
@@ -13,7 +14,7 @@ use crate::{
         debug_file::{DEBUG_DIRECTORY, DebugLink, by_link, checksum},
         file::MAX_FILE_BYTES,
     },
-    symbols::{Symbols, fixture::*},
+    symbols::{Symbols, elf::identity, fixture::*},
 };
 
 /// A program without debug information that names the file which has it, and that file.
@@ -27,11 +28,6 @@ fn split(directory: &Directory, more: &[&str]) -> (PathBuf, PathBuf) {
     objcopy(&[&["--only-keep-debug", from, to], more].concat());
     objcopy(&["--strip-all", &format!("--add-gnu-debuglink={to}"), from]);
     (program, debug)
-}
-
-fn elf(program: &Path) -> (Elf, File) {
-    let original = File::open(program).unwrap();
-    (Elf::disarm(&file::copy(&original).unwrap(), 0).unwrap(), original)
 }
 
 fn is_root() -> bool {
@@ -49,8 +45,8 @@ fn a_linked_file_is_used_if_it_is_the_hosts_and_the_right_one() {
     }
     let directory = Directory::new("bylink");
     let (program, debug) = split(&directory, &[]);
-    let (elf, original) = elf(&program);
-    let link = elf.link.clone().unwrap();
+    let original = File::open(&program).unwrap();
+    let link = identity(&original).1.unwrap();
     let root = directory.path("root");
     let place = root.join(program.parent().unwrap().strip_prefix("/").unwrap());
     fs::create_dir_all(&place).unwrap();
@@ -119,12 +115,14 @@ fn packed_files_are_unpacked_within_the_room_there_is() {
     let directory = Directory::new("room");
     let (_, debug) = split(&directory, &["--compress-debug-sections=zlib"]);
     let packed = fs::metadata(&debug).unwrap().len();
-    let (_, bytes) = unpacked(&debug, MAX_FILE_BYTES).unwrap();
-    assert!(bytes > packed);
+    let bytes = |room: u64| {
+        let (installed, copy) = (File::open(&debug).unwrap(), file::nameless().unwrap());
+        Some(unpacked(&installed, copy, room)?.metadata().unwrap().len())
+    };
+    assert!(bytes(MAX_FILE_BYTES).unwrap() > packed);
     // With room for the copy only, it is copied and stays packed.
-    let (_, bytes) = unpacked(&debug, packed + 8).unwrap();
-    assert_eq!(bytes, packed);
-    assert!(unpacked(&debug, packed - 1).is_none());
+    assert_eq!(bytes(packed + 8), Some(packed));
+    assert_eq!(bytes(packed - 1), None);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::{
 use crate::process::{
     debug_file::DebugLink,
     elf::{self, ElfError, Header, SHF_EXECINSTR, SHT_NOBITS, Section, Segment},
-    file::{self, FileError},
+    file::{self, FileError, WHOLE},
     gopclntab::GoTable,
     maps::FileOffset,
 };
@@ -35,8 +35,6 @@ pub(super) struct Elf {
     code: Vec<Segment>,
     /// Those of code, but not of stubs.
     pub(super) sections: Vec<Range<u64>>,
-    pub(super) build_id: Option<Vec<u8>>,
-    pub(super) link: Option<DebugLink>,
     /// What a Go program says of itself.
     pub(super) go: Option<GoTable>,
     /// How it calls libraries.
@@ -44,13 +42,16 @@ pub(super) struct Elf {
 }
 
 impl Elf {
-    /// A copy of `original` without what names need not: its code and data. A file without a table
-    /// of sections does not tell what is what, and is copied whole.
+    /// A copy of `original` in `room`, an empty file of ours, without what names need not: its code and
+    /// data. A file without a table of sections does not tell what is what, and is copied whole.
+    pub(super) fn copy_to(room: File, original: &File) -> Result<File, FileError> {
+        let parts = parts(original);
+        file::copy_parts(original, parts.as_deref().unwrap_or(&[WHOLE]), room)
+    }
+
+    #[cfg(any(test, fuzzing))]
     pub(super) fn copy(original: &File) -> Result<File, FileError> {
-        match parts(original) {
-            Some(parts) => file::copy_parts(original, &parts),
-            None => file::copy(original),
-        }
+        Self::copy_to(file::nameless().map_err(FileError::Copy)?, original)
     }
 
     /// Reads `copy`, which must be ours alone, takes references to other files out of it, and
@@ -59,8 +60,6 @@ impl Elf {
         let header = Header::read(copy)?;
         let segments = header.segments(copy)?;
         let sections = header.sections(copy)?;
-        let link =
-            sections.named(b".gnu_debuglink").and_then(|section| DebugLink::read(copy, section));
         let empty = sections.names.iter().position(|&byte| byte == 0);
         for section in &sections.all {
             if REFERENCES.contains(&section.name.as_slice()) {
@@ -70,14 +69,13 @@ impl Elf {
                 copy.write_all_at(&empty.to_le_bytes(), section.header_at)?;
             }
         }
-        let build_id = elf::build_id(copy, &segments, &sections);
         let go = GoTable::of(copy, &sections);
         let plt = Plt::of(header.machine, &sections);
         expand(copy, &sections, room)?;
         let code = segments.into_iter().filter(|segment| segment.code().is_some()).collect();
         let is_code = |section: &&Section| !is_stubs(section);
         let sections = sections.all.iter().filter(is_code).filter_map(Section::code).collect();
-        Ok(Self { code, sections, build_id, link, go, plt })
+        Ok(Self { code, sections, go, plt })
     }
 
     /// Which address the code at `offset` has.
@@ -87,6 +85,17 @@ impl Elf {
             code.address.checked_add(inside).map(ImageAddress)
         })
     }
+}
+
+/// Which build a file says it is, and which file has its debug information. A stripped file may have no
+/// sections, or none that can be read.
+pub(super) fn identity(file: &File) -> (Option<Vec<u8>>, Option<DebugLink>) {
+    let Ok(header) = Header::read(file) else { return (None, None) };
+    let segments = header.segments(file).unwrap_or_default();
+    let sections = header.sections(file).unwrap_or_default();
+    let link = sections.named(b".gnu_debuglink");
+    let link = link.and_then(|section| DebugLink::read(file, section));
+    (elf::build_id(file, &segments, &sections), link)
 }
 
 /// Where the parts are that a reader of names asks for; `None` when no table of sections says.

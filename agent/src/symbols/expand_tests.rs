@@ -97,3 +97,23 @@ fn sections_that_share_their_bytes_stay() {
     expand(&copy, &sections, 4 * ZEROS).unwrap();
     assert_eq!(read(&copy, 0, 64).unwrap(), [0; 64]);
 }
+
+#[test]
+fn what_names_are_not_read_from_is_not_unpacked() {
+    for (name, is_emptied) in [
+        (&b".debug_zzz"[..], false),
+        (b".debug_gdb_scripts", false),
+        (b".debug_loclists", true),
+        (b".debug_macro", true),
+    ] {
+        let (copy, mut sections) = section(ZLIB, ZEROS);
+        let before = copy.metadata().unwrap().len();
+        sections.all[0].name = name.to_vec();
+        expand(&copy, &sections, 2 * ZEROS).unwrap();
+        assert_eq!(copy.metadata().unwrap().len(), before);
+        // Opened by who reads the others, so it must be what it says: nothing.
+        let header = read(&copy, 0, 64).unwrap();
+        assert_eq!(header[24..32] == 64_u64.to_le_bytes(), is_emptied);
+        assert_eq!(header[32..40], [0; 8]);
+    }
+}

@@ -1,10 +1,9 @@
-//! One file of code being read: our private copy of it, its separate debug file, and the names found
-//! so far.
+//! One file of code being read, in the child that parses: our private copy of it, and its separate
+//! debug file.
 
 use std::{
-    collections::HashMap,
     fs::File,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,9 +36,6 @@ pub(super) struct Image {
     pub(super) path: PathBuf,
     /// Its separate debug file, installed on this host.
     debug: Option<DebugFile>,
-    /// Of all copies.
-    pub(super) bytes: u64,
-    pub(super) names: HashMap<FileOffset, Arc<[Frame]>>,
     /// When blazesym was last asked; none while it holds nothing of the file.
     pub(super) asked: Option<Instant>,
     /// How often it was made to forget it.
@@ -47,45 +43,32 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Copies `file`, which was mapped as `binary`, and reads its headers. All copies together stay
-    /// below [`MAX_FILE_BYTES`].
-    pub(super) fn read(file: &File, binary: &Path) -> Option<Self> {
-        let copy = Elf::copy(file).ok()?;
-        let room = MAX_FILE_BYTES.saturating_sub(copy.metadata().ok()?.len());
-        let elf = Elf::disarm(&copy, room.min(MAX_UNPACKED)).ok()?;
-        let bytes = copy.metadata().ok()?.len();
-        let room = MAX_FILE_BYTES.saturating_sub(bytes);
-        let debug = DebugFile::find(&elf, file, binary, room);
-        Some(Self::new(elf, copy, bytes, debug))
-    }
-
-    /// An image that is nobody's file.
-    pub(super) fn of_own(copy: File) -> Option<Self> {
-        let elf = Elf::disarm(&copy, 0).ok()?;
-        let bytes = copy.metadata().ok()?.len();
-        Some(Self::new(elf, copy, bytes, None))
-    }
-
-    fn new(elf: Elf, copy: File, bytes: u64, debug: Option<DebugFile>) -> Self {
-        let bytes = bytes + debug.as_ref().map_or(0, |debug| debug.bytes);
+    /// Copies `file` into `room`, an empty file of ours, and reads its headers. Unpacked it may have
+    /// `most` bytes more.
+    pub(super) fn read(file: &File, room: File, most: u64) -> Option<Self> {
+        let copy = Elf::copy_to(room, file).ok()?;
+        let left = MAX_FILE_BYTES.saturating_sub(copy.metadata().ok()?.len());
+        let elf = Elf::disarm(&copy, left.min(MAX_UNPACKED).min(most)).ok()?;
         let path = file::own_path(&copy);
-        Self { elf, copy, path, debug, bytes, names: HashMap::new(), asked: None, evictions: 0 }
+        Some(Self { elf, copy, path, debug: None, asked: None, evictions: 0 })
     }
 
-    /// The functions at `offset`, innermost first.
+    /// The rest of what there is to know of it.
+    pub(super) fn set_debug(&mut self, debug: DebugFile) {
+        self.debug = Some(debug);
+    }
+
+    /// The functions at `offset`, innermost first; none when nothing is known.
     pub(super) fn frames(
         &mut self,
         names: &mut Names,
         offset: FileOffset,
-    ) -> Result<Option<Arc<[Frame]>>, Broken> {
-        if let Some(frames) = self.names.get(&offset) {
-            return Ok((!frames.is_empty()).then(|| Arc::clone(frames)));
-        }
-        let Some(address) = self.elf.address(offset) else { return Ok(None) };
+    ) -> Result<Vec<Frame>, Broken> {
+        let Some(address) = self.elf.address(offset) else { return Ok(Vec::new()) };
         let stub = self.stub(names, address)?;
         let known = if stub.is_some() { stub } else { self.known(names, address)? };
         let go = || self.elf.go.as_ref()?.frame(&self.copy, address);
-        let frames: Arc<[Frame]> = match known {
+        Ok(match known {
             Some(mut frames) => {
                 // With symbols but without debug information Go still knows the line.
                 if let [frame] = &mut *frames
@@ -94,13 +77,10 @@ impl Image {
                 {
                     *frame = go;
                 }
-                frames.into()
+                frames
             }
-            // None at all is remembered as well.
             None => go().into_iter().collect(),
-        };
-        self.names.insert(offset, Arc::clone(&frames));
-        Ok((!frames.is_empty()).then_some(frames))
+        })
     }
 
     /// What symbols and debug information say.

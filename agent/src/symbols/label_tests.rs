@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs, path::Path, process::Command, sync::Arc};
 
-use super::{Frame, module::*};
+use super::{Frame, bounds::Bounds, module::*};
 use crate::{
     ledger::AtomicTally,
     process::{

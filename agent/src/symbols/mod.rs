@@ -1,13 +1,15 @@
 //! Addresses to names, files and lines, on a thread of their own.
 //!
-//! blazesym's symbolizer cannot leave its thread, and reading other people's files can take long;
-//! so the work is done behind a bounded queue. A caller waits for its batch, but never for ever:
-//! past a first deadline the remaining addresses of a batch keep `module+0xoffset`, past a second
-//! one the caller stops waiting for a thread that hangs in a read.
+//! Reading other people's files can take long and may end in anything, so they are parsed by children
+//! (`parser`), and asked for behind a bounded queue. A caller waits for its batch, but never for ever:
+//! past its deadline the remaining addresses keep `module+0xoffset`, and they are said to be late: who
+//! asks again has their names when they are there. A little later the caller stops waiting for a
+//! thread that hangs.
 
 use std::{
     io,
     os::unix::ffi::OsStrExt as _,
+    path::Path,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
@@ -26,10 +28,12 @@ use crate::{
     },
     process::maps::{Address, Backing, FileId, ProcessMap},
 };
-use module::{Bounds, Modules, fallback};
+use bounds::Bounds;
+use module::{Known, Modules, fallback};
 use runtimes::NoRuntimes;
 pub(crate) use runtimes::Runtimes;
 
+mod bounds;
 mod code_map;
 mod debug;
 mod elf;
@@ -46,12 +50,16 @@ mod kallsyms;
 mod kernel;
 mod module;
 mod names;
+mod opener;
+pub(crate) mod parser;
 mod perf_map;
 mod plt;
 mod readable;
 mod runtimes;
 mod texts;
 
+/// How much longer than its deadline a batch may take before its caller goes on without it.
+const GRACE: Duration = Duration::from_millis(500);
 /// Batches waiting. A caller waits for its own, so this is more than there are callers.
 const QUEUE: usize = 64;
 
@@ -77,9 +85,27 @@ pub struct Request {
     pub space: Space,
 }
 
+/// A stack by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// One address may give several, those of kind `inlined` before the function they are inlined into.
+    pub frames: Vec<Frame>,
+    /// Some of their names may come later.
+    pub is_late: bool,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Named,
+    Nameless,
+    /// Its name may come.
+    Late,
+}
+
 enum Job {
     Open(Arc<ProcessMap>),
-    Resolve { requests: Arc<[Request]>, answer: SyncSender<Vec<Vec<Frame>>> },
+    Resolve { requests: Arc<[Request]>, deadline: Instant, answer: SyncSender<Vec<Resolved>> },
 }
 
 /// The symbol thread, as its users see it. It ends when this is dropped.
@@ -108,14 +134,10 @@ impl Symbols {
         let (jobs, queue) = sync_channel(QUEUE);
         let counters = Arc::new(AtomicTally::default());
         let worker_counters = Arc::clone(&counters);
-        thread::Builder::new()
-            .name("hotspan-symbols".into())
-            // Debug information is walked recursively.
-            .stack_size(16 << 20)
-            .spawn(move || {
-                let modules = Modules::new(bounds, Arc::clone(&worker_counters));
-                serve(&queue, modules, runtimes, &worker_counters);
-            })?;
+        thread::Builder::new().name("hotspan-symbols".into()).spawn(move || {
+            let modules = Modules::new(bounds, Arc::clone(&worker_counters));
+            serve(&queue, modules, runtimes, &worker_counters);
+        })?;
         Ok(Self { jobs, counters, patience: bounds.patience })
     }
 
@@ -125,28 +147,36 @@ impl Symbols {
         self.jobs.try_send(Job::Open(map)).is_ok()
     }
 
-    /// Names every frame, in order: one list per request. One address may give several frames, those of
-    /// kind `inlined` before the function they are inlined into. Blocks.
-    pub fn resolve(&self, requests: Vec<Request>) -> Vec<Vec<Frame>> {
+    /// Names every frame, in order: one stack per request. Blocks, until a little after `deadline`.
+    pub fn resolve_until(&self, requests: Vec<Request>, deadline: Instant) -> Vec<Resolved> {
         let requests: Arc<[Request]> = requests.into();
         let (answer, answered) = sync_channel(1);
-        let job = Job::Resolve { requests: Arc::clone(&requests), answer };
+        let job = Job::Resolve { requests: Arc::clone(&requests), deadline, answer };
         let sent = match self.jobs.try_send(job) {
             Ok(()) => true,
             // Only when a thread that hangs has let this many callers down.
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
         };
-        let frames = if sent { answered.recv_timeout(self.patience).ok() } else { None };
-        frames.unwrap_or_else(|| {
+        let patience = deadline.saturating_duration_since(Instant::now()) + GRACE;
+        let patience = patience.min(self.patience);
+        let resolved = if sent { answered.recv_timeout(patience).ok() } else { None };
+        resolved.unwrap_or_else(|| {
             self.counters.add(DaemonCounter::SymbolsUnanswered, requests.len() as u64);
-            requests
-                .iter()
-                .map(|request| {
-                    let frames = request.frames.iter();
-                    frames.map(|&frame| request.placeholder(frame, None)).collect()
-                })
-                .collect()
+            let unresolved = requests.iter().map(|request| {
+                let frames = request.frames.iter();
+                let frames = frames.map(|&frame| request.placeholder(frame, None)).collect();
+                Resolved { frames, is_late: true }
+            });
+            unresolved.collect()
         })
+    }
+
+    /// The same for as long as a batch may take.
+    #[cfg(test)]
+    pub(crate) fn resolve(&self, requests: Vec<Request>) -> Vec<Vec<Frame>> {
+        let deadline = Instant::now() + Bounds::default().batch;
+        let resolved = self.resolve_until(requests, deadline).into_iter();
+        resolved.map(|resolved| resolved.frames).collect()
     }
 
     /// What could not be had so far.
@@ -166,7 +196,7 @@ fn serve(
         let job = match queue.recv_timeout(modules.idle_after()) {
             Ok(job) => job,
             Err(RecvTimeoutError::Timeout) => {
-                modules.evict_idle();
+                modules.end_idle();
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -174,13 +204,17 @@ fn serve(
         modules.begin_batch();
         match job {
             Job::Open(map) => modules.open_all(&map),
-            Job::Resolve { requests, answer } => {
-                let deadline = Instant::now() + modules.batch_time();
-                let frames = requests.iter().map(|request| {
+            Job::Resolve { requests, deadline, answer } => {
+                let deadline = deadline.min(Instant::now() + modules.batch_time());
+                for request in &*requests {
+                    request.want(&mut modules, deadline);
+                }
+                modules.fetch(deadline);
+                let resolved = requests.iter().map(|request| {
                     request.resolve(&mut modules, &mut runtimes, counters, deadline)
                 });
                 // The caller may have lost patience; then nobody needs the frames.
-                let _ = answer.send(frames.collect());
+                let _ = answer.send(resolved.collect());
             }
         }
     }
@@ -189,39 +223,59 @@ fn serve(
 // === impl Request ===
 
 impl Request {
+    /// Says what is to be asked of files.
+    fn want(&self, modules: &mut Modules, deadline: Instant) {
+        let Some(map) = &self.map else { return };
+        if self.space == Space::Kernel {
+            return;
+        }
+        modules.restore(map);
+        for address in self.frames.iter().filter_map(|frame| frame.native()) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            let address = Address(address.inside());
+            let Some(mapping) = map.lookup(address) else { continue };
+            match (&mapping.backing, mapping.file_offset(address)) {
+                (Backing::File { path, .. }, _)
+                    if is_made(path) && modules.has_jit(map, address) => {}
+                (Backing::File { id, path, .. }, Some(offset)) => {
+                    modules.want(self.pid, mapping, (*id, path), offset);
+                }
+                (Backing::Vdso, _) => modules.want_vdso(mapping, address),
+                (Backing::File { .. } | Backing::Anonymous, _) => {}
+            }
+        }
+    }
+
     fn resolve(
         &self,
         modules: &mut Modules,
         runtimes: &mut impl Runtimes,
         counters: &AtomicTally,
         deadline: Instant,
-    ) -> Vec<Frame> {
-        if let Some(map) = &self.map {
-            map.restore();
-        }
+    ) -> Resolved {
         let mut frames = Vec::with_capacity(self.frames.len());
+        let mut late = 0;
         for &frame in &self.frames {
-            let is_late = Instant::now() >= deadline;
-            let is_named = match frame {
-                _ if is_late => {
-                    counters.add(DaemonCounter::SymbolsLate, 1);
-                    false
-                }
-                RawFrame::Native(address) => self.name(address, modules, &mut frames),
+            let fate = match frame {
+                RawFrame::Native(address) => self.name(address, modules, &mut frames, deadline),
+                RawFrame::Runtime(_) if Instant::now() >= deadline => Fate::Late,
                 RawFrame::Runtime(frame) => {
                     let named = runtimes.name(self.pid, frame, deadline);
-                    named.map(|named| frames.push(named)).is_some()
+                    named.map(|named| frames.push(named)).into()
                 }
             };
-            if is_named {
+            if fate == Fate::Named {
                 continue;
             }
+            late += u64::from(fate == Fate::Late);
             counters.add(DaemonCounter::SymbolsUnresolved, 1);
-            // Late because reading is slow: then nothing more is read.
-            let id = frame.native().filter(|_| !is_late).and_then(|address| self.file(address));
+            let id = frame.native().and_then(|address| self.file(address));
             frames.push(self.placeholder(frame, id.and_then(|id| modules.id(id))));
         }
-        frames
+        counters.add(DaemonCounter::SymbolsLate, late);
+        Resolved { frames, is_late: late > 0 }
     }
 
     /// The file behind an address.
@@ -233,36 +287,52 @@ impl Request {
         }
     }
 
-    /// Adds the frames at this address; false if there is no name for it.
-    fn name(&self, frame: FrameAddress, modules: &mut Modules, frames: &mut Vec<Frame>) -> bool {
+    /// Adds the frames at this address, if they have names.
+    fn name(
+        &self,
+        frame: FrameAddress,
+        modules: &mut Modules,
+        frames: &mut Vec<Frame>,
+        deadline: Instant,
+    ) -> Fate {
         let address = Address(frame.inside());
         if self.space == Space::Kernel {
-            return modules.kernel(address).map(|found| frames.extend(found)).is_some();
+            return modules.kernel(address).map(|found| frames.extend(found)).into();
         }
-        let Some(map) = &self.map else { return false };
+        let Some(map) = &self.map else { return Fate::Nameless };
+        let is_late = Instant::now() >= deadline;
         let mapping = map.lookup(address);
         match mapping.map(|mapping| (mapping, &mapping.backing)) {
             Some((mapping, Backing::File { id, path, .. })) => {
                 // Runtimes that map the code they make twice give it a nameless file.
-                if path.as_os_str().as_bytes().starts_with(b"/memfd:")
+                if is_made(path)
+                    && !is_late
                     && let Some(found) = modules.jit(map, address)
                 {
                     frames.push(found);
-                    return true;
+                    return Fate::Named;
                 }
-                mapping
-                    .file_offset(address)
-                    .and_then(|offset| modules.user(self.pid, mapping, (*id, path), offset))
-                    .map(|found| frames.extend(found.iter().cloned()))
-                    .is_some()
+                let Some(offset) = mapping.file_offset(address) else { return Fate::Nameless };
+                match modules.at(*id, offset) {
+                    Known::Named(found) => {
+                        frames.extend(found.iter().cloned());
+                        Fate::Named
+                    }
+                    Known::Nameless => Fate::Nameless,
+                    Known::Awaited => Fate::Late,
+                }
             }
-            Some((mapping, Backing::Vdso)) => {
-                frames.push(modules.vdso(mapping, address));
-                true
-            }
+            Some((mapping, Backing::Vdso)) => match modules.vdso(mapping, address) {
+                Some(found) => {
+                    frames.push(found);
+                    Fate::Named
+                }
+                None => Fate::Late,
+            },
+            Some((_, Backing::Anonymous)) | None if is_late => Fate::Late,
             // Code may be younger than the map.
             Some((_, Backing::Anonymous)) | None => {
-                modules.jit(map, address).map(|found| frames.push(found)).is_some()
+                modules.jit(map, address).map(|found| frames.push(found)).into()
             }
         }
     }
@@ -286,6 +356,19 @@ impl Request {
             }
             None => Frame::named("[unresolved]", FrameKind::Native),
         }
+    }
+}
+
+/// Whether a mapped file is one of memory, in which processes make code.
+fn is_made(path: &Path) -> bool {
+    path.as_os_str().as_bytes().starts_with(b"/memfd:")
+}
+
+// === impl Fate ===
+
+impl From<Option<()>> for Fate {
+    fn from(named: Option<()>) -> Self {
+        named.map_or(Self::Nameless, |()| Self::Named)
     }
 }
 

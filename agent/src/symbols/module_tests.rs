@@ -8,7 +8,10 @@ use std::{
 
 use super::*;
 use crate::process::fixture::{Directory, NOBODY, map_of};
-use crate::{process::maps::Address, symbols::fixture::*};
+use crate::{
+    process::{file, maps::Address},
+    symbols::{fixture::*, image::Image, names::Names},
+};
 
 fn modules(bounds: Bounds) -> (Modules, Arc<AtomicTally>) {
     let counters = Arc::new(AtomicTally::default());
@@ -52,9 +55,10 @@ fn what_is_kept_stays_within_bounds() {
             for offset in 0..6 {
                 name(&mut modules, copy, plain + offset);
             }
-            let images: Vec<_> = modules.known.values().filter_map(Module::image).collect();
-            let names: usize = images.iter().map(|image| image.names.len()).sum();
-            assert!(modules.known.len() <= 4 && images.len() <= 2 && names <= 8);
+            modules.begin_batch();
+            let names: usize = modules.known.values().map(|module| module.names.len()).sum();
+            assert!(modules.known.len() <= 4 && names <= 8);
+            assert!(modules.lines.held().all(|(files, bytes)| files <= 2 && bytes <= 1 << 20));
         }
     }
     assert!(counters.get(DaemonCounter::SymbolFilesEvicted) > 0);
@@ -67,9 +71,8 @@ fn one_file_alone_stays_within_the_bound_of_names() {
     let (mut modules, _) = modules(Bounds { names: 3, ..Bounds::default() });
     for offset in 0..8 {
         name(&mut modules, &program, plain.saturating_sub(4) + offset);
-        let held: usize =
-            modules.known.values().filter_map(Module::image).map(|image| image.names.len()).sum();
-        assert!(held <= 3);
+        modules.begin_batch();
+        assert!(modules.known.values().map(|module| module.names.len()).sum::<usize>() <= 3);
     }
     assert_eq!(name(&mut modules, &program, plain).as_deref(), Some("plain"));
 }
@@ -80,37 +83,33 @@ fn copies_are_dropped_with_their_module() {
     let (program, plain) = program(&directory);
     let (mut modules, _) = modules(Bounds::default());
     assert_eq!(name(&mut modules, &program, plain).as_deref(), Some("plain"));
-    let path = modules.known.values().find_map(Module::image).unwrap().path.clone();
-    let ours = fs::read_link(&path).unwrap();
+    assert_eq!(modules.lines.held().map(|(files, _)| files).sum::<usize>(), 1);
     let id = *modules.known.keys().next().unwrap();
     modules.forget(id);
-    assert_ne!(fs::read_link(&path).ok(), Some(ours));
+    assert_eq!(modules.lines.held().map(|(files, _)| files).sum::<usize>(), 0);
     assert_eq!(name(&mut modules, &program, plain).as_deref(), Some("plain"));
 }
 
 /// blazesym maps what it reads, so the kernel says whether it holds something.
 #[test]
-fn what_was_parsed_goes_when_it_is_not_needed_and_the_names_stay() {
+fn what_was_parsed_goes_when_it_is_not_needed_and_can_be_had_again() {
     let directory = Directory::new("rest");
     let (program, plain) = program(&directory);
-    let (mut modules, _) = modules(Bounds { idle: Duration::ZERO, ..Bounds::default() });
-    let inode = |modules: &Modules| {
-        let path = modules.known.values().find_map(Module::image).unwrap().path.clone();
-        fs::metadata(path).unwrap().ino()
-    };
-    let is_mapped = |inode: u64| {
+    let copy = file::nameless().unwrap();
+    let inode = copy.metadata().unwrap().ino();
+    let mut image = Image::read(&fs::File::open(program).unwrap(), copy, 0).unwrap();
+    let mut names = Names::new();
+    let is_mapped = || {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         maps.lines().any(|line| line.split_ascii_whitespace().nth(4) == Some(&inode.to_string()))
     };
-    for round in 0..3 {
-        assert_eq!(name(&mut modules, &program, plain).as_deref(), Some("plain"), "round {round}");
-        // Only a name that was not found yet has the file parsed again.
-        assert_eq!(is_mapped(inode(&modules)), round == 0, "round {round}");
+    for _ in 0..2 {
+        let frames = image.frames(&mut names, FileOffset(plain)).unwrap();
+        assert_eq!(&*frames.last().unwrap().name, "plain");
+        assert!(is_mapped());
+        image.evict_idle(&mut names, Duration::ZERO);
+        assert!(!is_mapped());
     }
-    assert_eq!(name(&mut modules, &program, plain + 1).as_deref(), Some("plain"));
-    assert!(is_mapped(inode(&modules)));
-    modules.evict_idle();
-    assert!(!is_mapped(inode(&modules)));
 }
 
 #[test]
