@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod link;
 pub mod model;
 pub mod naming;
+mod peers;
 pub mod process;
 pub mod store;
 pub mod stream;

@@ -166,6 +166,7 @@ impl Agent {
         let settings = ClientSettings {
             endpoint: format!("http://127.0.0.1:{}", place.ingest),
             token: token.to_owned(),
+            token_owner: None,
             run: synthetic::run(number + 1),
             timing: Timing::default(),
         };

@@ -36,6 +36,7 @@ const FLOORS: &[&str] = &[
     "contexts",
     "process",
     "kernel",
+    "peers",
     "ledger",
     "config",
     "model",

@@ -69,12 +69,13 @@ impl Agent {
         serving: Option<&Serving>,
         alone: Lock,
     ) -> anyhow::Result<Self> {
-        let (endpoint, token) = match serving {
-            Some(serving) => (format!("http://{}", serving.ingest), serving.token.clone()),
+        let (endpoint, token, token_owner) = match serving {
+            Some(serving) => (format!("http://{}", serving.ingest), serving.token.clone(), None),
             None => {
                 let url = settings.collector.value.to_string();
                 known(&url)?;
-                (url, token::read(&settings.ingest_token_file.value)?)
+                let file = &settings.ingest_token_file.value;
+                (url, token::read(file)?, token::owner(file))
             }
         };
         let run = Arc::new(host::new_run()?);
@@ -85,7 +86,7 @@ impl Agent {
                 table_cache: Some(settings.data_dir.value.join("unwind")),
                 ..kernel::Config::default()
             },
-            client: ClientSettings { endpoint, token, run, timing: Timing::default() },
+            client: ClientSettings { endpoint, token, token_owner, run, timing: Timing::default() },
             queue: Arc::new(Queue::new(
                 usize::try_from(settings.queue_bytes.value.0).unwrap_or(usize::MAX),
             )),

@@ -71,6 +71,7 @@ impl Serving {
         // half is for the API and the store.
         let files = usize::try_from(descriptors::limit()).unwrap_or(usize::MAX);
         let connections = limits.connections.min(files / 2);
+        let tokenless = limits.tokenless.min(connections);
         let collector = collector::serve(
             runtime.handle(),
             ingest,
@@ -82,7 +83,7 @@ impl Serving {
                     token_file.display()
                 ),
                 version: env!("CARGO_PKG_VERSION"),
-                limits: collector::Limits { connections, ..limits },
+                limits: collector::Limits { connections, tokenless, ..limits },
             },
             store,
         )?;

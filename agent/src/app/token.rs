@@ -1,8 +1,9 @@
 //! The ingest token: made by the collector in its data directory, shown by agents.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
 };
 
@@ -55,6 +56,11 @@ fn trusted(path: &Path) -> Result<String, OwnError> {
     let mut text = String::new();
     file.take(LONGEST).read_to_string(&mut text).map_err(failed)?;
     Ok(text)
+}
+
+/// Whose the token in a file is: that user's collector made it, or was given it.
+pub(super) fn owner(path: &Path) -> Option<u32> {
+    fs::metadata(path).ok().map(|metadata| metadata.uid())
 }
 
 fn cannot_read(path: &Path) -> String {

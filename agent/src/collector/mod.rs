@@ -1,15 +1,17 @@
 //! The server's end of the wire (design 3.9): agents in, durable entries out.
 //!
 //! ```text
-//!  agents ──► Connections ──► IngestService ──► Session ──► Decoder ──► Writer (thread) ──► Sink
-//!                               token, limits     order, credit          group commit        │
-//!  agents ◄──────────────────────── Ack ◄───────────────────────────────── durable ◄─────────┘
+//!  agents ──► Connections ──► Gate ──► Session ──► Decoder ──► Writer (thread) ──► Sink
+//!               places, bytes   token    order, credit          group commit        │
+//!  agents ◄──────────────────────── Ack ◄──────────────────────── durable ◄─────────┘
 //! ```
 //! Invariants: an acknowledgement means durable; each sequence of a run reaches the sink once and in
 //! order; whatever comes in, memory is bounded: by credit per stream, by a budget over all of them,
-//! by limits in the decoder. Everything that comes in is hostile, a token or not.
+//! by limits in the decoder; before its token a connection costs `BEFORE_TOKEN` bytes of input, for
+//! `open_within`. Everything that comes in is hostile, a token or not.
 
 mod connections;
+mod gate;
 mod ingest;
 mod refusal;
 mod session;
@@ -33,8 +35,12 @@ use tokio::{
 };
 use tonic::{codec::CompressionEncoding, transport::Server};
 
-use crate::store::Sink;
+use crate::{
+    peers::table::{Table, TableLimits},
+    store::Sink,
+};
 use connections::Connections;
+use gate::{Gate, Keys};
 use ingest::IngestService;
 use session::Shared;
 use sessions::{SessionStatus, Sessions};
@@ -68,9 +74,14 @@ pub struct Settings {
 pub struct Limits {
     /// Connections at a time.
     pub connections: usize,
+    /// Of those, without a token.
+    pub tokenless: usize,
+    /// Of those, of one user of this host or of another host. Root's and our own have no such limit.
+    pub tokenless_of_peer: usize,
     /// Streams at a time.
     pub streams: usize,
-    /// A connection without a stream is closed after this, or after twice this.
+    /// A connection that has not shown the token by then is closed; one that has, and has no stream,
+    /// after this or twice this.
     pub open_within: Duration,
 }
 
@@ -93,6 +104,7 @@ pub enum CollectorError {
 pub struct Collector {
     address: SocketAddr,
     sessions: Arc<Sessions>,
+    table: Arc<Table>,
     writer: Writer,
     thread: thread::JoinHandle<()>,
     streams: Arc<Semaphore>,
@@ -138,28 +150,35 @@ pub fn serve<S: Sink>(
             budget: Arc::new(Semaphore::new(session::BUDGET)),
             version,
         }),
-        authorization: format!("Bearer {token}"),
-        token_hint,
         streams: streams.clone(),
         most_streams: limits.streams,
         stop: stopped.clone(),
     };
+    let table = Table::new(TableLimits {
+        most: limits.connections,
+        unproven: limits.tokenless,
+        share: limits.tokenless_of_peer,
+    });
     let connections =
-        Connections::new(listener, limits.connections, limits.open_within, sessions.clone());
-    let server = runtime.spawn(listen(service, connections, stopped));
+        Connections::new(listener, table.clone(), limits.open_within, sessions.clone());
+    let keys =
+        Keys { authorization: format!("Bearer {token}"), token_hint, sessions: sessions.clone() };
+    let server = runtime.spawn(listen(service, Arc::new(keys), connections, stopped));
     let most_streams = limits.streams;
-    Ok(Collector { address, sessions, writer, thread, streams, most_streams, stop, server })
+    Ok(Collector { address, sessions, table, writer, thread, streams, most_streams, stop, server })
 }
 
 async fn listen(
     service: IngestService,
+    keys: Arc<Keys>,
     connections: Connections,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
     // The limit holds for what comes out of the compression, too.
-    let service = IngestServer::new(service)
+    let inner = IngestServer::new(service)
         .accept_compressed(CompressionEncoding::Zstd)
         .max_decoding_message_size(MAX_FRAME);
+    let service = Gate { inner, keys };
     Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -178,7 +197,13 @@ async fn listen(
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 1024, streams: 512, open_within: Duration::from_secs(10) }
+        Self {
+            connections: 1024,
+            tokenless: 256,
+            tokenless_of_peer: 64,
+            streams: 512,
+            open_within: Duration::from_secs(10),
+        }
     }
 }
 
@@ -192,11 +217,12 @@ impl Collector {
 
     /// For health.
     pub fn status(&self) -> CollectorStatus {
-        CollectorStatus {
-            sessions: self.sessions.status(),
-            refusals: self.sessions.refusals(),
-            writer: self.writer.status(),
+        let mut refusals = self.sessions.refusals();
+        match self.table.evictions() {
+            0 => {}
+            evictions => _ = refusals.insert("gave_way", evictions),
         }
+        CollectorStatus { sessions: self.sessions.status(), refusals, writer: self.writer.status() }
     }
 
     /// Ends streams, lets the writer store what it has, drops the sink. Whether all of it was done

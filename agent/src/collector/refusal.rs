@@ -16,6 +16,9 @@ pub enum Refusal {
         /// Where it lies.
         hint: String,
     },
+    /// A probe that nobody needs.
+    #[error("a probe that {0}: send an empty one")]
+    Probe(&'static str),
     /// A Hello that no agent sends.
     #[error("not an agent's hello: {0}")]
     Hello(&'static str),
@@ -112,6 +115,7 @@ impl Refusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Token { .. } => "token",
+            Self::Probe(_) => "probe",
             Self::Hello(_) => "hello",
             Self::Protocol { .. } => "protocol",
             Self::Rival { .. } => "rival",
@@ -133,6 +137,7 @@ impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let code = match &refusal {
             Refusal::Token { .. } => Code::Unauthenticated,
+            Refusal::Probe(_) => Code::InvalidArgument,
             Refusal::Protocol { .. } => Code::FailedPrecondition,
             Refusal::Rival { .. } => Code::AlreadyExists,
             Refusal::Superseded => Code::Aborted,

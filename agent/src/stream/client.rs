@@ -51,6 +51,8 @@ pub struct ClientSettings {
     pub endpoint: String,
     /// The collector's token.
     pub token: String,
+    /// User whose collector on this host may see it, besides root's and our own: whose the token is.
+    pub token_owner: Option<u32>,
     /// Who streams.
     pub run: Arc<Run>,
     /// See `Timing`.
@@ -186,7 +188,6 @@ fn endpoint(settings: &ClientSettings) -> Result<Endpoint, ClientError> {
     }
     Ok(endpoint
         .connect_timeout(timing.connect_within)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(timing.keepalive_every)
         .keep_alive_timeout(timing.keepalive_within)
         .keep_alive_while_idle(true))
@@ -201,13 +202,14 @@ async fn open(
 ) -> Result<(mpsc::Sender<AgentFrame>, Streaming<ServerFrame>), Status> {
     let within = settings.timing.connect_within + settings.timing.welcome_within;
     let opening = async {
-        let channel: Channel = endpoint.connect().await.map_err(|error| {
-            Status::unavailable(format!(
-                "cannot connect to {}: {}",
-                settings.endpoint,
-                root(&error)
-            ))
-        })?;
+        let channel: Channel =
+            super::way::connect(endpoint, settings.token_owner).await.map_err(|error| {
+                Status::unavailable(format!(
+                    "cannot connect to {}: {}",
+                    settings.endpoint,
+                    root(&error)
+                ))
+            })?;
         let mut client = IngestClient::new(channel)
             .send_compressed(CompressionEncoding::Zstd)
             .max_decoding_message_size(MAX_SERVER_FRAME)

@@ -15,3 +15,4 @@ pub mod client;
 mod connection;
 pub mod queue;
 pub mod status;
+mod way;

@@ -5,6 +5,7 @@ mod cost;
 mod hostile;
 mod resume;
 mod rules;
+mod tokenless;
 
 use std::{
     collections::HashMap,
@@ -190,7 +191,8 @@ impl Agent {
             ..Timing::default()
         };
         let endpoint = format!("http://{address}");
-        let settings = ClientSettings { endpoint, token: TOKEN.into(), run, timing };
+        let settings =
+            ClientSettings { endpoint, token: TOKEN.into(), token_owner: None, run, timing };
         Self::with(settings, queue)
     }
 

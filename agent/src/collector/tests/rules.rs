@@ -46,7 +46,13 @@ async fn without_the_token_nothing_is_read() {
     assert_eq!(collector.status().refusals["token"], 4);
     let timing = Timing::default();
     let endpoint = format!("http://{}", collector.address());
-    let settings = ClientSettings { endpoint, token: "another".into(), run: run(1), timing };
+    let settings = ClientSettings {
+        endpoint,
+        token: "another".into(),
+        token_owner: None,
+        run: run(1),
+        timing,
+    };
     let agent = Agent::with(settings, Arc::new(Queue::new(1 << 20)));
     let error = agent.task.await.unwrap().unwrap_err();
     assert!(matches!(&error, ClientError::Unauthenticated(said) if said.contains("ingest.token")));
