@@ -1,6 +1,6 @@
 //! Documents of stored spans: what a snapshot is asked for each scope.
 
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::BTreeMap;
 
 use super::{
     assemble::{Family, Scope, Trace},
@@ -8,8 +8,11 @@ use super::{
 };
 use crate::{
     model::id::TraceId,
-    store::{Snapshot, SourceError, account::SpanAccount},
+    store::{Found, Snapshot, SourceError, account::SpanAccount},
 };
+
+/// Spans of traces that are looked at for one list.
+const TRACE_SPANS_READ: usize = 100_000;
 
 /// The document of a span in a scope, all of one snapshot.
 pub fn document(
@@ -17,8 +20,8 @@ pub fn document(
     span: &SpanAccount,
     scope: Scope,
 ) -> Result<SpanDocument, SourceError> {
-    let trace = snapshot.trace(span.trace_id)?;
-    let trace = Trace::new(&trace);
+    let trace = snapshot.trace(span.trace_id, Some(&span.process))?;
+    let trace = Trace::of(&trace);
     let family = Family::new(span, &trace);
     match scope.window(span) {
         Some((from, to)) => {
@@ -48,20 +51,22 @@ pub fn summaries(
     let mut summaries: Vec<_> =
         spans.iter().map(|span| Family::new(span, &nobody).summary()).collect();
     // Who was active all the time needs no descendants to show it: most of a long list.
-    let mut traces: HashMap<TraceId, Vec<SpanAccount>> = HashMap::new();
-    for (span, _) in spans.iter().zip(&summaries).filter(|(_, alone)| alone.off_thread_ns > 0) {
-        if let Entry::Vacant(place) = traces.entry(span.trace_id) {
-            place.insert(snapshot.trace(span.trace_id)?);
-        }
+    let mut by_trace: BTreeMap<TraceId, Vec<usize>> = BTreeMap::new();
+    for (place, _) in summaries.iter().enumerate().filter(|(_, it)| it.off_thread_ns > 0) {
+        by_trace.entry(spans[place].trace_id).or_default().push(place);
     }
-    // Once for all spans of a trace.
-    let traces: HashMap<TraceId, Trace<'_>> =
-        traces.iter().map(|(&id, spans)| (id, Trace::new(spans))).collect();
-    for (span, summary) in spans.iter().zip(&mut summaries) {
-        if summary.off_thread_ns > 0
-            && let Some(trace) = traces.get(&span.trace_id)
-        {
-            *summary = Family::new(span, trace).summary();
+    // Once for all spans of a trace, and one trace at a time: any of them may be long.
+    let mut read = 0;
+    for (id, places) in by_trace {
+        let first = places.first().map(|&place| &spans[place].process);
+        let found = match read < TRACE_SPANS_READ {
+            true => snapshot.trace(id, first)?,
+            false => Found { spans: Vec::new(), truncated: true },
+        };
+        read += found.spans.len();
+        let trace = Trace::of(&found);
+        for place in places {
+            summaries[place] = Family::new(&spans[place], &trace).summary();
         }
     }
     Ok(summaries.into_iter().map(SpanSummary).collect())

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    cut,
     methods::methods,
     span::{CauseDocument, Exact, Key, ProcessDocument, SpanDocument, StackDocument},
 };
@@ -24,7 +25,10 @@ use crate::{
         state::{State, StateTimes},
     },
     naming::stacks::without_hooks,
-    store::account::{Details, ProcessSlice, Sample, SpanAccount, Wait},
+    store::{
+        Found,
+        account::{Details, ProcessSlice, Sample, SpanAccount, Wait},
+    },
 };
 
 /// Stacks shown of a span that is asked for alone; the rest is summed into the methods.
@@ -56,6 +60,8 @@ pub struct Trace<'a> {
     spans: &'a [SpanAccount],
     /// Places of the children of a span of a trace.
     children: HashMap<(TraceId, SpanId), Vec<usize>>,
+    /// There are more of them.
+    truncated: bool,
 }
 
 /// A span among those of its trace.
@@ -114,7 +120,12 @@ impl<'a> Trace<'a> {
                 children.entry((span.trace_id, span.parent)).or_default().push(place);
             }
         }
-        Self { spans, children }
+        Self { spans, children, truncated: false }
+    }
+
+    /// Of what a store has of a trace, which may not be all.
+    pub fn of(found: &'a Found) -> Self {
+        Self { truncated: found.truncated, ..Self::new(&found.spans) }
     }
 }
 
@@ -213,7 +224,7 @@ impl<'a> Family<'a> {
         active_ns: u64,
         states: StateTimes,
         exact: bool,
-        causes: Vec<CauseDocument>,
+        mut causes: Vec<CauseDocument>,
         samples: &[Sample],
         mut loss: BTreeMap<String, u64>,
     ) -> SpanDocument {
@@ -223,9 +234,16 @@ impl<'a> Family<'a> {
         if missing > 0 {
             *loss.entry(DaemonCounter::StacksMissing.key().to_owned()).or_default() += missing;
         }
+        if self.trace.truncated {
+            *loss.entry(DaemonCounter::TraceCut.key().to_owned()).or_default() += 1;
+        }
         let mut stacks = stacks(&states, tallied(samples));
         let methods = methods(&stacks);
         stacks.truncate(STACKS_TOLD);
+        let cut = cut::stacks(&mut stacks) + cut::causes(&mut causes);
+        if cut > 0 {
+            *loss.entry(DaemonCounter::RowsCut.key().to_owned()).or_default() += cut;
+        }
         SpanDocument {
             trace_id: span.trace_id.to_string(),
             span_id: span.span_id.to_string(),

@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod assemble;
 pub mod conservation;
+mod cut;
 pub mod methods;
 pub mod report;
 pub mod span;

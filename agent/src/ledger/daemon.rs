@@ -158,6 +158,10 @@ counters! {
     IdentityBrokenNs = "identity_broken_ns", [Disturbance],
         "states and active time differ: a bug in hotspan";
 
+    TraceCut = "trace_cut", [Disturbance],
+        "only 10,000 spans of its trace were summed: it has more";
+    RowsCut = "rows_cut", [Disturbance], "the least stacks and causes: left out of a long answer";
+
     // The stream, the collector and the store.
     QueueFull = "queue_full", [Batches],
         "batches given up: the collector was away longer than the queue holds";

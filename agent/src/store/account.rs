@@ -100,6 +100,16 @@ pub struct ProcessSlice {
     pub samples: Vec<Sample>,
 }
 
+// === impl ProcessKey ===
+
+impl ProcessKey {
+    /// Whether it is the same process, whatever it was called.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let of = |key: &Self| (key.identity.pid, key.identity.since);
+        self.boot_id == other.boot_id && of(self) == of(other)
+    }
+}
+
 // === impl SpanAccount ===
 
 impl SpanAccount {

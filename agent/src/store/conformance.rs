@@ -2,6 +2,7 @@
 //! cases come with it. `same` compares the answers of two stores to everything that can be asked.
 
 mod cases;
+mod long;
 mod same;
 
 use std::{any::Any, sync::Arc};
@@ -9,6 +10,7 @@ use std::{any::Any, sync::Arc};
 use super::{Sink, Source};
 
 pub(super) use cases::*;
+pub(super) use long::*;
 pub(super) use same::{Tangle, assert_same_answers};
 
 /// An empty store. What is dropped last is last.
@@ -35,6 +37,8 @@ macro_rules! conforms {
             the_edges_of_a_stretch_count_pro_rata
             a_search_finds_what_a_plain_filter_finds
             an_answer_is_of_one_state
+            a_long_trace_is_cut_behind_the_process_asked_for
+            a_trace_that_fits_is_whole
             hostile_sizes_and_sums_are_bounded
         }
     };

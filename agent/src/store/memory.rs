@@ -13,7 +13,7 @@ use super::{
     Body, Entry, Found, RunRecord, Sink, SinkError, Snapshot, Source, SourceError, SpanFilter,
     StoreHealth,
     account::{Details, ProcessKey, ProcessSlice, Sample, SpanAccount, Wait},
-    rules::{self, MAX_DEPTH, MAX_FOUND, SpanKey, SpanSum, cap, capped, share, sum},
+    rules::{self, MAX_DEPTH, MAX_FOUND, Ration, SpanKey, SpanSum, cap, capped, share, sum},
 };
 use crate::model::{
     batch::{Batch, ProcessIdentity, SpanPart, TotalRow},
@@ -134,8 +134,21 @@ impl MemoryView {
     }
 
     /// See [`Snapshot::trace`].
-    pub fn trace(&self, trace: TraceId) -> Vec<SpanAccount> {
-        self.0.accounts(self.0.by_trace.get(&trace))
+    pub fn trace(&self, trace: TraceId, first: Option<&ProcessKey>) -> Found {
+        let of_trace = || self.0.by_trace.get(&trace).into_iter().flatten();
+        let process = |index: usize| &self.0.spans[index].sum.account.process;
+        let is_first = |index: &&usize| first.is_some_and(|first| process(**index).is_same(first));
+        let (mut ration, mut found) = (Ration::default(), Found::default());
+        let others = of_trace().filter(|index| !is_first(index));
+        for &index in of_trace().filter(is_first).chain(others) {
+            if !ration.take(&self.0.spans[index].sum.account) {
+                found.truncated = true;
+                break;
+            }
+            found.spans.push(self.0.spans[index].account());
+        }
+        found.spans.sort_by_key(|account| account.start_unix_ns);
+        found
     }
 
     /// See [`Snapshot::details`].
@@ -201,8 +214,8 @@ impl Snapshot for MemoryView {
         Ok(self.spans(trace, span_id))
     }
 
-    fn trace(&self, trace: TraceId) -> Result<Vec<SpanAccount>, SourceError> {
-        Ok(self.trace(trace))
+    fn trace(&self, trace: TraceId, first: Option<&ProcessKey>) -> Result<Found, SourceError> {
+        Ok(self.trace(trace, first))
     }
 
     fn details(&self, spans: &[SpanAccount]) -> Result<Details, SourceError> {

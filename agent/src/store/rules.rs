@@ -25,8 +25,10 @@ pub(super) const MAX_STRING_BYTES: usize = 4096;
 pub(super) const MAX_DEPTH: usize = 1024;
 /// Reasons and kinds kept of one run; agents have a few dozen.
 pub(super) const MAX_KEYS: usize = 1024;
-/// Spans one search gives back.
+/// Spans one search or trace gives back.
 pub(super) const MAX_FOUND: usize = 10_000;
+/// Intervals of all of them together: any one may have `MAX_ACTIVE`.
+const MAX_INTERVALS: usize = 1_000_000;
 /// Separate intervals kept of one span before the closest are joined.
 const MAX_ACTIVE: usize = 4096;
 /// Reasons kept of one span.
@@ -46,6 +48,13 @@ pub(super) struct SpanSum {
     pub next: u32,
 }
 
+/// What one answer may still hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ration {
+    spans: usize,
+    intervals: usize,
+}
+
 /// What makes it the same span of the same process.
 pub(super) fn key(account: &SpanAccount) -> SpanKey {
     let process = &account.process;
@@ -56,6 +65,26 @@ pub(super) fn key(account: &SpanAccount) -> SpanKey {
         process.identity.pid,
         process.identity.since,
     )
+}
+
+// === impl Ration ===
+
+impl Default for Ration {
+    fn default() -> Self {
+        Self { spans: MAX_FOUND, intervals: MAX_INTERVALS }
+    }
+}
+
+impl Ration {
+    /// Takes one more span; whether there was enough for it. Once there was not, there never is.
+    pub(super) fn take(&mut self, account: &SpanAccount) -> bool {
+        let spans = self.spans.checked_sub(1);
+        let intervals = self.intervals.checked_sub(account.active.len());
+        let left = spans.zip(intervals);
+        let (spans, intervals) = left.unwrap_or_default();
+        *self = Self { spans, intervals };
+        left.is_some()
+    }
 }
 
 // === impl SpanSum ===

@@ -40,8 +40,9 @@ pub trait Snapshot {
         trace: Option<TraceId>,
         span_id: SpanId,
     ) -> Result<Vec<SpanAccount>, SourceError>;
-    /// Every span of a trace, in order of start.
-    fn trace(&self, trace: TraceId) -> Result<Vec<SpanAccount>, SourceError>;
+    /// Spans of a trace in order of start: those of process `first` before all others, then as they were
+    /// reported, until there are as many as one answer may hold.
+    fn trace(&self, trace: TraceId, first: Option<&ProcessKey>) -> Result<Found, SourceError>;
     /// The rows behind spans: samples in order of time, waits summed per state and cause.
     fn details(&self, spans: &[SpanAccount]) -> Result<Details, SourceError>;
     /// A process from `from` until before `to`, CLOCK_MONOTONIC of its host.
@@ -203,7 +204,7 @@ pub(crate) trait Questions: Source {
     }
 
     fn trace(&self, trace: TraceId) -> Result<Vec<SpanAccount>, SourceError> {
-        answer(self, |snapshot| snapshot.trace(trace))
+        answer(self, |snapshot| Ok(snapshot.trace(trace, None)?.spans))
     }
 
     fn details(&self, spans: &[SpanAccount]) -> Result<Details, SourceError> {

@@ -336,7 +336,7 @@ pub(in crate::store) fn an_answer_is_of_one_state(mut store: Subject) {
             let span = only(snapshot.spans(None, SpanId([1; 8]))?);
             assert_eq!(span.active_ns, before * 100, "round {round}");
             grow();
-            assert_eq!(snapshot.trace(TraceId([9; 16]))?, std::slice::from_ref(&span));
+            assert_eq!(snapshot.trace(TraceId([9; 16]), None)?.spans, std::slice::from_ref(&span));
             grow();
             let found = snapshot.search(&SpanFilter::default())?.spans;
             assert_eq!(found, std::slice::from_ref(&span));

@@ -187,7 +187,7 @@ pub(in crate::store) fn assert_same_answers(a: &dyn Source, b: &dyn Source, rand
         same_details(&*a, &*b, std::slice::from_ref(span));
     }
     for trace in traces {
-        let [of_a, of_b] = [&a, &b].map(|it| it.trace(trace).unwrap());
+        let [of_a, of_b] = [&a, &b].map(|it| it.trace(trace, processes.first()).unwrap().spans);
         same_details(&*a, &*b, &of_a);
         assert_eq!(by_key(of_a), by_key(of_b));
     }

@@ -13,13 +13,14 @@ use super::{
     apply::read_span,
     error::{Damage, PartError, StoreError},
     span_row::{SpanRow, mask_of},
-    view::{Tallies, View},
+    view::{OfTrace, Tallies, View},
 };
 use crate::{
-    model::clock::UnixNs,
+    model::{clock::UnixNs, id::TraceId},
     store::{
         Found, Sort, SpanFilter,
-        rules::{MAX_FOUND, key},
+        account::ProcessKey,
+        rules::{MAX_FOUND, Ration, key},
     },
 };
 
@@ -102,6 +103,38 @@ pub(super) fn search(views: &mut [View], filter: &SpanFilter) -> Result<Found, S
     found.spans.sort_by_key(|account| filter.rank(account));
     Ok(found)
 }
+
+/// Spans of a trace, of which there may be any number: memory and time are those of an answer.
+pub(super) fn trace(
+    views: &mut [View],
+    trace: TraceId,
+    first: Option<&ProcessKey>,
+) -> Result<Found, StoreError> {
+    let (mut tallies, mut ration) = (Tallies::default(), Ration::default());
+    let mut truncated = false;
+    let mut of_views = Vec::with_capacity(views.len());
+    for view in views.iter_mut() {
+        let of_trace = view.trace(trace, first).map_err(|error| view.error(error))?;
+        truncated |= of_trace.truncated;
+        of_views.push(of_trace);
+    }
+    for choose in [|of: &OfTrace| &of.first[..], |of: &OfTrace| &of.others[..]] as [Choose; 2] {
+        for (view, of_trace) in views.iter_mut().zip(&of_views) {
+            for &id in choose(of_trace) {
+                let tally = match view.row_of(trace, id).map_err(|error| view.error(error))? {
+                    Some(row) => view.tally(row).map_err(|error| view.error(error))?,
+                    None => continue,
+                };
+                // What is known already goes on in a newer part.
+                truncated |= !tallies.add_within(tally, &mut ration);
+            }
+        }
+    }
+    Ok(Found { spans: tallies.finish(), truncated })
+}
+
+/// Some of the rows of a trace.
+type Choose = for<'a> fn(&'a OfTrace) -> &'a [i64];
 
 /// In one part.
 struct Search<'a> {

@@ -11,7 +11,7 @@ use super::{
     error::{PartError, StoreError},
     reader::Reader,
     rows, run,
-    search::search,
+    search::{self, search},
     span_row::SpanRow,
     view::{Tallies, View},
 };
@@ -91,8 +91,8 @@ impl Snapshot for Pinned {
         self.collect(|view| view.spans(trace, span_id))
     }
 
-    fn trace(&self, trace: TraceId) -> Result<Vec<SpanAccount>, SourceError> {
-        self.collect(|view| view.trace(trace))
+    fn trace(&self, trace: TraceId, first: Option<&ProcessKey>) -> Result<Found, SourceError> {
+        self.ask(|views| search::trace(views, trace, first))
     }
 
     fn details(&self, spans: &[SpanAccount]) -> Result<Details, SourceError> {

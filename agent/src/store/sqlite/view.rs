@@ -19,10 +19,13 @@ use super::{
 use crate::{
     model::id::{SpanId, TraceId},
     store::{
-        account::SpanAccount,
-        rules::{SpanKey, SpanSum, key},
+        account::{ProcessKey, SpanAccount},
+        rules::{MAX_FOUND, Ration, SpanKey, SpanSum, key},
     },
 };
+
+/// Rows of a trace that are looked at in one part, of an index and without their bodies.
+const MAX_TRACE_ROWS: usize = 200_000;
 
 /// One part.
 pub(super) struct View {
@@ -30,6 +33,15 @@ pub(super) struct View {
     pub conn: Connection,
     pub meta: Meta,
     pub lexicon: Lexicon,
+}
+
+/// Rows of one part that may be of a trace.
+#[derive(Default)]
+pub(super) struct OfTrace {
+    pub first: Vec<i64>,
+    pub others: Vec<i64>,
+    /// There may be more.
+    pub truncated: bool,
 }
 
 /// Spans over parts, oldest part first.
@@ -76,7 +88,7 @@ impl View {
         let mut found = match trace_id {
             Some(trace_id) => self.rows(
                 "SELECT id, operation, start, wall, body FROM span
-                 WHERE span_key = ? AND trace_key = ?",
+                 WHERE span_key = ? AND trace_key = ? LIMIT 10000",
                 params![span_key, salted(self.meta.salt, &trace_id.0)],
             )?,
             None => self.rows(
@@ -90,13 +102,48 @@ impl View {
         Ok(found)
     }
 
-    pub(super) fn trace(&self, trace_id: TraceId) -> Result<Vec<(i64, SpanRow)>, PartError> {
-        let mut found = self.rows(
-            "SELECT id, operation, start, wall, body FROM span WHERE trace_key = ?",
-            params![salted(self.meta.salt, &trace_id.0)],
-        )?;
-        found.retain(|(_, row)| row.trace_id == trace_id);
+    /// Numbers of the rows that may be of a trace, in the order in which they were begun: those of the
+    /// process `first`, and those of others.
+    pub(super) fn trace(
+        &mut self,
+        trace_id: TraceId,
+        first: Option<&ProcessKey>,
+    ) -> Result<OfTrace, PartError> {
+        let mut of_first: HashMap<i64, bool> = HashMap::new();
+        let mut statement = self.conn.prepare_cached(&format!(
+            "SELECT id, operation FROM span WHERE trace_key = ? ORDER BY id LIMIT {}",
+            MAX_TRACE_ROWS + 1
+        ))?;
+        let mut rows = statement.query([salted(self.meta.salt, &trace_id.0)])?;
+        let mut found = OfTrace::default();
+        let mut looked_at = 0;
+        while let Some(row) = rows.next()? {
+            looked_at += 1;
+            let operation = row.get(1)?;
+            let is_first = match (first, of_first.get(&operation)) {
+                (None, _) => false,
+                (Some(_), Some(&known)) => known,
+                (Some(first), None) => {
+                    let process = self.lexicon.operation(&self.conn, operation)?.process;
+                    let is_first = process.is_same(first);
+                    of_first.insert(operation, is_first);
+                    is_first
+                }
+            };
+            let ids = if is_first { &mut found.first } else { &mut found.others };
+            match looked_at > MAX_TRACE_ROWS || ids.len() >= MAX_FOUND {
+                true => found.truncated = true,
+                false => ids.push(row.get(0)?),
+            }
+        }
         Ok(found)
+    }
+
+    /// A row, if it is of the trace: the key alone does not tell.
+    pub(super) fn row_of(&self, trace: TraceId, id: i64) -> Result<Option<SpanRow>, PartError> {
+        let sql = "SELECT id, operation, start, wall, body FROM span WHERE id = ?";
+        let found = self.rows(sql, [id])?;
+        Ok(found.into_iter().map(|(_, row)| row).find(|row| row.trace_id == trace))
     }
 
     fn rows(
@@ -144,6 +191,15 @@ impl View {
 // === impl Tallies ===
 
 impl Tallies {
+    /// Adds to a span that is known already, or a new one if the ration has it; whether either was so.
+    pub(super) fn add_within(&mut self, tally: SpanSum, ration: &mut Ration) -> bool {
+        let fits = self.index.contains_key(&key(&tally.account)) || ration.take(&tally.account);
+        if fits {
+            self.add(tally);
+        }
+        fits
+    }
+
     pub(super) fn add(&mut self, tally: SpanSum) {
         let index = *self.index.entry(key(&tally.account)).or_insert(self.tallies.len());
         match self.tallies.get_mut(index) {

@@ -104,8 +104,8 @@ impl Snapshot for Observed<'_> {
         Ok(self.view().spans(trace, span_id))
     }
 
-    fn trace(&self, trace: TraceId) -> Result<Vec<SpanAccount>, SourceError> {
-        Ok(self.view().trace(trace))
+    fn trace(&self, trace: TraceId, first: Option<&ProcessKey>) -> Result<Found, SourceError> {
+        Ok(self.view().trace(trace, first))
     }
 
     fn details(&self, spans: &[SpanAccount]) -> Result<Details, SourceError> {

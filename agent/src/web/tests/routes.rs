@@ -112,7 +112,7 @@ fn a_list_holds_the_documents_without_three_keys() {
 fn a_span_is_reported_in_every_scope() {
     let memory = Memory::shop();
     let view = memory.store.view();
-    let trace: Vec<SpanAccount> = view.trace(TRACE);
+    let trace: Vec<SpanAccount> = view.trace(TRACE, None).spans;
     let span = &view.spans(Some(TRACE), SpanId(CHECKOUT.to_be_bytes()))[0];
     let of_all = Trace::new(&trace);
     let family = Family::new(span, &of_all);

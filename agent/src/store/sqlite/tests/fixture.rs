@@ -75,7 +75,7 @@ fn answers(snapshot: &dyn Snapshot, frames: &mut Vec<String>) -> Result<Value, S
         let id = span.span_id.to_string();
         let of_id: Value = snapshot.spans(None, span.span_id)?.iter().map(span_value).collect();
         answers.insert(format!("span {id}"), of_id);
-        let of_trace = snapshot.trace(span.trace_id)?;
+        let of_trace = snapshot.trace(span.trace_id, None)?.spans;
         let of_trace: Vec<String> = of_trace.iter().map(|span| span.span_id.to_string()).collect();
         answers.insert(format!("trace {}", span.trace_id), json!(of_trace));
         let details = snapshot.details(std::slice::from_ref(span))?;
