@@ -1,8 +1,13 @@
 //! The half that receives, stores and answers.
 
 use std::{
-    io,
+    fs, io,
     net::{SocketAddr, TcpListener},
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net::UnixListener,
+    },
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -14,6 +19,7 @@ use super::{token, watched::Watched};
 use crate::{
     collector::{self, Collector},
     config::Settings,
+    peers::owner,
     process::descriptors,
     store::sqlite::{self, Store},
     web::{self, Server},
@@ -90,7 +96,7 @@ impl Serving {
         let collector = Arc::new(collector);
         let web = page.map(|listener| {
             web::serve(
-                listener,
+                web::Listeners { tcp: listener, socket: socket(&settings.data_dir.value) },
                 runtime.handle(),
                 Arc::new(reader),
                 Arc::new(Watched(Arc::downgrade(&collector))),
@@ -133,12 +139,34 @@ fn hosts(settings: &Settings) -> Vec<String> {
     hosts
 }
 
+/// The API's socket for whoever may enter the data directory. The store's lock is held, so what is in
+/// its place was left by somebody who has ended. Without it there is still the port.
+fn socket(data_dir: &Path) -> Option<UnixListener> {
+    let path = data_dir.join(web::SOCKET);
+    let bound = (|| {
+        match fs::symlink_metadata(&path) {
+            Ok(old) if old.file_type().is_socket() => fs::remove_file(&path)?,
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok::<_, io::Error>(listener)
+    })();
+    bound
+        .inspect_err(|error| tracing::warn!("no socket for the API at {}: {error}", path.display()))
+        .ok()
+}
+
 fn listen(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => anyhow!(
-            "{address} is in use: stop what listens there (another hotspan?), or give another \
-             {flag} ADDRESS"
-        ),
+        io::ErrorKind::AddrInUse => {
+            let holder = owner::of_listener(address).ok().flatten();
+            let holder = holder.map_or_else(String::new, |owner| format!(" by {}", owner.text()));
+            anyhow!(
+                "{address} is in use{holder}: stop what listens there (another hotspan?), or give \
+                 another {flag} ADDRESS"
+            )
+        }
         io::ErrorKind::PermissionDenied => {
             anyhow!("{address} is not ours to listen at: give {flag} a port above 1023, or be root")
         }

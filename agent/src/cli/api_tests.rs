@@ -18,7 +18,8 @@ struct List {
 }
 
 fn endpoint(api: &Api, token: Option<&str>) -> Endpoint {
-    Endpoint { api: format!("http://{}", api.address), token: token.map(str::to_owned) }
+    let address = Address::parse(&format!("http://{}", api.address)).unwrap();
+    Endpoint { api: Some(address), token: token.map(str::to_owned), api_user: None }
 }
 
 #[test]
@@ -51,6 +52,55 @@ fn errors_keep_their_hints() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn nothing_is_sent_to_another_users_program() {
+    use std::io::Read as _;
+
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (told, address) = std::sync::mpsc::channel();
+    let squatter = std::thread::spawn(move || {
+        // Of this thread alone.
+        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65_534)).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        told.send(listener.local_addr().unwrap()).unwrap();
+        let mut got = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut got).unwrap();
+        let (mut trusting, _) = listener.accept().unwrap();
+        let mut first = [0; 3];
+        trusting.read_exact(&mut first).unwrap();
+        (got, first)
+    });
+    let address = address.recv().unwrap();
+    let api = Some(Address::parse(&address.to_string()).unwrap());
+    let token = Some("s3cret".to_owned());
+    let endpoint = Endpoint { api: api.clone(), token: token.clone(), api_user: None };
+    let error = endpoint.get("/api/spans", &[]).unwrap_err();
+    assert!(matches!(error, ClientError::Stranger(..)), "{error:?}");
+    let text = error.to_string();
+    for part in ["uid 65534", "unix:", "--api-user", &address.to_string()] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let trusting = Endpoint { api, token, api_user: Some(65_534) };
+    assert!(matches!(trusting.get("/", &[]), Err(ClientError::Transport(..))));
+    let (got, first) = squatter.join().unwrap();
+    assert_eq!((got.len(), &first), (0, b"GET"));
+}
+
+#[test]
+fn the_socket_wants_no_token() {
+    let settings = Settings { token: Some("s3cret".to_owned()), ..Settings::default() };
+    let api = Api::with(Memory::shop(), settings);
+    let socket = Address::parse(&format!("unix:{}", api.socket.display())).unwrap();
+    let endpoint = Endpoint { api: Some(socket), token: None, api_user: None };
+    let body = endpoint.get("/api/spans", &[("name", "GET /checkout".to_owned())]).unwrap();
+    assert_eq!(endpoint.read::<List>(&body).unwrap().spans.len(), 1);
+    let nowhere = Address::parse("unix:/nowhere/api.sock").unwrap();
+    let endpoint = Endpoint { api: Some(nowhere), token: None, api_user: None };
+    assert!(matches!(endpoint.get("/", &[]), Err(ClientError::Refused(_))));
 }
 
 #[test]

@@ -1,9 +1,6 @@
 //! `hotspan doctor` on a terminal: every check with its cost and its remedy.
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use super::render::Style;
 use crate::app::doctor::{self, Status, Verdict};
@@ -11,12 +8,11 @@ use crate::app::doctor::{self, Status, Verdict};
 /// Prints the state of this host; succeeds if recording is possible.
 pub fn run(json: bool) -> ExitCode {
     let verdict = doctor::verdict();
-    let mut out = io::stdout().lock();
     let printed = if json {
         let text = serde_json::to_string_pretty(&verdict).map_err(io::Error::from);
-        text.and_then(|text| writeln!(out, "{text}"))
+        text.and_then(|text| super::write_json(format!("{text}\n").as_bytes()))
     } else {
-        print(&verdict, &mut out, &Style::for_stdout(0))
+        print(&verdict, &mut io::stdout().lock(), &Style::for_stdout(0))
     };
     if verdict.ok && printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -10,7 +10,10 @@ pub mod service;
 pub mod span;
 pub mod spans;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::{
@@ -117,10 +120,20 @@ fn states() -> impl TypedValueParser<Value = State> {
         .try_map(|key| State::from_key(&key).ok_or("no such state"))
 }
 
+/// Writes JSON to standard output: as it is, unless that is a terminal, which names of other people's
+/// programs must not move.
+fn write_json(json: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.is_terminal() {
+        true => out.write_all(render::plain_json(json).as_bytes()),
+        false => out.write_all(json),
+    }
+}
+
 /// The exit code after writing to standard output. Whoever reads it may stop early (`| head`).
-fn written(outcome: std::io::Result<()>) -> anyhow::Result<ExitCode> {
+fn written(outcome: io::Result<()>) -> anyhow::Result<ExitCode> {
     match outcome {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         outcome => outcome.map(|()| ExitCode::SUCCESS).context("cannot write the answer"),
     }
 }

@@ -85,7 +85,11 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         None => Box::new(io::stdout()),
     };
     let Recorded { report, status } = recording.run()?;
-    if arguments.json {
+    if arguments.json && arguments.output.is_none() && io::stdout().is_terminal() {
+        let mut json = serde_json::to_vec(&report).context("cannot write the report")?;
+        json.push(b'\n');
+        super::write_json(&json).context("cannot write the report")?;
+    } else if arguments.json {
         let mut writer = BufWriter::new(&mut report_to);
         serde_json::to_writer(&mut writer, &report).context("cannot write the report")?;
         writer.write_all(b"\n").and_then(|()| writer.flush()).context("cannot write the report")?;

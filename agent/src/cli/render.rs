@@ -32,7 +32,7 @@ mod table;
 mod text;
 mod tree;
 
-pub use text::{compact_time, plain};
+pub use text::{compact_time, plain, plain_json};
 
 /// Widths we lay out for.
 const NARROWEST: u16 = 40;

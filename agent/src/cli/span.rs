@@ -1,9 +1,6 @@
 //! `hotspan span ID`: where one span's time went.
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use anyhow::bail;
 use clap::{
@@ -14,7 +11,7 @@ use clap::{
 use super::{
     client::{ClientError, Endpoint},
     render::{self, span as view},
-    states, written,
+    states, write_json, written,
 };
 use crate::{
     document::{assemble::Scope, span::SpanDocument},
@@ -88,18 +85,18 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         answer => answer?,
     };
-    let mut out = io::stdout().lock();
     match (arguments.json, arguments.state) {
-        (true, None) => return written(out.write_all(&body)),
+        (true, None) => return written(write_json(&body)),
         (true, Some(state)) => {
             let mut span: SpanDocument = arguments.endpoint.read(&body)?;
             view::restrict(&mut span, state);
             let text = serde_json::to_string(&span)?;
-            return written(writeln!(out, "{text}"));
+            return written(write_json(format!("{text}\n").as_bytes()));
         }
         (false, _) => {}
     }
     let span: SpanDocument = arguments.endpoint.read(&body)?;
+    let mut out = io::stdout().lock();
     let style = render::Style::for_stdout(arguments.top);
     let shown = view::View { state: arguments.state, reverse: arguments.reverse };
     written(view::write(&span, shown, &mut out, &style))

@@ -1,7 +1,7 @@
 //! `hotspan spans`: the spans that are stored, newest or slowest first.
 
 use std::{
-    io::{self, Write as _},
+    io,
     process::ExitCode,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -13,7 +13,7 @@ use super::{
     client::Endpoint,
     duration::{self, Nanoseconds},
     render::{self, list},
-    states, written,
+    states, write_json, written,
 };
 use crate::{document::span::SpanDocument, model::state::State};
 
@@ -56,7 +56,7 @@ pub struct Arguments {
     /// How many at most.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub limit: u64,
-    /// Print the API's answer as it is.
+    /// Print the API's answer as JSON.
     #[arg(long)]
     pub json: bool,
     /// Which hotspan.
@@ -85,10 +85,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_unix_ns = since_epoch.as_nanos() as u64;
     let body = arguments.endpoint.get("/api/spans", &arguments.query(now_unix_ns))?;
-    let mut out = io::stdout().lock();
     if arguments.json {
-        return written(out.write_all(&body));
+        return written(write_json(&body));
     }
+    let mut out = io::stdout().lock();
     let answer: Answer = arguments.endpoint.read(&body)?;
     let title = list::Title {
         order: match arguments.sort {

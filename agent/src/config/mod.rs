@@ -110,6 +110,15 @@ pub(crate) fn load<K: Kind>(
     Ok(settings)
 }
 
+/// Where a service of this user keeps everything unless its flags say otherwise.
+pub(crate) fn usual_data_dir(surroundings: &Surroundings) -> Result<PathBuf, ConfigError> {
+    let file = File::find(None, surroundings)?;
+    let given = flags::Texts::new();
+    let [data_dir, ..] = &TABLE;
+    let found = Sources { given: &given, file: file.as_ref(), surroundings }.find(data_dir)?;
+    Ok(found.text.unwrap_or_default().into())
+}
+
 /// All that says something about settings.
 struct Sources<'a> {
     given: &'a flags::Texts,

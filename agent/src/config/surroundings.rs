@@ -16,9 +16,10 @@ const PREFIX: &str = "HOTSPAN_";
 /// Names the configuration file.
 pub(super) const CONFIG_VARIABLE: &str = "HOTSPAN_CONFIG";
 /// Variables with that beginning that are no settings: of clients, of publishers, of tests.
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 12] = [
     CONFIG_VARIABLE,
     "HOTSPAN_API",
+    "HOTSPAN_API_USER",
     "HOTSPAN_BIN",
     "HOTSPAN_DISABLE",
     "HOTSPAN_KEEP",

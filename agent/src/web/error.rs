@@ -10,6 +10,9 @@ use serde::Serialize;
 use super::json;
 use crate::{document::span::SpanSummary, store::SourceError};
 
+/// Spans that may be meant, told of an id.
+const CANDIDATES_NAMED: usize = 20;
+
 /// An answer that is not the one asked for.
 #[derive(Debug)]
 pub(super) struct ApiError {
@@ -112,15 +115,21 @@ impl ApiError {
     pub(super) fn ambiguous(span_id: &str, candidates: Vec<SpanSummary>) -> Self {
         let ids: Vec<String> = candidates
             .iter()
+            .take(CANDIDATES_NAMED)
             .map(|SpanSummary(span)| format!("{}/{}", span.trace_id, span.span_id))
             .collect();
+        let all = match candidates.len() > CANDIDATES_NAMED {
+            true => "many",
+            false => "several",
+        };
         let mut error = Self::new(
             StatusCode::CONFLICT,
             "ambiguous",
-            format!("several traces have a span {span_id}: {}", ids.join(", ")),
+            format!("{all} traces have a span {span_id}: {}", ids.join(", ")),
             "ask for /api/span/TRACE/SPAN",
         );
         error.body.candidates = candidates;
+        error.body.candidates.truncate(CANDIDATES_NAMED);
         error
     }
 

@@ -5,7 +5,7 @@
 use std::{hint::black_box, sync::Arc};
 
 use axum::{
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Uri, header},
     middleware::Next,
     response::{IntoResponse as _, Response},
@@ -13,19 +13,32 @@ use axum::{
 
 use super::{
     App,
+    connection::Caller,
     error::ApiError,
     parameters::{TOKEN, pairs},
 };
+use crate::peers::table::Standing;
 
 /// Names that always mean this machine.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
 /// Checks a request, answers it, notes that it was answered and how browsers must treat it.
-pub(super) async fn watch(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(super) async fn watch(
+    State(app): State<Arc<App>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
     let route = route(request.uri().path());
-    let mut response = match check(&app, request.uri(), request.headers()) {
+    let mut response = match check(&app, &caller, request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(error) => error.into_response(),
+        Err(error) => {
+            // Who may not ask need not stay.
+            caller.place.stands(Standing::Refused);
+            let mut response = error.into_response();
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
     };
     app.count(route, response.status().as_u16());
     let headers = response.headers_mut();
@@ -55,7 +68,7 @@ fn route(path: &str) -> &'static str {
     }
 }
 
-fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+fn check(app: &App, caller: &Caller, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     let host = host.map(|host| host.to_str().unwrap_or("?")).unwrap_or_default();
@@ -73,9 +86,13 @@ fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
         }
     }
     match &app.settings.token {
-        Some(token) if !shows(token, uri, headers)? => Err(ApiError::no_token()),
-        _ => Ok(()),
+        // The socket's directory has let them in.
+        Some(_) if caller.by_socket => {}
+        Some(token) if !shows(token, uri, headers)? => return Err(ApiError::no_token()),
+        Some(_) => caller.place.stands(Standing::Proven),
+        None => {}
     }
+    Ok(())
 }
 
 /// Whether `host` is one of ours, at any port.

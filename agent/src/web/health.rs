@@ -2,20 +2,21 @@
 //! kind, `captured = delivered + in_flight + spooled + lost(by reason)` (design 3.8).
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
 use axum::{
-    extract::State,
+    extract::{ConnectInfo, State},
     http::Uri,
     response::{IntoResponse as _, Response},
 };
 use serde::Serialize;
 
 use super::{
-    App, error::ApiError, json, live::CollectorState, parameters::Parameters, spans::written,
-    unix_now,
+    App, connection::Caller, error::ApiError, json, live::CollectorState, parameters::Parameters,
+    spans::written, unix_now,
 };
 use crate::{
     document::conservation,
@@ -27,6 +28,9 @@ use crate::{
 /// An open run that has not been heard of for this long is worth a look.
 const UNHEARD_NS: u64 = 10_000_000_000;
 
+/// Runs shown.
+const RUNS_TOLD: usize = 1_000;
+
 /// How everything is.
 #[derive(Debug, Serialize)]
 pub(super) struct Health {
@@ -35,6 +39,8 @@ pub(super) struct Health {
     version: String,
     uptime_ns: u64,
     pub(super) agents: Vec<Agent>,
+    /// There were more runs: these are the latest.
+    truncated: bool,
     pub(super) loss: BTreeMap<String, u64>,
     store: Store,
     collector: Collector,
@@ -105,13 +111,17 @@ struct Session {
 }
 
 /// `/api/health`
-pub(super) async fn answer(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ApiError> {
+pub(super) async fn answer(
+    State(app): State<Arc<App>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
     Parameters::of(&uri, &[])?;
-    let (runs, store) = app.runs_and_store().await?;
+    let (runs, store) = app.runs_and_store(&caller).await?;
     let mut health = Health::of(&runs, store, app.live.state(), unix_now());
     health.version.clone_from(&app.settings.version);
     health.uptime_ns = app.started.elapsed().as_nanos() as u64;
-    Ok(json(written(&health)?).into_response())
+    Ok(json(app.body(&caller, written(&health)?)?).into_response())
 }
 
 // === impl Health ===
@@ -124,8 +134,15 @@ impl Health {
         now: u64,
     ) -> Self {
         let connected: HashSet<RunId> = live.sessions.iter().map(|it| it.run_id).collect();
-        let agents: Vec<Agent> = runs
-            .iter()
+        // Whoever has the token may have had any number of runs: the latest are told of.
+        let mut latest: Vec<&RunRecord> = runs.iter().collect();
+        let truncated = latest.len() > RUNS_TOLD;
+        if truncated {
+            latest.sort_by_key(|record| Reverse(record.last_unix_ns));
+            latest.truncate(RUNS_TOLD);
+        }
+        let agents: Vec<Agent> = latest
+            .into_iter()
             .map(|record| Agent::of(record, connected.contains(&record.run.id), now))
             .collect();
         let mut loss = BTreeMap::new();
@@ -139,6 +156,7 @@ impl Health {
             version: String::new(),
             uptime_ns: 0,
             agents,
+            truncated,
             loss,
             store: Store::of(store),
             collector: Collector::of(live),

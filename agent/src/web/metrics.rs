@@ -10,13 +10,14 @@ use std::{
 };
 
 use axum::{
-    extract::State,
+    extract::{ConnectInfo, State},
     http::{Uri, header},
     response::{IntoResponse as _, Response},
 };
 
 use super::{
     App,
+    connection::Caller,
     error::ApiError,
     health::{Agent, Health},
     parameters::Parameters,
@@ -25,9 +26,13 @@ use super::{
 use crate::store::StoreHealth;
 
 /// `/metrics`
-pub(super) async fn answer(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ApiError> {
+pub(super) async fn answer(
+    State(app): State<Arc<App>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
     Parameters::of(&uri, &[])?;
-    let (runs, store) = app.runs_and_store().await?;
+    let (runs, store) = app.runs_and_store(&caller).await?;
     let live = app.live.state();
     let health = Health::of(&runs, store.clone(), live.clone(), unix_now());
     let mut text = Exposition::default();
@@ -45,12 +50,15 @@ pub(super) async fn answer(State(app): State<Arc<App>>, uri: Uri) -> Result<Resp
     for (reason, n) in &live.refused {
         text.sample(&[("reason", reason)], n);
     }
+    text.family("hotspan_http_evicted_total", "counter", "Connections closed for others.");
+    text.sample(&[], app.table.evictions());
     text.family("hotspan_http_requests_total", "counter", "Requests answered by the API.");
     for ((route, status), n) in app.requests() {
         text.sample(&[("route", route), ("status", &status.to_string())], n);
     }
     let kind = "text/plain; version=0.0.4; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text.text).into_response())
+    let body = app.body(&caller, text.text.into_bytes())?;
+    Ok(([(header::CONTENT_TYPE, kind)], body).into_response())
 }
 
 fn kept(store: &StoreHealth, text: &mut Exposition) {

@@ -3,13 +3,13 @@
 use std::{collections::BTreeSet, str::FromStr, sync::Arc};
 
 use axum::{
-    extract::{Path, State, rejection::PathRejection},
+    extract::{ConnectInfo, Path, State, rejection::PathRejection},
     http::Uri,
     response::{IntoResponse as _, Response},
 };
 use serde::Serialize;
 
-use super::{App, error::ApiError, json, parameters::Parameters};
+use super::{App, connection::Caller, error::ApiError, json, parameters::Parameters};
 use crate::{
     document::{answer, assemble::Scope, span::SpanSummary},
     model::{
@@ -23,21 +23,21 @@ use crate::{
 const LIMIT: usize = 100;
 const MOST: usize = 10_000;
 
-/// A list of spans.
-#[derive(Debug, Serialize)]
-struct List {
-    spans: Vec<SpanSummary>,
-    truncated: bool,
-}
+/// Bytes of a list, the last span of it aside: names may be long.
+const LIST_BYTES: usize = 12 << 20;
 
 /// `/api/spans`
-pub(super) async fn list(State(app): State<Arc<App>>, uri: Uri) -> Result<Response, ApiError> {
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
     let filter = filter(&uri)?;
     let text = app
-        .answer(move |snapshot| {
+        .answer(&caller, move |snapshot| {
             let found = snapshot.search(&filter)?;
             let spans = answer::summaries(snapshot, &found.spans)?;
-            written(&List { spans, truncated: found.truncated })
+            list_of(&spans, found.truncated)
         })
         .await?;
     Ok(json(text).into_response())
@@ -46,26 +46,29 @@ pub(super) async fn list(State(app): State<Arc<App>>, uri: Uri) -> Result<Respon
 /// `/api/span/{trace}/{span}`
 pub(super) async fn by_trace(
     State(app): State<Arc<App>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     path: Result<Path<(String, String)>, PathRejection>,
     uri: Uri,
 ) -> Result<Response, ApiError> {
     let Path((trace, span)) = path.map_err(|error| bad_id(&error.to_string()))?;
     let trace = id(&trace)?;
-    one(&app, Some(trace), id(&span)?, &uri).await
+    one(&app, &caller, Some(trace), id(&span)?, &uri).await
 }
 
 /// `/api/span/{span}`
 pub(super) async fn by_span(
     State(app): State<Arc<App>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     path: Result<Path<String>, PathRejection>,
     uri: Uri,
 ) -> Result<Response, ApiError> {
     let Path(span) = path.map_err(|error| bad_id(&error.to_string()))?;
-    one(&app, None, id(&span)?, &uri).await
+    one(&app, &caller, None, id(&span)?, &uri).await
 }
 
 async fn one(
     app: &App,
+    caller: &Caller,
     trace: Option<TraceId>,
     span_id: SpanId,
     uri: &Uri,
@@ -75,7 +78,7 @@ async fn one(
     let scope = parameters.word("scope", &scopes, Scope::from_key)?.unwrap_or_default();
     let pid: Option<u32> = parameters.number("pid")?;
     let text = app
-        .answer(move |snapshot| {
+        .answer(caller, move |snapshot| {
             let mut spans = snapshot.spans(trace, span_id)?;
             spans.retain(|span| pid.is_none_or(|pid| span.process.identity.pid == pid));
             written(&answer::document(snapshot, &chosen(snapshot, trace, span_id, spans)?, scope)?)
@@ -156,6 +159,24 @@ fn filter(uri: &Uri) -> Result<SpanFilter, ApiError> {
             .unwrap_or_default(),
         limit,
     })
+}
+
+/// `{"spans": [...], "truncated": bool}`, as many of them as an answer holds.
+fn list_of(spans: &[SpanSummary], mut truncated: bool) -> Result<Vec<u8>, ApiError> {
+    let mut text = b"{\"spans\":[".to_vec();
+    for (place, span) in spans.iter().enumerate() {
+        if text.len() > LIST_BYTES {
+            truncated = true;
+            break;
+        }
+        if place > 0 {
+            text.push(b',');
+        }
+        serde_json::to_writer(&mut text, span)
+            .map_err(|error| ApiError::internal(error.to_string()))?;
+    }
+    text.extend(format!("],\"truncated\":{truncated}}}\n").bytes());
+    Ok(text)
 }
 
 /// An id, in either case of hex.

@@ -4,12 +4,17 @@ use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
+    os::unix::net::UnixListener,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
 };
 
 use serde_json::Value;
 
-use super::{Server, Settings, serve};
+use super::{Listeners, Server, Settings, serve};
 use memory::{Memory, Sessions};
 
 mod accounting;
@@ -19,12 +24,15 @@ pub(crate) mod memory;
 mod one_state;
 mod routes;
 pub(crate) mod shop;
+mod strangers;
 
 /// A served API.
 pub(crate) struct Api {
     runtime: tokio::runtime::Runtime,
     server: Option<Server>,
     pub(crate) address: SocketAddr,
+    /// Removed with this value.
+    pub(crate) socket: PathBuf,
 }
 
 /// One answer.
@@ -48,10 +56,17 @@ impl Api {
             .enable_all()
             .build()
             .unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let name = format!("hotspan-api-{}-{number}.sock", std::process::id());
+        let socket = std::env::temp_dir().join(name);
+        let listeners = Listeners {
+            tcp: TcpListener::bind("127.0.0.1:0").unwrap(),
+            socket: Some(UnixListener::bind(&socket).unwrap()),
+        };
         let live = Arc::new(Sessions(memory.live.clone()));
-        let server = serve(listener, runtime.handle(), Arc::new(memory), live, settings).unwrap();
-        Self { address: server.address(), runtime, server: Some(server) }
+        let server = serve(listeners, runtime.handle(), Arc::new(memory), live, settings).unwrap();
+        Self { address: server.address(), runtime, server: Some(server), socket }
     }
 
     /// Sends a request as it is and reads the answer.
@@ -81,6 +96,12 @@ impl Api {
     /// Asks for an error and returns its cause and hint as one text.
     fn error(&self, target: &str, status: u16, code: &str) -> String {
         self.get(target).error(status, code)
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.socket);
     }
 }
 
@@ -137,10 +158,11 @@ fn a_stopped_server_is_gone() {
 #[ignore = "serves the sample at 127.0.0.1:7690 for ten minutes"]
 fn looks() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:7690").unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:7690").unwrap();
+    let listeners = Listeners { tcp, socket: None };
     let memory = Memory::shop();
     let live = Arc::new(Sessions(memory.live.clone()));
     let _server =
-        serve(listener, runtime.handle(), Arc::new(memory), live, Settings::default()).unwrap();
+        serve(listeners, runtime.handle(), Arc::new(memory), live, Settings::default()).unwrap();
     std::thread::sleep(std::time::Duration::from_secs(600));
 }

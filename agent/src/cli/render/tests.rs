@@ -259,3 +259,15 @@ fn who_was_recorded_and_who_was_left_out_is_said() {
          and what it forked since (--no-children)"
     );
 }
+
+#[test]
+fn json_for_a_terminal_says_the_same_and_moves_nothing() {
+    let name = "a\u{9b}31m\u{7f}\u{202e}\u{200f}\u{2066}\u{85}ä\u{1b}";
+    let json = format!("{}\n", serde_json::to_string(&vec![name]).unwrap());
+    let plain = plain_json(json.as_bytes());
+    assert!(plain.contains("a\\u009b31m\\u007f\\u202e\\u200f\\u2066\\u0085ä\\u001b"), "{plain}");
+    assert!(plain.chars().all(|c| c == '\n' || !c.is_control()));
+    assert_eq!(serde_json::from_str::<Vec<String>>(&plain).unwrap(), [name]);
+    // Bytes that are no text are no way round it: C1 in Latin-1.
+    assert!(!plain_json(b"\"\x9b31m\"").contains('\u{9b}'));
+}

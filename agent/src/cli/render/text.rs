@@ -134,6 +134,19 @@ pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c == '\n' { c } else { shown(c) }).collect()
 }
 
+/// JSON for a terminal: what would move it is written as an escape, which means the same.
+pub fn plain_json(json: &[u8]) -> String {
+    let mut plain = String::with_capacity(json.len());
+    for c in String::from_utf8_lossy(json).chars() {
+        match c {
+            '\n' => plain.push(c),
+            c if shown(c) != c => plain.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
 /// Columns of a text as [`Line`] would show it.
 pub(super) fn columns(text: &str) -> usize {
     text.chars().map(shown).map(columns_of).sum()

@@ -28,6 +28,41 @@ fn only_our_names_are_hosts() {
 }
 
 #[test]
+fn other_spellings_are_others() {
+    let api = Api::new(Memory::shop());
+    for host in [
+        "localhost.",
+        "127.1",
+        "0.0.0.0",
+        "[::ffff:127.0.0.1]",
+        "localhost\tevil.example",
+        "localhost@evil.example",
+        "localhost:80@evil.example",
+    ] {
+        let answer = api.ask("GET", "/api/health", &[("Host", host)]);
+        assert!([400, 403].contains(&answer.status), "{host}: {answer:?}");
+    }
+    for target in [
+        "http://evil.example/api/health",
+        "http://localhost@evil.example/api/health",
+        "http://evil.example@localhost/api/health",
+    ] {
+        let answer = api.ask("GET", target, &[("Host", "localhost")]);
+        assert!([400, 403].contains(&answer.status), "{target}: {answer:?}");
+    }
+    let answer = api.ask("GET", "http://localhost/api/health", &[("Host", "evil.example")]);
+    answer.error(403, "forbidden_host");
+    assert_eq!(api.send("GET /api/health HTTP/1.0\r\n\r\n").status, 403);
+    assert_eq!(api.get("/api/../../../etc/passwd").status, 404);
+    // What follows a body that nobody asked for is no request of its own.
+    let smuggled = "GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\
+                    Content-Length: 5\r\nConnection: close\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\
+                    Host: localhost\r\n\r\n";
+    let answer = api.send(smuggled);
+    assert!(!answer.body.contains("HTTP/1.1"), "{answer:?}");
+}
+
+#[test]
 fn only_our_pages_are_origins() {
     let api = Api::new(Memory::shop());
     let ask = |origin| api.ask("GET", "/api/spans", &[("Host", "localhost"), ("Origin", origin)]);
