@@ -3,6 +3,7 @@
 //! (`cargo xtask layers` checks it).
 
 pub mod app;
+mod budget;
 pub mod cli;
 pub mod collector;
 mod config;

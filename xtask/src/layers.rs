@@ -37,6 +37,7 @@ const FLOORS: &[&str] = &[
     "process",
     "kernel",
     "peers",
+    "budget",
     "ledger",
     "config",
     "model",

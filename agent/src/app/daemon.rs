@@ -16,6 +16,7 @@ use rustix::process::{getpriority_process, setpriority_process};
 
 use super::reading::{self, Asked};
 use crate::{
+    budget::{Budgets, Over},
     contexts::lanes::Lanes,
     kernel::{Config, KernelError, KernelSide, Record, StartError, ktime},
     ledger::{self, Conservation, DaemonCounter, Sums, Tally},
@@ -35,6 +36,8 @@ const ROUND_WITHOUT_LANES: Duration = Duration::from_millis(200);
 const SENT_WITHIN_NS: u64 = 2_000_000;
 /// How often open waits are looked at, so that a thread that does not come back is still shown.
 const TOTALS_EVERY: Duration = Duration::from_millis(500);
+/// Rounds of draining at the end: what owners' shares of one do not reach.
+const LAST_DRAINS: usize = 8;
 /// How often CPUs are looked at: some may be new, or back.
 const CPUS_EVERY: Duration = Duration::from_secs(1);
 
@@ -63,6 +66,8 @@ pub struct Daemon {
     pub lanes: Lanes,
     /// Who is who.
     pub processes: Processes,
+    /// Who may spend how much of us.
+    pub(super) budgets: Budgets,
     /// Who makes unwind tables.
     pub unwinder: Unwinder,
     /// Who asks processes.
@@ -88,21 +93,24 @@ impl Daemon {
             Watched::Host => &[],
         };
         // Looked at before and after: a child whose parent ends in between is an orphan by then.
-        let mut reader = reading::start().map_err(StartError::Worker)?;
+        let budgets = Budgets::default();
+        let mut reader = reading::start(budgets.clone()).map_err(StartError::Worker)?;
         let (before, unread) = reading::family(&mut reader, roots);
         let mut kernel = KernelSide::start(config)?;
-        let unwinder = Unwinder::spawn(kernel.take_tables()?, config.table_cache.clone());
+        let unwinder =
+            Unwinder::spawn(kernel.take_tables()?, config.table_cache.clone(), budgets.clone());
         let unwinder = unwinder.map_err(StartError::Worker)?;
         let processes = match watched {
             Watched::Tree(_) => Processes::tree(),
             Watched::Host => Processes::host(),
         };
-        let linker = Linker::new(config.hz);
+        let linker = Linker::new(config.hz, budgets.clone());
         let now = Instant::now();
         let mut daemon = Self {
             kernel,
             linker,
-            lanes: Lanes::default(),
+            lanes: Lanes::new(budgets.clone()),
+            budgets,
             processes,
             unwinder,
             reader,
@@ -270,7 +278,9 @@ impl Daemon {
         self.drain()?;
         self.last_reads()?;
         // Before the accounts are read: what is published later is after the end.
-        self.lanes.drain();
+        for _ in 0..LAST_DRAINS {
+            self.lanes.drain();
+        }
         if let Some(snapshots) = self.totals() {
             self.linker.take_totals(&snapshots, true, &self.processes);
         }
@@ -308,11 +318,15 @@ impl Daemon {
         sums.add(DaemonCounter::TimersStopped, self.kernel.timers_stopped());
         let lanes = &self.lanes;
         let tallies = [&lanes.lost, &lanes.refused, &lanes.publishers_refusals(), &linker.counts];
-        let own = [&linker.spans.counts, &self.kernel.counts, &self.counts];
+        let own = [&self.budgets.counts(), &self.kernel.counts, &self.counts];
         for tally in tallies.into_iter().chain(own) {
             sums.add_tally(tally, |pid| self.processes.is_watched(pid));
         }
+        let now = ktime::now();
+        let over = self.budgets.over(now).into_iter();
+        let over = over.map(|over| (over, self.processes.comm(over.owner.pid)));
         Outcome {
+            over: over.collect(),
             conservation: sums.conservation(self.processes.is_host()),
             loss: sums.loss(),
             information: sums.information(),
@@ -339,6 +353,8 @@ pub struct Outcome {
     pub loss: BTreeMap<String, u64>,
     /// What was counted besides and is no loss, by key.
     pub information: BTreeMap<String, u64>,
+    /// Who is over its share of what, and what it is called.
+    pub(super) over: Vec<(Over, String)>,
 }
 
 /// Priority of the draining thread, where CAP_SYS_NICE allows it.

@@ -9,6 +9,7 @@ use std::{
 
 use super::daemon::{Daemon, raise_priority};
 use crate::{
+    budget::Budgets,
     contexts::lanes,
     kernel::KernelError,
     ledger::DaemonCounter,
@@ -94,10 +95,11 @@ impl Question for Asked {
 }
 
 /// A reader as urgent as draining: markers are overwritten while a lane waits for it.
-pub(super) fn start() -> std::io::Result<Reader<Asked>> {
-    Reader::start(|| {
+pub(super) fn start(budgets: Budgets) -> std::io::Result<Reader<Asked>> {
+    let prepare = || {
         raise_priority();
-    })
+    };
+    Reader::start(prepare, budgets)
 }
 
 /// The descendants of some roots at this moment, and who could not be asked; for no roots nobody is.

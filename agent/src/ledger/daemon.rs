@@ -75,8 +75,14 @@ counters! {
     SegmentForeign = "segment_foreign", [Unreadable], "a lane segment that cannot be trusted";
     SegmentDescriptors = "segment_descriptors", [Unreadable],
         "programs not looked at: raise hotspan's limit of open files";
-    SegmentUnmapped = "segment_unmapped", [Unreadable],
-        "a lane segment there was no memory to look at";
+    SegmentsOverBudget = "segments_over_budget", [Unreadable],
+        "segments of a program or user that has too many";
+    LanesOverBudget = "lanes_over_budget", [Disturbance],
+        "threads of a program or user that has too many with lanes";
+    MarkersOverBudget = "markers_over_budget", [Disturbance],
+        "markers, of those lost, of a program that publishes too many";
+    NamesOverBudget = "names_over_budget", [Disturbance],
+        "operations without a name: their program or user has too many";
 
     // The rings and the join.
     SamplesDelivered = "samples_delivered", [Delivered(Samples)], "CPU samples linked";
@@ -91,12 +97,20 @@ counters! {
         "saved markers that came";
     SpansFlushed = "spans_flushed", [Captured(Spans), Delivered(Spans)],
         "parts of spans that were sent on";
+    RecordsOverBudget = "records_over_budget", [Disturbance],
+        "waits linked before their spans were read: too many of one program";
+    UnmappedStacksOverBudget = "unmapped_stacks_over_budget", [Disturbance],
+        "stacks named by older mappings: too many new ones of one program";
+    ReadsOverBudget = "reads_over_budget", [Disturbance],
+        "looks at programs that hang or take too long, not taken";
     SamplesOverBudget = "samples_over_budget", [Dropped(Samples, "samples_over_budget")],
         "CPU samples dropped: more at once than are kept until they are named";
     WaitStacksOverBudget = "wait_stacks_over_budget", [Disturbance],
         "stacks of waits dropped: more at once than are kept until they are named";
-    SpansTableFull = "spans_table_full", [Disturbance],
-        "more spans than are kept in memory: record for a shorter time";
+    SpansOverBudget = "spans_over_budget", [Disturbance],
+        "spans of a program that has too many, or too many at once";
+    StampsClamped = "stamps_clamped", [Information],
+        "spans said to be older than hotspan or their program: cut there";
     StacksTableFull = "stacks_table_full", [Disturbance],
         "more different stacks than are kept in memory";
     LaneReplaced = "lane_replaced", [Disturbance],

@@ -1,7 +1,7 @@
 //! Accounts of whole threads in: of those that are gone, those that had lanes before the agent came, and
 //! what the iterator read of all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use agent_ebpf::wire::{Exit, LaneRef, Phase, Snapshot, State as K};
 
@@ -83,8 +83,10 @@ impl Linker {
                 }));
             } else {
                 let mut timeline = Timeline::new(pid);
+                let floor = self.began.max(parts.processes.since(pid));
                 let (timelines, mut feed) = self.split(parts);
-                timeline.adopt(snapshot, owner.lane, owner.seen_at, &mut feed.context(pid));
+                let context = &mut feed.context(pid);
+                timeline.adopt(snapshot, owner.lane, owner.seen_at, floor, context);
                 timelines.insert(snapshot.serial, timeline);
             }
             self.by_tid.insert(Tid(snapshot.tid), snapshot.serial);
@@ -99,6 +101,9 @@ impl Linker {
     pub fn take_totals(&mut self, snapshots: &[Snapshot], end: bool, processes: &Processes) {
         self.memory.take_totals(snapshots, |pid| processes.is_watched(pid));
         let of_tree = !processes.is_host();
+        if !end {
+            self.miss(snapshots);
+        }
         for snapshot in snapshots {
             if snapshot.phase == Phase::Dead as u32 {
                 continue; // its exit record says all
@@ -123,6 +128,21 @@ impl Linker {
                     states,
                 });
             }
+        }
+    }
+}
+
+impl Linker {
+    /// Where even the record of a thread's end was lost, its account is not among the living's again
+    /// and again: its timeline ends.
+    fn miss(&mut self, snapshots: &[Snapshot]) {
+        let living = snapshots.iter().filter(|it| it.phase != Phase::Dead as u32);
+        let living: HashSet<u64> = living.map(|snapshot| snapshot.serial).collect();
+        for (serial, timeline) in &mut self.timelines {
+            timeline.missed = match living.contains(serial) {
+                true => 0,
+                false => timeline.missed.saturating_add(1),
+            };
         }
     }
 }

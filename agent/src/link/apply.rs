@@ -197,6 +197,7 @@ impl Timeline {
     /// taken out. What it published still counts; which state its last time was of nobody knows.
     pub fn close_unseen(&mut self, at: u64, context: &mut Context<'_>) {
         if self.finished || self.position.is_none() {
+            self.finished = true;
             return;
         }
         self.slice(at, None, &[0; STATES], 0, false, context);
@@ -206,6 +207,8 @@ impl Timeline {
 
     fn exit(&mut self, exit: &Exit, context: &mut Context<'_>) {
         let Some(position) = self.position else {
+            // It never had a lane: nothing of it is left to be linked.
+            self.finished = true;
             return;
         };
         // The lane's own last word is better than the head the kernel read: both when it was

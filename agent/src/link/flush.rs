@@ -14,6 +14,7 @@ use super::{
     stacks::SeenStack,
 };
 use crate::{
+    budget::Resource,
     contexts::lanes::Lanes,
     model::{
         batch::Counts,
@@ -27,6 +28,8 @@ use crate::{
 const QUIET_NS: u64 = 10_000_000_000;
 /// A span that nobody activated for this long is forgotten.
 const FORGET_NS: u64 = 10_000_000_000;
+/// The same where its process has little room left.
+const FORGET_PRESSED_NS: u64 = 1_000_000_000;
 /// How often forgotten spans are looked for.
 const FORGET_EVERY_NS: u64 = 5_000_000_000;
 
@@ -216,6 +219,9 @@ impl Linker {
             self.spans.forget(now.saturating_sub(FORGET_NS));
             parts.processes.forget_dead(now.saturating_sub(FORGET_NS));
         }
+        self.spans.forget_pressed(now.saturating_sub(FORGET_PRESSED_NS));
+        self.budgets.begin(Resource::StackWords);
+        self.budgets.fold();
         self.counts.fold();
         parts.lanes.lost.fold();
         parts.lanes.refused.fold();

@@ -18,6 +18,7 @@ pub mod window;
 use std::collections::{HashMap, HashSet};
 
 use crate::{
+    budget::{Budgets, Resource},
     contexts::lanes::{LaneId, Lanes},
     kernel::ktime::{self, TscClock},
     ledger::{DaemonCounter, Tally},
@@ -121,6 +122,9 @@ pub struct Linker {
     unnamed: Vec<Unnamed>,
     clock: TscClock,
     sample_ns: u64,
+    budgets: Budgets,
+    /// When it began, ktime: what is said of earlier times nobody saw.
+    began: u64,
     /// What the next flush needs of the ones before.
     memory: Memory,
     /// Samples of processes that are not watched.
@@ -143,16 +147,19 @@ struct Feed<'a> {
     counts: &'a mut Tally,
 }
 
-/// Stack definitions kept.
-const MAX_STACKS: usize = 1 << 18;
+/// A thread with so many records that wait is looked at in the name of its process.
+const MANY_RECORDS: usize = 64;
 
 // === impl Linker ===
 
 impl Linker {
     /// A join that has seen nothing; `hz` is the rate of the timer.
-    pub fn new(hz: u64) -> Self {
+    pub fn new(hz: u64, budgets: Budgets) -> Self {
+        let began = ktime::now();
         Self {
-            spans: Spans::default(),
+            spans: Spans::new(budgets.clone()),
+            budgets,
+            began,
             threads: Vec::new(),
             stacks: HashMap::new(),
             delivered: Delivered::default(),
@@ -165,7 +172,7 @@ impl Linker {
             unnamed: Vec::new(),
             clock: TscClock::start(),
             sample_ns: 1_000_000_000 / hz.max(1),
-            memory: Memory::new(ktime::now()),
+            memory: Memory::new(began),
             samples_of_others: 0,
             gone: Vec::new(),
             copies: Copies::default(),
@@ -232,7 +239,18 @@ impl Linker {
 
     fn link(&mut self, watermark: u64, parts: &mut Parts<'_>) {
         self.clock.calibrate();
-        self.each_timeline(parts, |timeline, context| timeline.link(watermark, context));
+        self.budgets.begin(Resource::Records);
+        let budgets = self.budgets.clone();
+        self.each_timeline(parts, |timeline, context| {
+            let waiting = timeline.queue.len();
+            // What waits takes memory: with too much of it a process is not waited for.
+            let is_over = waiting >= MANY_RECORDS
+                && !budgets.take(Resource::Records, budgets.owner(timeline.pid), waiting as u64);
+            timeline.link(watermark, is_over, context);
+            if timeline.is_lost() {
+                timeline.close_unseen(watermark, context);
+            }
+        });
         let mut needed: HashMap<LaneId, u64> = HashMap::new();
         for (lane, index) in self.timelines.values().flat_map(Timeline::needs) {
             let least = needed.entry(lane).or_insert(index);
@@ -286,7 +304,7 @@ impl Linker {
                 pid: unnamed.pid,
                 span,
             };
-            self.spans.get_mut(unnamed.span).add_cause(cause, unnamed.ns);
+            self.spans.add_cause(unnamed.span, cause, unnamed.ns);
         }
     }
 }
@@ -308,3 +326,6 @@ impl Feed<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod flood_tests;

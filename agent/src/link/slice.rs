@@ -263,7 +263,7 @@ impl Timeline {
         let lanes = &mut *context.lanes;
         let lane = self.lane;
         let make = || {
-            let name = lane.map_or_else(String::new, |lane| lanes.name(lane, event.name_id));
+            let name = lane.map_or_else(|| "".into(), |lane| lanes.name(lane, event.name_id));
             (name, SpanId(event.parent_span_id))
         };
         let span = context.spans.find_or_insert(self.key(event), make, at, context.recorded)?;
@@ -274,8 +274,8 @@ impl Timeline {
 
     pub(super) fn deactivate(&mut self, at: u64, context: &mut Context<'_>) {
         if let Some(active) = self.active.take() {
+            context.spans.deactivate(active.span, active.since, at.max(active.since));
             let span = context.spans.get_mut(active.span);
-            span.deactivate(active.since, at.max(active.since));
             span.active_on = span.active_on.saturating_sub(1);
         }
     }
@@ -287,7 +287,7 @@ impl Timeline {
         if let Some(active) = &mut self.active
             && position.at > active.since
         {
-            spans.get_mut(active.span).deactivate(active.since, position.at);
+            spans.deactivate(active.span, active.since, position.at);
             active.since = position.at;
         }
     }

@@ -7,6 +7,7 @@ use std::{
 
 use super::spans::SpanIndex;
 use crate::{
+    budget::Owner,
     ledger::DaemonCounter,
     model::{
         id::{Pid, SpanId, Tid, TraceId},
@@ -95,6 +96,10 @@ impl Tally {
 pub struct Span {
     /// Identity.
     pub key: SpanKey,
+    /// In whose name it is kept.
+    pub(super) owner: Owner,
+    /// Bytes taken for more than a few intervals and causes.
+    pub(super) more: u64,
     /// Parent span id, or none.
     pub parent: SpanId,
     /// Operation name.
@@ -133,13 +138,15 @@ const MAX_CAUSES: usize = 1024;
 // === impl Span ===
 
 impl Span {
-    /// An activation ended: `[from, to]` on one thread, by marker times.
-    pub fn deactivate(&mut self, from: u64, to: u64) {
+    /// An activation ended: `[from, to]` on one thread, by marker times. Without room for one more
+    /// interval the last one grows: then the time on no thread is too small, never the active time.
+    pub(super) fn deactivate(&mut self, from: u64, to: u64, has_room: bool) {
         self.active_ns += to - from;
         self.end = self.end.max(to);
         match self.active.last_mut() {
             // Runs of one thread mostly touch or follow each other.
             Some(last) if last.1 == from => last.1 = to,
+            Some(last) if !has_room => *last = (last.0.min(from), last.1.max(to)),
             _ => self.active.push((from, to)),
         }
         if self.active.len() > MAX_ACTIVE {
@@ -165,10 +172,13 @@ impl Span {
         }
     }
 
-    /// Adds a wait's cause.
-    pub fn add_cause(&mut self, mut cause: Cause, ns: u64) {
+    /// Adds a wait's cause; without room for one more, that of nobody in particular.
+    pub(super) fn add_cause(&mut self, mut cause: Cause, ns: u64, has_room: bool) {
         if self.causes.len() >= MAX_CAUSES && !self.causes.contains_key(&cause) {
             cause.span = None;
+        }
+        if !has_room && !self.causes.contains_key(&cause) {
+            (cause.tid, cause.pid, cause.span) = (Tid(0), Pid(0), None);
         }
         self.causes.entry(cause).or_default().add(ns);
     }

@@ -1,10 +1,14 @@
 //! The span table: every span's account, and what came since the last flush.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 pub use super::span::{Cause, CauseKind, Span, SpanKey, StackKey, Tally, union};
 use crate::{
-    ledger::{self, DaemonCounter},
+    budget::{Budgets, Owner, Resource},
+    ledger::DaemonCounter,
     model::{
         id::{Pid, SpanId, Tid},
         state::StateTimes,
@@ -44,10 +48,7 @@ pub struct Spans {
     slots: Vec<Slot>,
     free: Vec<u32>,
     index: HashMap<SpanKey, SpanIndex>,
-    /// Spans of processes that are not reported.
-    foreign: usize,
-    /// What there was no room for.
-    pub counts: ledger::Tally,
+    budgets: Budgets,
     /// Reported spans so far, each as often as it was forgotten in between.
     seen: u64,
     untaken: Untaken,
@@ -56,7 +57,8 @@ pub struct Spans {
 #[derive(Debug)]
 struct Slot {
     generation: u32,
-    span: Option<Span>,
+    /// On the heap: when a flood of spans is over, its memory is free again.
+    span: Option<Box<Span>>,
 }
 
 /// What came since the last flush.
@@ -66,41 +68,55 @@ struct Untaken {
     seen: Vec<Seen>,
 }
 
-/// Spans kept at once.
-const MAX_LIVE: usize = 500_000;
-/// Stacks kept between two flushes.
-const MAX_SEEN: usize = 500_000;
-/// Of those, spans of processes that are not reported.
-const MAX_FOREIGN: usize = 200_000;
+/// What a span takes: itself, its places, its states and its first interval.
+const SPAN_BYTES: u64 =
+    (size_of::<Span>() + size_of::<Slot>() + 2 * size_of::<(SpanKey, SpanIndex)>() + 160) as u64;
+/// Of what a span may gather until it is taken, so many intervals and causes are in [`SPAN_BYTES`].
+const FEW: usize = 4;
+/// What one more of them takes.
+const MORE_BYTES: u64 = (size_of::<(Cause, Tally)>() + 16) as u64;
 
 // === impl Spans ===
 
 impl Spans {
-    /// The span with this key, made on first sight.
+    /// Spans that are kept within these budgets.
+    pub fn new(budgets: Budgets) -> Self {
+        Self { budgets, ..Self::default() }
+    }
+
+    /// The span with this key, made on first sight. None when its process or user has too many: that
+    /// is counted, and concerns nobody else's.
     pub fn find_or_insert(
         &mut self,
         key: SpanKey,
-        make: impl FnOnce() -> (String, SpanId),
+        make: impl FnOnce() -> (Arc<str>, SpanId),
         at: u64,
         recorded: bool,
     ) -> Option<SpanIndex> {
         if let Some(&index) = self.index.get(&key) {
+            let span = self.get(index);
+            // What is reported again costs as much as a new one.
+            if !span.changed && !self.budgets.take(Resource::ChangedSpans, span.owner, 1) {
+                return None;
+            }
             let span = self.get_mut(index);
             span.start = span.start.min(at);
             return Some(index);
         }
-        // Others' spans only serve to name wakers: they must not take the recorded ones' room.
-        if self.index.len() >= MAX_LIVE || (!recorded && self.foreign >= MAX_FOREIGN) {
-            self.counts.add(None, DaemonCounter::SpansTableFull, u64::from(recorded));
+        let owner = self.budgets.owner(key.pid);
+        if !self.budgets.take(Resource::ChangedSpans, owner, 1)
+            || !self.budgets.take(Resource::SpanBytes, owner, SPAN_BYTES)
+        {
             return None;
         }
-        self.foreign += usize::from(!recorded);
         self.seen += u64::from(recorded);
         let (name, parent) = make();
         let index = self.place(Span {
             key,
+            owner,
+            more: 0,
             parent,
-            name: name.into(),
+            name,
             start: at,
             end: at,
             active_ns: 0,
@@ -119,6 +135,7 @@ impl Spans {
     }
 
     fn place(&mut self, span: Span) -> SpanIndex {
+        let span = Box::new(span);
         if let Some(slot) = self.free.pop() {
             let place = &mut self.slots[slot as usize];
             place.span = Some(span);
@@ -131,13 +148,13 @@ impl Spans {
 
     /// A span's account. Whoever holds an index over a flush asks [`Self::contains`] first.
     pub fn get(&self, index: SpanIndex) -> &Span {
-        let span = self.slots[index.slot as usize].span.as_ref();
+        let span = self.slots[index.slot as usize].span.as_deref();
         span.expect("a span is not forgotten while it is referred to")
     }
 
     /// A span's account, to add to.
     pub fn get_mut(&mut self, index: SpanIndex) -> &mut Span {
-        let span = self.slots[index.slot as usize].span.as_mut();
+        let span = self.slots[index.slot as usize].span.as_deref_mut();
         let span = span.expect("a span is not forgotten while it is referred to");
         if !span.changed {
             span.changed = true;
@@ -158,13 +175,40 @@ impl Spans {
             // Its row refers to a part of the span.
             let _ = self.get_mut(index);
         }
-        if self.untaken.seen.len() < MAX_SEEN {
+        let owner = self.budgets.owner(seen.pid);
+        if self.budgets.take_up_to(Resource::Samples, owner, 1) > 0 {
             self.untaken.seen.push(seen);
-        } else if seen.is_sample {
-            self.counts.add(None, DaemonCounter::SamplesOverBudget, 1);
-        } else {
-            self.counts.add(None, DaemonCounter::WaitStacksOverBudget, 1);
+            return;
         }
+        let counter = match seen.is_sample {
+            true => DaemonCounter::SamplesOverBudget,
+            false => DaemonCounter::WaitStacksOverBudget,
+        };
+        self.budgets.shed_as(Resource::Samples, owner, counter, 1);
+    }
+
+    /// An activation of a span ended: `[from, to]` on one thread, by marker times.
+    pub fn deactivate(&mut self, index: SpanIndex, from: u64, to: u64) {
+        let has_room = self.has_room(index, |span| span.active.len());
+        self.get_mut(index).deactivate(from, to, has_room);
+    }
+
+    /// Adds the cause of a wait of a span.
+    pub fn add_cause(&mut self, index: SpanIndex, cause: Cause, ns: u64) {
+        let has_room = self.has_room(index, |span| span.causes.len());
+        self.get_mut(index).add_cause(cause, ns, has_room);
+    }
+
+    /// Whether a span may gather one more of what it has `len` of.
+    fn has_room(&mut self, index: SpanIndex, len: impl FnOnce(&Span) -> usize) -> bool {
+        let span = self.slots[index.slot as usize].span.as_deref_mut();
+        let span = span.expect("a span is not forgotten while it is referred to");
+        if len(span) < FEW {
+            return true;
+        }
+        let taken = self.budgets.take_up_to(Resource::SpanBytes, span.owner, MORE_BYTES);
+        span.more += taken;
+        taken == MORE_BYTES
     }
 
     /// What changed since the last call: places of spans in order, and the stacks seen.
@@ -175,12 +219,16 @@ impl Spans {
                 span.changed = false;
             }
         }
+        for resource in [Resource::ChangedSpans, Resource::Samples] {
+            self.budgets.begin(resource);
+        }
         (changed, std::mem::take(&mut self.untaken.seen))
     }
 
     /// Takes what was added to a span since the last time; its identity stays.
     pub fn take_part(&mut self, index: SpanIndex) -> Option<Span> {
-        let span = self.slots[index.slot as usize].span.as_mut()?;
+        let span = self.slots[index.slot as usize].span.as_deref_mut()?;
+        self.budgets.give(Resource::SpanBytes, span.owner, std::mem::take(&mut span.more));
         let part = Span {
             name: span.name.clone(),
             states: std::mem::take(&mut span.states),
@@ -197,14 +245,30 @@ impl Spans {
     /// Forgets spans that are active nowhere and ended before `before`. The same ids may come again:
     /// then the store adds what they bring.
     pub fn forget(&mut self, before: u64) {
+        self.forget_if(|span| span.end < before);
+    }
+
+    /// The same of processes that have used up more than half of their share: so they have more new ones.
+    pub fn forget_pressed(&mut self, before: u64) {
+        let pressed: HashSet<Owner> =
+            self.budgets.pressed(Resource::SpanBytes).into_iter().collect();
+        if !pressed.is_empty() {
+            self.forget_if(|span| span.end < before && pressed.contains(&span.owner));
+        }
+    }
+
+    fn forget_if(&mut self, is_over: impl Fn(&Span) -> bool) {
         for (number, slot) in self.slots.iter_mut().enumerate() {
-            let idle = |span: &Span| span.active_on == 0 && !span.changed && span.end < before;
+            let idle = |span: &Span| span.active_on == 0 && !span.changed && is_over(span);
             if let Some(span) = slot.span.take_if(|span| idle(span)) {
                 self.index.remove(&span.key);
-                self.foreign -= usize::from(!span.recorded);
+                self.budgets.give(Resource::SpanBytes, span.owner, SPAN_BYTES + span.more);
                 slot.generation = slot.generation.wrapping_add(1);
                 self.free.push(number as u32);
             }
+        }
+        if self.index.len() < self.index.capacity() / 8 {
+            self.index.shrink_to(2 * self.index.len());
         }
     }
 
@@ -218,7 +282,11 @@ impl Spans {
     pub fn iter(&self) -> impl Iterator<Item = (SpanIndex, &Span)> {
         self.slots.iter().enumerate().filter_map(|(number, slot)| {
             let index = SpanIndex { slot: number as u32, generation: slot.generation };
-            slot.span.as_ref().map(|span| (index, span))
+            slot.span.as_deref().map(|span| (index, span))
         })
     }
 }
+
+#[cfg(test)]
+#[path = "spans_tests.rs"]
+mod tests;

@@ -14,6 +14,7 @@ use agent_ebpf::{
 
 use super::{Linker, Parts};
 use crate::{
+    budget::{Owner, Resource},
     kernel::{StackCopy, StackDefinition, ktime},
     model::id::Pid,
     process::{
@@ -26,8 +27,6 @@ use crate::{
 
 /// Copies held until their stacks come: more than rings hold.
 const MAX_COPIES: usize = 1024;
-/// Stacks that wait for their mappings; with copies they take up to 32 KB each.
-const MAX_UNMAPPED: usize = 1024;
 
 /// A stack that was defined, and what it takes to name it.
 #[derive(Clone, Debug)]
@@ -46,6 +45,7 @@ pub struct SeenStack {
 #[derive(Debug)]
 pub(super) struct Unmapped {
     pid: Pid,
+    owner: Owner,
     /// Since when, ktime.
     seen_at: u64,
     definition: StackDefinition,
@@ -115,9 +115,10 @@ impl Linker {
         }
         let copy = self.copies.take(definition.hash);
         let after = copy.as_ref().map(|copy| copy.at);
+        let owner = self.budgets.owner(pid);
         match parts.processes.saw_stack(pid, &definition.frames, after) {
             Mapped::Known(map) => self.finish(pid, definition, copy, map, parts),
-            Mapped::Awaited if self.unmapped.len() >= MAX_UNMAPPED => {
+            Mapped::Awaited if !self.budgets.take(Resource::UnmappedStacks, owner, 1) => {
                 let map = parts.processes.last_map(pid);
                 self.finish(pid, definition, copy, map, parts)
             }
@@ -125,7 +126,7 @@ impl Linker {
                 let (place, kept) = (Arc::new(Late::default()), definition.clone());
                 let coming = Some(Arc::clone(&place));
                 let seen_at = ktime::now();
-                self.unmapped.push(Unmapped { pid, seen_at, definition, copy, place });
+                self.unmapped.push(Unmapped { pid, owner, seen_at, definition, copy, place });
                 SeenStack { definition: kept, map: None, late: None, coming }
             }
         }
@@ -180,7 +181,8 @@ impl Linker {
                     continue;
                 }
             };
-            let Unmapped { definition, copy, place, .. } = stack;
+            let Unmapped { owner, definition, copy, place, .. } = stack;
+            self.budgets.give(Resource::UnmappedStacks, owner, 1);
             place.set(Some(self.finish(pid, definition, copy, fitting, parts)));
         }
     }

@@ -4,6 +4,7 @@ use agent_ebpf::wire::{FrameAddress, RawFrame, Runtime, RuntimeFrame};
 
 use super::*;
 use crate::{
+    budget::Budgets,
     contexts::lanes::Lanes,
     process::{Change, Processes, ask::Ask},
     unwind::Unwinder,
@@ -80,7 +81,7 @@ struct World {
 impl World {
     fn new() -> Self {
         Self {
-            linker: Linker::new(99),
+            linker: Linker::new(99, Budgets::default()),
             lanes: Lanes::default(),
             processes: Processes::host(),
             unwinder: Unwinder::default(),

@@ -6,12 +6,13 @@ use agent_ebpf::wire::{
 };
 
 use super::{
-    Linker, MAX_STACKS, Parts,
+    Linker, Parts,
     item::{Item, Taken},
     slice,
     timeline::Timeline,
 };
 use crate::{
+    budget::Resource,
     kernel::Record,
     ledger::DaemonCounter,
     model::id::{Pid, Tid},
@@ -55,10 +56,9 @@ impl Linker {
                     return None;
                 }
                 let seen = self.see(pid, stack, parts);
-                if self.stacks.len() < MAX_STACKS {
+                let words = seen.definition.frames.len() as u64 + 8;
+                if self.budgets.take(Resource::StackWords, self.budgets.owner(pid), words) {
                     self.stacks.insert(seen.definition.hash, seen);
-                } else {
-                    self.counts.add(pid, DaemonCounter::StacksTableFull, 1);
                 }
             }
             Record::StackCopy(copy) => {
@@ -79,6 +79,7 @@ impl Linker {
                 self.delivered.lifecycle += 1;
                 // A new process: whoever had this pid before is gone.
                 parts.lanes.forget_image(Pid(fork.tgid), fork.at);
+                self.budgets.forked(Pid(fork.parent_tgid), Pid(fork.tgid));
                 parts.processes.forked(Pid(fork.parent_tgid), Pid(fork.tgid), fork.at);
             }
             Record::Exec(exec) => {
@@ -88,6 +89,7 @@ impl Linker {
                     self.by_tid.remove(&Tid(exec.old_tid));
                 }
                 self.by_tid.insert(Tid(exec.tid), exec.serial);
+                self.budgets.execed(pid);
                 parts.lanes.forget_image(pid, exec.at);
                 parts.processes.execed(pid, &exec.comm, exec.at);
                 parts.unwinder.remapped(pid, exec.at);
@@ -102,15 +104,16 @@ impl Linker {
             Record::LaneSeen(seen) => {
                 self.delivered.lifecycle += 1;
                 let pid = Pid(seen.tgid);
-                self.by_tid.insert(Tid(seen.tid), seen.serial);
-                let timeline =
-                    self.timelines.entry(seen.serial).or_insert_with(|| Timeline::new(pid));
+                // A thread whose lane is refused leaves no trace here.
                 let lane = parts.lanes.lane_or_virtual(
                     pid,
                     Address(seen.va),
                     seen.first_index,
                     seen.at,
                 )?;
+                let timeline =
+                    self.timelines.entry(seen.serial).or_insert_with(|| Timeline::new(pid));
+                self.by_tid.insert(Tid(seen.tid), seen.serial);
                 timeline.push(Item::Lane(Taken {
                     seq: seen.seq,
                     at: seen.at,

@@ -32,6 +32,9 @@ pub(super) const HISTORY: usize = 4096;
 /// lane is about to be attached.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
+/// A thread that so many looks in a row do not find is gone: four seconds.
+const MISSED: u8 = 8;
+
 /// A wait whose waker is to be named when every thread of the round has been linked.
 #[derive(Clone, Copy, Debug)]
 pub struct Unnamed {
@@ -112,6 +115,8 @@ pub struct Timeline {
     pub(super) samples: Vec<Sample>,
     pub(super) turns: Vec<Turn>,
     pub(super) history: VecDeque<(u64, Option<SpanIndex>)>,
+    /// Looks at all threads in a row that did not find it.
+    pub(super) missed: u8,
     /// The thread is gone.
     pub finished: bool,
 }
@@ -142,6 +147,7 @@ impl Timeline {
             samples: Vec::new(),
             turns: Vec::new(),
             history: VecDeque::new(),
+            missed: 0,
             finished: false,
         }
     }
@@ -172,21 +178,27 @@ impl Timeline {
         if *index == wanted { *span } else { None }
     }
 
-    /// Links everything older than `watermark`.
-    pub fn link(&mut self, watermark: u64, context: &mut Context<'_>) {
+    /// Links everything older than `watermark`; what is `in_haste` does not wait for its markers.
+    pub fn link(&mut self, watermark: u64, in_haste: bool, context: &mut Context<'_>) {
         self.queue.sort_by_key(Item::order);
         let mut done = 0;
         while let Some(&item) = self.queue.get(done) {
             if item.time() > watermark {
                 break;
             }
-            if self.lane.is_some_and(|lane| must_wait(&item, lane, watermark, context.lanes)) {
+            let waits = |lane| must_wait(&item, lane, watermark, context.lanes);
+            if !in_haste && self.lane.is_some_and(waits) {
                 break;
             }
             self.apply(&item, context);
             done += 1;
         }
         self.queue.drain(..done);
+    }
+
+    /// Whether the record of its end will not come any more.
+    pub(super) fn is_lost(&self) -> bool {
+        self.missed >= MISSED && self.queue.is_empty()
     }
 
     /// The lanes whose events this thread still needs, each with the first index of them. A lane
@@ -240,12 +252,14 @@ impl Timeline {
     }
 
     /// Takes over a thread that had its lane before the agent came: finds the span that is open at
-    /// `position` and charges what it had before to `unknown.before_attach`.
+    /// `position` and charges what it had before to `unknown.before_attach`. Nobody saw what its
+    /// publisher says of times before `floor`, ktime: the span begins there then.
     pub fn adopt(
         &mut self,
         snapshot: &Snapshot,
         lane: LaneId,
         seen_at: u64,
+        floor: u64,
         context: &mut Context<'_>,
     ) {
         let at = snapshot.since;
@@ -270,7 +284,9 @@ impl Timeline {
             context.lanes.claim(lane, event.index..event.index + 1);
             open = (event.op == op::SET).then_some((event, stamp));
         }
-        if let Some((event, stamp)) = open {
+        if let Some((event, said)) = open {
+            let stamp = said.max(floor.min(at));
+            context.count(DaemonCounter::StampsClamped, u64::from(stamp > said));
             let span = self.activate(&event, stamp, context);
             if let Some(span) = span {
                 let span = context.spans.get_mut(span);
@@ -291,10 +307,11 @@ mod world;
 mod tests;
 
 /// Whether markers may still come that lie before what happened.
-fn must_wait(item: &Item, lane: LaneId, watermark: u64, lanes: &Lanes) -> bool {
+fn must_wait(item: &Item, lane: LaneId, watermark: u64, lanes: &mut Lanes) -> bool {
     let is_awaited = watermark != u64::MAX && lanes.is_awaited(lane);
     match item.needs() {
         Some(head) => {
+            lanes.want(lane, head);
             lanes.drained_to(lane) < head && (item.time() + PATIENCE_NS > watermark || is_awaited)
         }
         // All that there are: a lane that can be read has them all.

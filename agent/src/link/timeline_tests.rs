@@ -175,6 +175,13 @@ fn causes_name_the_waker_and_the_preemptor() {
 
 #[test]
 fn span_open_before_attach_is_charged_to_before_attach() {
+    for (floor, start) in [(0, 1_000), (3_000, 3_000), (9_000, 5_000)] {
+        before_attach(floor, start);
+    }
+}
+
+/// Its marker says 1,000, it was accounted from 5,000 on, and nobody saw what was before `floor`.
+fn before_attach(floor: u64, start: u64) {
     let mut world = World::new(true);
     // Published before anything was accounted.
     world.publish(3, false);
@@ -202,13 +209,14 @@ fn span_open_before_attach_is_charged_to_before_attach() {
         comm: [0; 16],
         total: [0; STATES],
     };
-    world.with(|timeline, context| timeline.adopt(&snapshot, lane, 5_500, context));
+    world.with(|timeline, context| timeline.adopt(&snapshot, lane, 5_500, floor, context));
     world.timeline.push(Item::Snapshot { snapshot, end: true });
     world.link(u64::MAX);
     let (_, span) = world.spans.iter().next().unwrap();
-    assert_eq!((span.start, span.active_ns), (1_000, 5_000));
-    assert_eq!(span.states.get(State::UnknownBeforeAttach), 5_000);
+    assert_eq!((span.start, span.active_ns), (start, 6_000 - start));
+    assert_eq!(span.states.get(State::UnknownBeforeAttach), 6_000 - start);
     assert!(!span.exact);
+    assert_eq!(world.counts.get(DaemonCounter::StampsClamped), u64::from(start > 1_000));
 }
 
 /// Its lane is about to be attached: the markers come after the account that knows of them.

@@ -272,7 +272,7 @@ impl World {
     }
 
     pub(super) fn link(&mut self, watermark: u64) {
-        self.with(|timeline, context| timeline.link(watermark, context));
+        self.with(|timeline, context| timeline.link(watermark, false, context));
     }
 
     pub(super) fn with(&mut self, act: impl FnOnce(&mut Timeline, &mut Context<'_>)) {

@@ -11,6 +11,15 @@ pub struct Pid(pub u32);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tid(pub u32);
 
+/// A user, in the initial user namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid(pub u32);
+
+impl Uid {
+    /// Nobody knows whose: `(uid_t)-1`, which no user has.
+    pub const UNKNOWN: Self = Self(u32::MAX);
+}
+
 /// Text that is no such id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be {digits} hex digits")]

@@ -7,18 +7,20 @@
 //! ```text
 //! ask ─► waiting ─► worker ─► answers ─► collect
 //!           │          └─ past its patience: hangs; the worker is left to itself
-//!           └─ all workers hang: refused
+//!           └─ all workers hang, or its owner's share of them does: refused
 //! ```
 //! Invariants:
 //! - every question has exactly one outcome, and one that hangs is answered late as well, if ever;
 //! - asking and collecting never wait for a process;
 //! - there are at most `Limits::workers` threads, those that hang included. A hanging thread cannot be
 //!   ended, only outlived;
+//! - one process or user has only a share of the workers and of their time: its questions wait while
+//!   others' are read (`budget`);
 //! - a process that let a worker hang is not asked for a while, and for longer each time; but what asks
 //!   with more patience is not held up by what had less.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fs::File,
     io::{self, Read as _, Write as _},
     os::fd::{AsFd, BorrowedFd},
@@ -27,9 +29,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    time::{ClockId, clock_gettime},
+};
 
-use crate::model::id::Pid;
+use crate::{
+    budget::{Budgets, Owner, Resource},
+    model::id::Pid,
+};
 
 /// Something to be read of one process.
 pub trait Question: Send + Sync + 'static {
@@ -91,12 +99,16 @@ const LIMITS: Limits = Limits {
     slow: Duration::from_millis(20),
     waits: Duration::from_secs(1),
     pause: (Duration::from_secs(1), Duration::from_secs(60)),
-    workers: 17,
+    // As many as [`Resource::Readers`] has.
+    workers: Resource::Readers.bound().total as usize,
     waiting: 1 << 16,
 };
 
 /// Pauses kept before those that are long over are dropped.
 const MAX_PAUSES: usize = 1024;
+
+/// Shares of the workers' time are those of so long.
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// A process that is not asked.
 #[derive(Clone, Copy, Debug)]
@@ -117,17 +129,23 @@ pub struct Reader<Q: Question> {
     open: usize,
     /// By process and patience.
     pauses: HashMap<(Pid, Duration), Pause>,
+    /// Since when shares of time are counted.
+    period: Option<Instant>,
 }
 
 struct Shared<Q: Question> {
     state: Mutex<State<Q>>,
     work: Condvar,
+    budgets: Budgets,
     /// Readable when there are urgent answers.
     call: File,
 }
 
+/// Since when, whose, and what.
+type Waiting<Q> = (Instant, Owner, Arc<Q>);
+
 struct State<Q: Question> {
-    waiting: VecDeque<(Instant, Arc<Q>)>,
+    waiting: VecDeque<Waiting<Q>>,
     /// By number of worker. One that is missing here and not idle was left to itself.
     running: HashMap<u64, (Instant, Arc<Q>)>,
     answers: Vec<(Arc<Q>, Q::Answer)>,
@@ -144,11 +162,11 @@ struct State<Q: Question> {
 
 impl<Q: Question> Reader<Q> {
     /// Starts the first worker; each of them calls `prepare` first.
-    pub fn start(prepare: fn()) -> io::Result<Self> {
-        Self::with(prepare, LIMITS)
+    pub fn start(prepare: fn(), budgets: Budgets) -> io::Result<Self> {
+        Self::with(prepare, LIMITS, budgets)
     }
 
-    fn with(prepare: fn(), limits: Limits) -> io::Result<Self> {
+    fn with(prepare: fn(), limits: Limits, budgets: Budgets) -> io::Result<Self> {
         let state = State {
             waiting: VecDeque::new(),
             running: HashMap::new(),
@@ -159,10 +177,11 @@ impl<Q: Question> Reader<Q> {
             numbers: 0,
             has_ended: false,
         };
-        let shared = Shared { state: Mutex::new(state), work: Condvar::new(), call: call()? };
+        let (state, work) = (Mutex::new(state), Condvar::new());
+        let shared = Shared { state, work, budgets, call: call()? };
         let shared = Arc::new(shared);
         let (unread, pauses) = (Vec::new(), HashMap::new());
-        let reader = Self { shared, limits, prepare, unread, open: 0, pauses };
+        let reader = Self { shared, limits, prepare, unread, open: 0, pauses, period: None };
         reader.start_worker(&mut reader.shared.lock())?;
         Ok(reader)
     }
@@ -182,7 +201,8 @@ impl<Q: Question> Reader<Q> {
             drop(state);
             return self.give_up(question, false, now);
         }
-        state.waiting.push_back((now, question));
+        let owner = self.shared.budgets.owner(question.pid());
+        state.waiting.push_back((now, owner, question));
         if state.idle > 0 {
             self.shared.work.notify_one();
         }
@@ -201,6 +221,12 @@ impl<Q: Question> Reader<Q> {
         let late = std::mem::take(&mut state.late);
         if !answers.is_empty() || !late.is_empty() {
             shared.quiet();
+        }
+        let began = *self.period.get_or_insert(now);
+        if now.saturating_duration_since(began) >= PERIOD {
+            self.period = Some(now);
+            shared.budgets.begin(Resource::Reading);
+            shared.work.notify_all();
         }
         for (question, stuck) in self.overdue(&mut state, now) {
             self.give_up(question, stuck, now);
@@ -224,6 +250,7 @@ impl<Q: Question> Reader<Q> {
         let hanging =
             state.running.extract_if(|_, (since, question)| for_long(*since, question.patience()));
         let mut overdue: Vec<_> = hanging.map(|(_, (_, question))| (question, true)).collect();
+        overdue.extend(self.beyond_share(state, now).into_iter().map(|question| (question, false)));
         let is_quick = |(since, _): &(Instant, Arc<Q>)| !for_long(*since, slow);
         let somebody_works = state.idle > 0 || state.running.values().any(is_quick);
         if somebody_works || state.waiting.is_empty() {
@@ -234,12 +261,31 @@ impl<Q: Question> Reader<Q> {
             let _ = self.start_worker(state);
             return overdue;
         }
-        while let Some((_, question)) =
-            state.waiting.pop_front_if(|(since, _)| for_long(*since, waits))
+        while let Some((_, _, question)) =
+            state.waiting.pop_front_if(|(since, _, _)| for_long(*since, waits))
         {
             overdue.push((question, false));
         }
         overdue
+    }
+
+    /// Questions of owners whose share of the workers hangs in others of their processes, and has for as
+    /// long as questions wait.
+    fn beyond_share(&self, state: &mut State<Q>, now: Instant) -> Vec<Arc<Q>> {
+        let budgets = &self.shared.budgets;
+        let waits_long = |since: Instant| now.saturating_duration_since(since) >= self.limits.waits;
+        let mut beyond = Vec::new();
+        if state.waiting.front().is_some_and(|(since, _, _)| waits_long(*since)) {
+            state.waiting.retain(|(since, owner, question)| {
+                if !waits_long(*since) || budgets.room(Resource::Readers, *owner) > 0 {
+                    return true;
+                }
+                budgets.shed(Resource::Readers, *owner, 1);
+                beyond.push(Arc::clone(question));
+                false
+            });
+        }
+        beyond
     }
 
     /// A question whose process is to blame if a worker is `stuck` in it.
@@ -354,12 +400,65 @@ impl<Q: Question> Drop for Leaving<'_, Q> {
     }
 }
 
+/// A share of the workers, and of their time, in somebody's name.
+struct Place<'a> {
+    budgets: &'a Budgets,
+    owner: Owner,
+    began: Duration,
+}
+
+// === impl Place ===
+
+impl<'a> Place<'a> {
+    fn take(budgets: &'a Budgets, owner: Owner) -> Option<Self> {
+        let is_free = budgets.room(Resource::Reading, owner) > 0
+            && budgets.try_take(Resource::Readers, owner, 1);
+        is_free.then(|| Self { budgets, owner, began: cpu_time() })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let took = cpu_time().saturating_sub(self.began).as_micros() as u64;
+        self.budgets.force(Resource::Reading, self.owner, took);
+        self.budgets.give(Resource::Readers, self.owner, 1);
+    }
+}
+
+/// CPU time of this thread: on a starved host reading takes long, and nobody is to blame.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+}
+
+// === impl State ===
+
+impl<Q: Question> State<Q> {
+    /// The question that waits for longest of those whose owner's share is not used up.
+    fn pick<'a>(&mut self, budgets: &'a Budgets) -> Option<(Arc<Q>, Place<'a>)> {
+        let mut used_up = HashSet::new();
+        for at in 0..self.waiting.len() {
+            let owner = self.waiting[at].1;
+            if used_up.contains(&owner) {
+                continue;
+            }
+            let Some(place) = Place::take(budgets, owner) else {
+                used_up.insert(owner);
+                continue;
+            };
+            let (_, _, question) = self.waiting.remove(at)?;
+            return Some((question, place));
+        }
+        None
+    }
+}
+
 /// The life of a worker: until it is left to itself, or nobody needs it.
 fn work<Q: Question>(shared: &Shared<Q>, number: u64) {
     let _leaving = Leaving(shared);
     let mut state = shared.lock();
     while !state.has_ended {
-        let Some((_, question)) = state.waiting.pop_front() else {
+        let Some((question, place)) = state.pick(&shared.budgets) else {
             if state.idle > 0 {
                 return;
             }
@@ -371,6 +470,7 @@ fn work<Q: Question>(shared: &Shared<Q>, number: u64) {
         state.running.insert(number, (Instant::now(), Arc::clone(&question)));
         drop(state);
         let answer = question.read();
+        drop(place);
         state = shared.lock();
         if question.is_urgent() {
             // The counter is far from full, the only way to fail.
@@ -378,6 +478,8 @@ fn work<Q: Question>(shared: &Shared<Q>, number: u64) {
         }
         if state.running.remove(&number).is_none() {
             state.late.push((question, answer));
+            // Another may have waited for its place.
+            shared.work.notify_one();
             return;
         }
         state.answers.push((question, answer));

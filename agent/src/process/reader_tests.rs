@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
+use crate::model::id::Uid;
 
 /// Says that it is being read, then answers its number once it is let go.
 struct Asked {
@@ -47,9 +48,13 @@ const LONG: Duration = Duration::from_secs(1000);
 
 impl Bench {
     fn new(workers: usize) -> Self {
+        Self::with(workers, 8)
+    }
+
+    fn with(workers: usize, waiting: usize) -> Self {
         let pause = (LONG * 10, LONG * 30);
-        let limits = Limits { slow: LONG, waits: LONG * 2, pause, workers, waiting: 8 };
-        Self { reader: Reader::with(|| (), limits).unwrap(), begun: channel() }
+        let limits = Limits { slow: LONG, waits: LONG * 2, pause, workers, waiting };
+        Self { reader: Reader::with(|| (), limits, Budgets::default()).unwrap(), begun: channel() }
     }
 
     /// Asks a process that hangs until what is returned goes.
@@ -237,7 +242,7 @@ fn a_question_that_panics_takes_one_worker_with_it() {
             std::panic::resume_unwind(Box::new(()));
         }
     }
-    let mut reader = Reader::with(|| (), LIMITS).unwrap();
+    let mut reader = Reader::with(|| (), LIMITS, Budgets::default()).unwrap();
     reader.ask(Panics);
     while reader.shared.lock().threads > 0 {
         thread::yield_now();
@@ -245,4 +250,73 @@ fn a_question_that_panics_takes_one_worker_with_it() {
     let outcomes = reader.collect_at(Instant::now() + LONG);
     assert_eq!(outcomes.len(), 1);
     assert!(outcomes[0].fate == Fate::Hangs && outcomes[0].is_newly_unread);
+}
+
+/// Whoever lets the readers hang in its processes blinds itself only.
+#[test]
+fn a_users_hanging_processes_keep_only_a_share_of_the_workers() {
+    let mut bench = Bench::with(20, 64);
+    let budgets = bench.reader.shared.budgets.clone();
+    let now = Instant::now();
+    let (stranger, honest) = (Uid(1000), 5000);
+    (100..140).for_each(|pid| budgets.set_user(Pid(pid), stranger));
+    budgets.set_user(Pid(honest), Uid(1001));
+    let mut holds = Vec::new();
+    for pid in 100..140 {
+        holds.push(bench.hang(pid, now));
+    }
+    // Every look finds that nobody works and starts a worker, while there is something it may do.
+    let mut hanging = 0;
+    for n in 0..20 {
+        assert_eq!(bench.at(now + LONG + LONG * n / 40), []);
+        while bench.begun.1.recv_timeout(Duration::from_millis(100)).is_ok() {
+            hanging += 1;
+        }
+    }
+    let share = Resource::Readers.bound().user;
+    assert!(hanging < share && hanging + 2 >= share, "{hanging} of {share}");
+    drop(bench.hang(honest, now + LONG));
+    let mut outcomes = Vec::new();
+    while outcomes.is_empty() {
+        outcomes = bench.at(now + LONG + LONG / 2);
+        thread::yield_now();
+    }
+    assert_eq!(outcomes, [(honest, ANSWERED, false)]);
+    // The stranger's others have their outcome, too.
+    let outcomes = bench.at(now + LONG * 4);
+    let hangs = outcomes.iter().filter(|outcome| outcome.1 == Fate::Hangs).count() as u64;
+    let refused = outcomes.iter().filter(|outcome| outcome.1 == Fate::Refused).count() as u64;
+    assert_eq!((hangs, refused), (hanging, 40 - hanging));
+    let over = budgets.over(1);
+    assert!(over.iter().all(|over| over.owner.uid == stranger) && !over.is_empty());
+    assert!(over.iter().all(|over| over.resource == Resource::Readers));
+    // A place that is free again is taken by the next one.
+    drop(holds);
+    while !bench.reader.shared.lock().running.is_empty() || bench.threads() > 1 {
+        thread::yield_now();
+    }
+    assert_eq!(budgets.room(Resource::Readers, budgets.owner(Pid(100))), 2);
+}
+
+/// One that costs much time at each look is looked at less often, and others meanwhile as ever.
+#[test]
+fn time_of_the_workers_is_shared_too() {
+    let mut bench = Bench::new(2);
+    let budgets = bench.reader.shared.budgets.clone();
+    let now = Instant::now();
+    budgets.set_user(Pid(100), Uid(1000));
+    budgets.set_user(Pid(101), Uid(1001));
+    assert_eq!(bench.at(now), []);
+    budgets.force(Resource::Reading, budgets.owner(Pid(100)), 200_000);
+    drop(bench.hang(100, now));
+    drop(bench.hang(101, now));
+    bench.begins(101);
+    assert_eq!(bench.next(now), [(101, ANSWERED, false)]);
+    assert_eq!(bench.at(now + PERIOD / 2), [], "its time is used up");
+    let next = now + PERIOD;
+    let mut outcomes = bench.at(next);
+    if outcomes.is_empty() {
+        outcomes = bench.next(next);
+    }
+    assert_eq!(outcomes, [(100, ANSWERED, false)]);
 }

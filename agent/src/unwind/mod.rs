@@ -40,16 +40,15 @@ use agent_ebpf::{
 };
 
 use crate::{
+    budget::{Budgets, Owner, Resource},
     kernel::{StackCopy, tables::Tables as Maps},
-    ledger::{AtomicTally, DaemonCounter},
+    ledger::AtomicTally,
     model::id::Pid,
     process::maps::ProcessMap,
 };
 pub use late::Late;
 
-/// Stacks waiting; more would be stale when their turn comes.
-const MAX_WAITING: usize = 256;
-/// The same for those without a copy: nothing is reported late for them.
+/// Stacks waiting without a copy ([`Resource::UnwindStacks`] bounds all): nothing is reported late for them.
 const MAX_WAITING_UNCOPIED: usize = 32;
 
 /// What the worker is asked.
@@ -57,6 +56,7 @@ enum Job {
     /// A stack of a process lacked tables: make them, and walk its copy if there is one.
     Wanted {
         map: Arc<ProcessMap>,
+        owner: Owner,
         addresses: Vec<FrameAddress>,
         copy: Option<(Box<StackCopy>, Arc<Late>)>,
     },
@@ -90,18 +90,19 @@ pub struct Unwinder {
     counters: Arc<Counters>,
     /// Stacks whose turn has not come.
     waiting: Arc<AtomicUsize>,
+    budgets: Budgets,
 }
 
 // === impl Unwinder ===
 
 impl Unwinder {
     /// Starts the worker. `cache`: a folder for tables of large files, ours alone.
-    pub fn spawn(maps: Maps, cache: Option<PathBuf>) -> std::io::Result<Self> {
+    pub fn spawn(maps: Maps, cache: Option<PathBuf>, budgets: Budgets) -> std::io::Result<Self> {
         let (jobs, queue) = channel();
-        let unwinder = Self { jobs: Some(jobs), ..Self::default() };
+        let unwinder = Self { jobs: Some(jobs), budgets: budgets.clone(), ..Self::default() };
         let (counters, waiting) = (Arc::clone(&unwinder.counters), Arc::clone(&unwinder.waiting));
         thread::Builder::new().name("hotspan-unwind".into()).spawn(move || {
-            worker::Worker::new(maps, cache, counters).serve(&queue, &waiting);
+            worker::Worker::new(maps, cache, counters, budgets).serve(&queue, &waiting);
         })?;
         Ok(unwinder)
     }
@@ -113,16 +114,22 @@ impl Unwinder {
         frames: &[RawFrame],
         copy: Option<Box<StackCopy>>,
     ) -> Option<Arc<Late>> {
-        let most = if copy.is_some() { MAX_WAITING } else { MAX_WAITING_UNCOPIED };
-        if self.waiting.load(Relaxed) >= most {
-            self.counters.counts.add(DaemonCounter::UnwindUnanswered, u64::from(copy.is_some()));
+        let owner = self.budgets.owner(map.pid());
+        if copy.is_none() && self.waiting.load(Relaxed) >= MAX_WAITING_UNCOPIED {
+            return None;
+        }
+        if !self.budgets.try_take(Resource::UnwindStacks, owner, 1) {
+            self.budgets.shed(Resource::UnwindStacks, owner, u64::from(copy.is_some()));
             return None;
         }
         self.waiting.fetch_add(1, Relaxed);
         let late = copy.is_some().then(|| Arc::new(Late::default()));
         let copy = copy.zip(late.clone());
         let addresses = frames.iter().filter_map(|frame| frame.native()).collect();
-        let sent = self.send(Job::Wanted { map, addresses, copy });
+        let sent = self.send(Job::Wanted { map, owner, addresses, copy });
+        if !sent {
+            self.budgets.give(Resource::UnwindStacks, owner, 1);
+        }
         late.filter(|_| sent)
     }
 

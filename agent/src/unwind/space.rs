@@ -34,11 +34,21 @@ pub(super) struct Space {
 // === impl Run ===
 
 impl Run {
+    /// Units of [`UNIT`] words it has.
+    pub(super) fn units(self) -> u64 {
+        self.units.into()
+    }
+
     /// Words it has room for.
     #[cfg(test)]
     fn words(self) -> usize {
         self.units as usize * UNIT
     }
+}
+
+/// Units that room for `words` takes.
+pub(super) fn units(words: usize) -> u64 {
+    words.div_ceil(UNIT).max(1) as u64
 }
 
 // === impl Space ===

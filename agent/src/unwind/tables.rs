@@ -12,12 +12,13 @@ use agent_ebpf::unwind::{
 
 use super::{
     rules::Rules,
-    space::{Run, Space},
+    space::{Run, Space, units},
     table::Table,
 };
 use crate::{
+    budget::{Budgets, Owner, Resource},
     kernel::tables::{Tables as Maps, TablesError},
-    model::id::Pid,
+    model::id::{Pid, Uid},
 };
 
 /// One mapping of a process, as a slab has it.
@@ -49,15 +50,19 @@ pub(super) struct Tables {
     aliases: HashMap<u32, Vec<u32>>,
     given: u32,
     free: Vec<u32>,
+    budgets: Budgets,
 }
 
 struct Placed {
     run: Run,
+    /// In whose name it is kept.
+    owner: Owner,
     rules: Vec<Rule>,
 }
 
 struct Slab {
     run: Run,
+    owner: Owner,
     code: Box<[CodeMapping]>,
     /// When its mappings were read, ktime.
     read_at: u64,
@@ -75,7 +80,7 @@ impl Slab {
 // === impl Tables ===
 
 impl Tables {
-    pub(super) fn new(maps: Maps) -> Self {
+    pub(super) fn new(maps: Maps, budgets: Budgets) -> Self {
         Self {
             maps,
             space: Space::new(),
@@ -86,6 +91,7 @@ impl Tables {
             aliases: HashMap::new(),
             given: 0,
             free: Vec::new(),
+            budgets,
         }
     }
 
@@ -133,14 +139,15 @@ impl Tables {
         self.maps.exe(exe).state
     }
 
-    /// Places a file's table. False when there is no room.
+    /// Places a file's table in the name of `owner`. False when there is no room, or none for it.
     pub(super) fn place(
         &mut self,
         exe: u32,
         table: &Table,
+        owner: Owner,
         now: Instant,
     ) -> Result<bool, TablesError> {
-        let Some(run) = self.space.take(table.words(), false, now) else { return Ok(false) };
+        let Some(run) = self.take(table.words(), false, owner, now) else { return Ok(false) };
         let mut global = Vec::with_capacity(table.rules.len());
         let mut used = Vec::with_capacity(table.rules.len());
         for &rule in &table.rules {
@@ -157,7 +164,7 @@ impl Tables {
         }
         let (words, rows) = table.place(run.place, &global);
         self.write(run.place, &words)?;
-        self.placed.insert(exe, Placed { run, rules: used });
+        self.placed.insert(exe, Placed { run, owner, rules: used });
         let exe_words = Exe {
             base: table.base,
             index: run.place,
@@ -170,13 +177,54 @@ impl Tables {
         Ok(true)
     }
 
-    /// Takes the table out that was not used for longest. False when all are in use.
-    pub(super) fn evict(&mut self, now: Instant) -> bool {
+    /// Room for words in the name of `owner`.
+    fn take(
+        &mut self,
+        words: usize,
+        in_one_chunk: bool,
+        owner: Owner,
+        now: Instant,
+    ) -> Option<Run> {
+        if !self.budgets.try_take(Resource::UnwindUnits, owner, units(words)) {
+            self.budgets.shed(Resource::UnwindUnits, owner, units(words));
+            return None;
+        }
+        let run = self.space.take(words, in_one_chunk, now);
+        if run.is_none() {
+            self.budgets.give(Resource::UnwindUnits, owner, units(words));
+            self.budgets.shed(Resource::UnwindUnits, owner, units(words));
+        }
+        run
+    }
+
+    /// Frees what was kept in the name of `owner`.
+    fn free(&mut self, run: Run, owner: Owner, now: Instant) {
+        self.budgets.give(Resource::UnwindUnits, owner, run.units());
+        self.space.free(run, now);
+    }
+
+    /// Whether a table of so many words would be refused because of what its user has already.
+    pub(super) fn is_over(&self, words: usize, owner: Owner) -> bool {
+        self.budgets.room(Resource::UnwindUnits, owner) < units(words)
+    }
+
+    /// Takes the table out that was not used for longest, of those of one user or, for none, of the user
+    /// that has most: who has little keeps it. False when all of them are in use.
+    pub(super) fn evict(&mut self, of: Option<Uid>, now: Instant) -> bool {
         let used: HashMap<u32, u32> =
             self.placed.keys().map(|&exe| (exe, self.last_used(exe))).collect();
         let newest = used.values().copied().max().unwrap_or(0);
-        let age = |exe: &u32| newest.wrapping_sub(used[exe]);
-        let oldest = used.keys().copied().max_by_key(age).filter(|exe| age(exe) > IDLE_ROUNDS);
+        let age = |exe: u32| newest.wrapping_sub(used[&exe]);
+        let mut idle: HashMap<Uid, Vec<u32>> = HashMap::new();
+        let mut sizes: HashMap<Uid, u64> = HashMap::new();
+        for (&exe, placed) in &self.placed {
+            *sizes.entry(placed.owner.uid).or_default() += placed.run.units();
+            if age(exe) > IDLE_ROUNDS {
+                idle.entry(placed.owner.uid).or_default().push(exe);
+            }
+        }
+        let uid = of.or_else(|| idle.keys().copied().max_by_key(|uid| sizes[uid]));
+        let oldest = uid.and_then(|uid| idle.remove(&uid)?.into_iter().max_by_key(|&exe| age(exe)));
         let Some(exe) = oldest else { return false };
         self.remove(exe, WANTED, now);
         true
@@ -197,7 +245,7 @@ impl Tables {
             for rule in placed.rules {
                 self.rules.release(rule);
             }
-            self.space.free(placed.run, now);
+            self.free(placed.run, placed.owner, now);
         }
     }
 
@@ -213,7 +261,8 @@ impl Tables {
         let incomplete = code.len() > MAX_CODE;
         let code = &code[..code.len().min(MAX_CODE)];
         let words = code.len() * (2 + CODE_WORDS as usize);
-        let Some(run) = self.space.take(words, true, now) else { return Ok(()) };
+        let owner = self.budgets.owner(pid);
+        let Some(run) = self.take(words, true, owner, now) else { return Ok(()) };
         let mut slab = Vec::with_capacity(words);
         let long = |value: u64| [value as u32, (value >> 32) as u32];
         slab.extend(code.iter().flat_map(|mapping| long(mapping.start)));
@@ -240,7 +289,7 @@ impl Tables {
             *self.mapped.entry(mapping.exe).or_default() += 1;
         }
         self.drop_slab(pid, now);
-        self.slabs.insert(pid, Slab { run, code: code.into(), read_at });
+        self.slabs.insert(pid, Slab { run, owner, code: code.into(), read_at });
         Ok(())
     }
 
@@ -269,7 +318,7 @@ impl Tables {
 
     fn drop_slab(&mut self, pid: Pid, now: Instant) {
         if let Some(slab) = self.slabs.remove(&pid) {
-            self.space.free(slab.run, now);
+            self.free(slab.run, slab.owner, now);
             for mapping in slab.code {
                 if let Some(count) = self.mapped.get_mut(&mapping.exe) {
                     *count -= 1;

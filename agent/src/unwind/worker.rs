@@ -27,6 +27,7 @@ use super::{
     walk::{Process, walk},
 };
 use crate::{
+    budget::{Budgets, Owner, Resource},
     kernel::tables::{Tables as Maps, TablesError},
     ledger::DaemonCounter,
     model::id::Pid,
@@ -45,6 +46,8 @@ const FULL_PERCENT: usize = 85;
 struct Known {
     exe: u32,
     version: Option<Version>,
+    /// In whose name it has a number.
+    owner: Owner,
 }
 
 /// What code a mapping shows.
@@ -69,13 +72,21 @@ pub(super) struct Worker {
     nothing: u32,
     cache: Option<Cache>,
     counters: Arc<Counters>,
+    /// Numbers of files that are looked up no more, and are free once no process has them mapped.
+    forgotten: Vec<Known>,
+    budgets: Budgets,
 }
 
 // === impl Worker ===
 
 impl Worker {
-    pub(super) fn new(maps: Maps, cache: Option<PathBuf>, counters: Arc<Counters>) -> Self {
-        let mut tables = Tables::new(maps);
+    pub(super) fn new(
+        maps: Maps,
+        cache: Option<PathBuf>,
+        counters: Arc<Counters>,
+        budgets: Budgets,
+    ) -> Self {
+        let mut tables = Tables::new(maps, budgets.clone());
         let nothing = tables.new_exe().unwrap_or(0);
         tables.set_state(nothing, NO_TABLES);
         Self {
@@ -86,6 +97,8 @@ impl Worker {
             nothing,
             cache: cache.and_then(Cache::open),
             counters,
+            forgotten: Vec::new(),
+            budgets,
         }
     }
 
@@ -93,8 +106,9 @@ impl Worker {
     pub(super) fn serve(mut self, jobs: &Receiver<Job>, waiting: &AtomicUsize) {
         for job in jobs {
             let result = match job {
-                Job::Wanted { map, addresses, copy } => {
+                Job::Wanted { map, owner, addresses, copy } => {
                     waiting.fetch_sub(1, Relaxed);
+                    self.budgets.give(Resource::UnwindStacks, owner, 1);
                     map.restore();
                     let result = self.adopt(&map);
                     match copy {
@@ -153,13 +167,37 @@ impl Worker {
         {
             return known.exe;
         }
-        let exe = self.tables.new_exe().or_else(|| {
+        let owner = self.budgets.owner(pid);
+        // One whose numbers are all in use has its other code walked by frame pointer.
+        let mut exe = self.new_exe(owner);
+        if exe.is_none() {
             self.forget_unmapped();
-            self.tables.new_exe()
-        });
-        let Some(exe) = exe else { return self.nothing };
-        self.known.insert(origin, Known { exe, version });
+            exe = self.new_exe(owner);
+        }
+        let Some(exe) = exe else {
+            self.budgets.shed(Resource::UnwindFiles, owner, 1);
+            return self.nothing;
+        };
+        if let Some(before) = self.known.insert(origin, Known { exe, version, owner }) {
+            self.forgotten.push(before);
+        }
         exe
+    }
+
+    fn new_exe(&mut self, owner: Owner) -> Option<u32> {
+        if !self.budgets.try_take(Resource::UnwindFiles, owner, 1) {
+            return None;
+        }
+        let exe = self.tables.new_exe();
+        if exe.is_none() {
+            self.budgets.give(Resource::UnwindFiles, owner, 1);
+        }
+        exe
+    }
+
+    /// A file is looked up no more: who maps it next asks again.
+    fn forget(&mut self, origin: &Origin) {
+        self.forgotten.extend(self.known.remove(origin));
     }
 
     /// Forgets every file that no process has mapped: on a host that builds software there is no end
@@ -168,13 +206,17 @@ impl Worker {
         let tables = &mut self.tables;
         let now = Instant::now();
         let mut gone = Vec::new();
-        self.known.retain(|_, known| {
+        let budgets = &self.budgets;
+        let mut stays = |known: &Known| {
             let stays = !tables.is_unmapped(known.exe);
             if !stays {
+                budgets.give(Resource::UnwindFiles, known.owner, 1);
                 gone.push(known.exe);
             }
             stays
-        });
+        };
+        self.known.retain(|_, known| stays(known));
+        self.forgotten.retain(|known| stays(known));
         gone.sort_unstable();
         gone.dedup();
         self.contents.retain(|_, exe| gone.binary_search(exe).is_err());
@@ -252,7 +294,7 @@ impl Worker {
             // A process that is gone took its name with it: whoever maps the file next is asked.
             self.counters.counts.add(DaemonCounter::UnwindFilesRefused, 1);
             self.tables.set_state(exe, NO_TABLES);
-            self.known.remove(&origin);
+            self.forget(&origin);
             return;
         };
         if source.is_empty() {
@@ -268,7 +310,9 @@ impl Worker {
             // The slabs that name this number get the other's places; new ones get the other.
             self.tables.alias(exe, same);
             if let Some(known) = self.known.get_mut(&origin) {
-                known.exe = same;
+                let its = std::mem::replace(&mut known.exe, same);
+                self.budgets.force(Resource::UnwindFiles, known.owner, 1);
+                self.forgotten.push(Known { exe: its, ..*known });
             }
             return;
         }
@@ -296,17 +340,17 @@ impl Worker {
             self.tables.set_state(exe, NO_TABLES);
             return;
         };
-        self.make_room();
-        match self.tables.place(exe, &table, Instant::now()) {
+        let owner = self.budgets.owner(pid);
+        self.make_room(table.words(), owner);
+        match self.tables.place(exe, &table, owner, Instant::now()) {
             Ok(true) => {
                 Counters::add(&self.counters.files, 1);
                 self.contents.insert(content, exe);
             }
             Ok(false) => {
                 // Another process that maps the file asks again; by then there may be room.
-                self.counters.counts.add(DaemonCounter::UnwindTablesOverBudget, 1);
                 self.tables.set_state(exe, NO_TABLES);
-                self.known.remove(&origin);
+                self.forget(&origin);
             }
             Err(error) => {
                 tracing::warn!(%error, "a table could not be placed");
@@ -315,12 +359,18 @@ impl Worker {
         }
     }
 
-    /// Takes out what was unused for longest while the budget is nearly full.
-    fn make_room(&mut self) {
+    /// Takes out what was unused for longest: of its own user, while that has too much for `words` more;
+    /// of whoever has most, while all is nearly full.
+    fn make_room(&mut self, words: usize, owner: Owner) {
         let mut out = 0;
-        while self.tables.usage().1 >= FULL_PERCENT && out < 16 {
+        while out < 16 {
+            let of = match self.tables.is_over(words, owner) {
+                true => Some(owner.uid),
+                false if self.tables.usage().1 >= FULL_PERCENT => None,
+                false => break,
+            };
             // What is taken out is quarantined before it is free: more would be taken than is needed.
-            if !self.tables.evict(Instant::now()) {
+            if !self.tables.evict(of, Instant::now()) {
                 break;
             }
             self.counters.counts.add(DaemonCounter::UnwindTablesEvicted, 1);

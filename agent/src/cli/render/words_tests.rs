@@ -29,6 +29,7 @@ use super::{
     *,
 };
 use crate::{
+    budget::Budgets,
     contexts::lanes::Lanes,
     document::{answer::document, assemble::Scope},
     kernel::{Record, fixture, ktime},
@@ -182,7 +183,7 @@ fn records(at: u64) -> Vec<Record> {
 fn linked() -> Flush {
     let (mut lanes, mut processes) = (Lanes::default(), Processes::host());
     let unwinder = Unwinder::default();
-    let mut linker = Linker::new(99);
+    let mut linker = Linker::new(99, Budgets::default());
     let mut parts = Parts { lanes: &mut lanes, processes: &mut processes, unwinder: &unwinder };
     let at = ktime::now();
     for record in records(at) {

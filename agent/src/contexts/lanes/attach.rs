@@ -7,16 +7,16 @@
 
 use std::{collections::HashMap, path::Path};
 
-use agent_ebpf::wire::Counter;
 use hotspan_lanes::abi;
 
 use super::{
-    Attached, LaneId, Lanes,
+    Attached, Image, LaneId, Lanes,
     lane::Lane,
     look::{Ask, Found},
     segment::Segment,
 };
 use crate::{
+    budget::Resource,
     ledger::DaemonCounter,
     model::id::Pid,
     process::maps::{Address, Backing, Mapping, ProcessMap},
@@ -24,8 +24,6 @@ use crate::{
 
 /// Segments of one process (SPEC 6).
 pub(super) const MAX_SEGMENTS: usize = 256;
-/// Lanes of one process that were named but lie in no segment: as many as segments hold.
-const MAX_VIRTUAL: usize = MAX_SEGMENTS * abi::LANE_CAP;
 /// Rounds between two tries, at most: some ten seconds.
 const MAX_PAUSE: u64 = 512;
 
@@ -92,7 +90,9 @@ impl Lanes {
         let known = self.images.get(&pid).map_or(&[][..], |image| &image.segments);
         let address = |index| self.segments.get(index).map(|attached| attached.segment.address);
         let known = known.iter().filter_map(address).collect();
-        self.asks.push(Ask { pid, known, sweeps });
+        let most = self.budgets.room(Resource::Segments, self.budgets.owner(pid));
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        self.asks.push(Ask { pid, known, sweeps, most });
     }
 
     /// Questions for the reader, each once.
@@ -172,77 +172,69 @@ impl Lanes {
                 }
             }
         }
-        if let Some(address) = found.too_many {
-            self.refuse(pid, address, DaemonCounter::SegmentTooMany, from_birth);
+        if let Some((address, reason)) = found.too_many {
+            if reason == DaemonCounter::SegmentsOverBudget {
+                self.budgets.remark(Resource::Segments, self.budgets.owner(pid), 1);
+            }
+            self.refuse(pid, address, reason, from_birth);
         }
         if ask.sweeps {
             self.owners_of(pid, &found.threads, found.seen_at);
         }
     }
 
-    fn insert(&mut self, pid: Pid, segment: Segment, at: u64, from_birth: bool) {
-        if !self.identities.insert(segment.identity) {
+    pub(super) fn insert(&mut self, pid: Pid, segment: Segment, at: u64, from_birth: bool) {
+        if self.identities.contains(&segment.identity) {
             return;
         }
+        let owner = self.budgets.owner(pid);
+        if self.budgets.take_up_to(Resource::Segments, owner, 1) == 0 {
+            self.budgets.remark(Resource::Segments, owner, 1);
+            let address = segment.address;
+            return self.refuse(pid, address, DaemonCounter::SegmentsOverBudget, from_birth);
+        }
+        self.identities.insert(segment.identity);
         self.placed += 1;
         let index = self.number();
-        self.images.entry(pid).or_default().segments.push(index);
-        self.segments.insert(index, Attached { segment, at });
-        self.extend(pid, index, from_birth);
+        let image = self.image(pid);
+        image.segments.push(index);
+        let image = image.number;
+        self.segments.insert(index, Attached { segment, owner, image, at });
+        self.place_named(pid, index);
     }
 
-    fn number(&mut self) -> usize {
+    pub(super) fn number(&mut self) -> usize {
         self.numbers += 1;
         self.numbers
     }
 
-    /// Makes lanes for those that came into use.
-    fn extend(&mut self, pid: Pid, index: usize, from_birth: bool) {
-        let Some(Attached { segment, at }) = self.segments.get(&index) else { return };
-        let mut found = Vec::new();
-        let image = self.images.entry(pid).or_default();
-        for number in 0..segment.lanes_in_use() {
-            let address = segment.lane_address(number);
-            if let Some(id) = image.lanes.get(&address) {
-                // Named before its segment could be attached. Its tail stays: what was not read before
-                // may still be in the ring, and counts as lapped if it is not.
-                if let Some(lane) = self.lanes.get_mut(id)
-                    && lane.place.is_none()
-                {
-                    lane.place = Some((index, number));
-                    self.placed += 1;
-                    lane.made_at = lane.made_at.max(*at);
-                    image.virtual_lanes -= 1;
-                    self.live.push(*id);
-                    found.push(*id);
-                }
-                continue;
-            }
-            let control = segment.control(number);
-            // What former owners published before anybody looked is not ours to deliver.
-            let tail = match (from_birth, control.generation.is_multiple_of(2)) {
-                (true, _) => 0,
-                (false, true) => control.head,
-                (false, false) => {
-                    control.first_index.max(control.head.saturating_sub(control.slots() - 1))
-                }
-            };
-            self.numbers += 1;
-            let id = LaneId(self.numbers);
-            let place = Some((index, number));
-            self.lanes.insert(id, Lane::new(pid, place, *at, tail));
-            self.live.push(id);
-            image.lanes.insert(address, id);
-        }
-        for id in found {
-            self.read_holes(id);
-        }
+    pub(super) fn image(&mut self, pid: Pid) -> &mut Image {
+        let numbers = &mut self.numbers;
+        self.images.entry(pid).or_insert_with(|| {
+            *numbers += 1;
+            Image { number: *numbers, ..Image::default() }
+        })
     }
 
-    pub(super) fn extend_all(&mut self, pid: Pid) {
-        let known = self.images.get(&pid).map_or_else(Vec::new, |image| image.segments.clone());
-        for index in known {
-            self.extend(pid, index, true);
+    /// Lanes that were named before their segment could be attached: their tail stays. What was not read
+    /// before may still be in the ring, and counts as lapped if it is not.
+    fn place_named(&mut self, pid: Pid, index: usize) {
+        let Some(Attached { segment, at, .. }) = self.segments.get(&index) else { return };
+        let Some(image) = self.images.get_mut(&pid) else { return };
+        let mut found = Vec::new();
+        for number in 0..abi::LANE_CAP {
+            let Some(&id) = image.lanes.get(&segment.lane_address(number)) else { continue };
+            let lane = self.lanes.get_mut(&id).filter(|lane| lane.place.is_none());
+            let Some(lane) = lane else { continue };
+            lane.place = Some((index, number));
+            lane.made_at = lane.made_at.max(*at);
+            image.virtual_lanes -= 1;
+            found.push(id);
+        }
+        for id in found {
+            self.placed += 1;
+            self.watch(id);
+            self.read_holes(id);
         }
     }
 
@@ -272,9 +264,9 @@ impl Lanes {
     /// Whether a lane that cannot be read yet may be in a moment.
     pub fn is_awaited(&self, id: LaneId) -> bool {
         let lane = self.lanes.get(&id).filter(|lane| lane.place.is_none());
-        lane.is_some_and(|lane| match self.asked.get(&lane.pid) {
+        lane.is_some_and(|lane| match self.asked.get(&lane.owner.pid) {
             Some(asked) => !asked.is_late,
-            None => self.retries.get(&lane.pid).is_some_and(|retry| retry.pause <= SOON),
+            None => self.retries.get(&lane.owner.pid).is_some_and(|it| it.pause <= SOON),
         })
     }
 
@@ -297,10 +289,11 @@ impl Lanes {
         first_index: u64,
         seen_at: u64,
     ) -> Option<LaneId> {
-        if self.find(pid, address).is_none() {
-            self.extend_all(pid);
+        if let Some(id) = self.find(pid, address) {
+            return Some(id);
         }
-        if self.find(pid, address).is_none() {
+        let (id, is_placed) = self.new_lane(pid, address, first_index, seen_at)?;
+        if !is_placed {
             let retry = self.retries.get(&pid);
             if let Some(asked) = self.asked.get_mut(&pid) {
                 // It may have been looked at before this lane was made.
@@ -310,32 +303,52 @@ impl Lanes {
                 self.ask(pid, retry.is_none_or(|retry| retry.from_birth), false);
             }
         }
-        self.find(pid, address).or_else(|| self.virtual_lane(pid, address, first_index, seen_at))
+        Some(id)
     }
 
     /// The lane at an address, made when there is none: `tail` is the first marker that counts, `made_at`
     /// a moment at which it was there, ktime.
-    pub(super) fn virtual_lane(
+    pub(super) fn lane(
         &mut self,
         pid: Pid,
         address: Address,
         tail: u64,
         made_at: u64,
     ) -> Option<LaneId> {
-        let image = self.images.entry(pid).or_default();
-        if let Some(&id) = image.lanes.get(&address) {
-            return Some(id);
-        }
-        if image.virtual_lanes >= MAX_VIRTUAL {
-            self.refused.add(pid, Counter::LanesRefused, 1);
+        let known = self.find(pid, address);
+        known.or_else(|| self.new_lane(pid, address, tail, made_at).map(|(id, _)| id))
+    }
+
+    /// The same where there is none yet. None when its process or user has too many. Also says whether its
+    /// segment is attached.
+    fn new_lane(
+        &mut self,
+        pid: Pid,
+        address: Address,
+        tail: u64,
+        made_at: u64,
+    ) -> Option<(LaneId, bool)> {
+        let owner = self.budgets.owner(pid);
+        if !self.budgets.take(Resource::Lanes, owner, 1) {
             return None;
         }
-        image.virtual_lanes += 1;
-        self.numbers += 1;
-        let id = LaneId(self.numbers);
+        let id = LaneId(self.number());
+        let segments = &self.segments;
+        let place_in = |&index: &usize| {
+            let attached = segments.get(&index)?;
+            Some((index, attached.segment.number_of(address)?))
+        };
+        let known = self.images.get(&pid);
+        let place = known.and_then(|image| image.segments.iter().find_map(place_in));
+        let at = place.and_then(|(index, _)| self.segments.get(&index)).map_or(0, |it| it.at);
+        self.lanes.insert(id, Lane::new(owner, place, made_at.max(at), tail));
+        let image = self.image(pid);
         image.lanes.insert(address, id);
-        self.lanes.insert(id, Lane::new(pid, None, made_at, tail));
-        Some(id)
+        image.virtual_lanes += usize::from(place.is_none());
+        if place.is_some() {
+            self.watch(id);
+        }
+        Some((id, place.is_some()))
     }
 
     /// Whether everything `pid` is known to publish can be read here.

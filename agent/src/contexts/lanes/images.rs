@@ -1,6 +1,10 @@
 //! The ends of images: a fork into a used number, an exec or an exit, and what stays of them for a moment.
 
-use std::collections::HashSet;
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+    sync::Arc,
+};
 
 use super::{
     Attached, LaneId, Lanes,
@@ -8,6 +12,7 @@ use super::{
     segment::Segment,
 };
 use crate::{
+    budget::{Budgets, Owner, Resource},
     kernel::ktime,
     ledger::{DaemonCounter, Tally},
     model::id::Pid,
@@ -47,6 +52,14 @@ impl Lanes {
         let older = |index: &usize| segments.get(index).is_none_or(|a| a.at < before);
         let (old, new): (Vec<usize>, Vec<usize>) =
             std::mem::take(&mut image.segments).into_iter().partition(older);
+        // Names of the next image are others.
+        self.numbers += 1;
+        image.number = self.numbers;
+        for index in &new {
+            if let Some(attached) = self.segments.get_mut(index) {
+                attached.image = image.number;
+            }
+        }
         image.segments = new;
         let is_virtual = |id: &&LaneId| lanes.get(id).is_some_and(|lane| lane.place.is_none());
         image.virtual_lanes = image.lanes.values().filter(is_virtual).count();
@@ -77,7 +90,6 @@ impl Lanes {
 
     /// Drains one process, whose image is about to be forgotten.
     fn drain_process(&mut self, pid: Pid) {
-        self.extend_all(pid);
         let lanes: Vec<LaneId> =
             self.images.get(&pid).map_or_else(Vec::new, |i| i.lanes.values().copied().collect());
         for id in lanes {
@@ -89,35 +101,68 @@ impl Lanes {
     pub fn end_round(&mut self) {
         self.round += 1;
         let now = ktime::now();
-        let mut gone = HashSet::new();
+        let (mut gone, mut gone_lanes) = (HashSet::new(), HashSet::new());
+        let mut images = HashSet::new();
         while self.dying.front().is_some_and(|&(end, _)| end < now) {
             if let Some((_, index)) = self.dying.pop_front()
                 && let Some(attached) = self.segments.remove(&index)
             {
                 self.identities.remove(&attached.segment.identity);
+                self.budgets.give(Resource::Segments, attached.owner, 1);
+                images.insert(attached.image);
                 gone.insert(index);
             }
         }
         while self.dying_virtual.front().is_some_and(|&(end, _)| end < now) {
             if let Some((_, id)) = self.dying_virtual.pop_front() {
                 self.consume(id, u64::MAX);
-                self.lanes.remove(&id);
-                self.saved_names.retain(|(lane, _), _| *lane != id);
+                if let Some(lane) = self.lanes.remove(&id) {
+                    self.budgets.give(Resource::Lanes, lane.owner, 1);
+                }
+                gone_lanes.insert(id);
             }
+        }
+        if !gone_lanes.is_empty() {
+            give_back(&self.budgets, &mut self.saved_names, |lane| gone_lanes.contains(lane));
         }
         if gone.is_empty() {
             return;
         }
-        self.names.retain(|(index, _), _| !gone.contains(index));
+        for attached in self.segments.values() {
+            images.remove(&attached.image);
+        }
+        give_back(&self.budgets, &mut self.names, |image| images.contains(image));
         let of_gone =
             |_: &LaneId, lane: &mut Lane| lane.place.is_some_and(|(at, _)| gone.contains(&at));
-        let removed: Vec<Lane> = self.lanes.extract_if(of_gone).map(|(_, lane)| lane).collect();
-        for lane in removed {
-            self.lose_unclaimed(lane.pid, unclaimed(lane.events));
+        let removed: Vec<(LaneId, Lane)> = self.lanes.extract_if(of_gone).collect();
+        let mut gone_lanes = HashSet::new();
+        for (id, lane) in removed {
+            gone_lanes.insert(id);
+            self.budgets.give(Resource::Lanes, lane.owner, 1);
+            self.budgets.give(Resource::Markers, lane.owner, lane.events.len() as u64);
+            self.lose_unclaimed(lane.owner.pid, unclaimed(lane.events));
         }
-        let lanes = &self.lanes;
-        self.live.retain(|id| lanes.contains_key(id));
+        give_back(&self.budgets, &mut self.saved_names, |lane| gone_lanes.contains(lane));
+        for list in [&mut self.busy, &mut self.idle] {
+            list.retain(|id| !gone_lanes.contains(id));
+            list.shrink_to(2 * list.len());
+        }
     }
+}
+
+/// Forgets names of those that are gone.
+fn give_back<K: Copy + Eq + Hash>(
+    budgets: &Budgets,
+    names: &mut HashMap<(K, u32), (Arc<str>, Owner)>,
+    is_gone: impl Fn(&K) -> bool,
+) {
+    names.retain(|(of, _), (_, owner)| {
+        if is_gone(of) {
+            budgets.give(Resource::Names, *owner, 1);
+            return false;
+        }
+        true
+    });
 }
 
 /// A publisher's own counts of what it could not publish; they stand in the first segment of a process.

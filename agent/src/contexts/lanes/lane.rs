@@ -5,7 +5,7 @@ use std::{collections::VecDeque, ops::Range};
 
 use hotspan_lanes::abi::Event;
 
-use crate::model::id::Pid;
+use crate::budget::Owner;
 
 /// An event drained and not yet consumed.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ pub struct Queued {
 /// A lane: its place and the events drained from it but not yet consumed.
 #[derive(Debug)]
 pub(super) struct Lane {
-    pub(super) pid: Pid,
+    pub(super) owner: Owner,
     /// Index of its segment and number in it; none for markers saved by the kernel side.
     pub(super) place: Option<(usize, usize)>,
     /// When it became known, ktime.
@@ -30,26 +30,40 @@ pub(super) struct Lane {
     /// Below `tail`: not saved by the kernel side, but perhaps still to come. In order. They count as in
     /// flight. Only a lane that was never attached has any.
     pub(super) holes: Vec<Range<u64>>,
+    /// Looks in a row that found nothing new.
+    pub(super) quiet: u32,
+    /// It is looked at in turn with others, not in each round.
+    pub(super) is_idle: bool,
+    /// Its owner's share of the last round did not suffice for all it had.
+    pub(super) is_held_up: bool,
 }
 
 // === impl Lane ===
 
 impl Lane {
-    pub(super) fn new(pid: Pid, place: Option<(usize, usize)>, made_at: u64, tail: u64) -> Self {
-        Self { pid, place, made_at, tail, events: VecDeque::new(), holes: Vec::new() }
+    pub(super) fn new(
+        owner: Owner,
+        place: Option<(usize, usize)>,
+        made_at: u64,
+        tail: u64,
+    ) -> Self {
+        let (events, holes) = (VecDeque::new(), Vec::new());
+        let (quiet, is_idle, is_held_up) = (0, false, false);
+        Self { owner, place, made_at, tail, events, holes, quiet, is_idle, is_held_up }
     }
 
-    /// Keeps an event that came late, if it is missing.
-    pub(super) fn fill(&mut self, event: Event) {
+    /// Keeps an event that came late, if it is missing. Returns whether it was.
+    pub(super) fn fill(&mut self, event: Event) -> bool {
         let index = event.index;
         let at = self.holes.partition_point(|hole| hole.end <= index);
         let Some(hole) = self.holes.get(at).filter(|hole| hole.contains(&index)).cloned() else {
-            return;
+            return false;
         };
         let rest = [hole.start..index, index + 1..hole.end];
         self.holes.splice(at..=at, rest.into_iter().filter(|hole| !hole.is_empty()));
         let at = self.events.partition_point(|queued| queued.event.index < index);
         self.events.insert(at, Queued { event, is_claimed: false });
+        true
     }
 
     /// Gives up what is missing below `index`. Returns how many markers that are.

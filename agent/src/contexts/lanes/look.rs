@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     kernel::ktime,
+    ledger::DaemonCounter,
     model::id::Pid,
     process::{
         maps::{Address, ProcessMap},
@@ -32,6 +33,8 @@ pub struct Ask {
     pub(super) known: HashSet<Address>,
     /// Its threads are asked for too, and its segments only if none is known.
     pub(super) sweeps: bool,
+    /// So many more segments may be kept of it.
+    pub(super) most: usize,
 }
 
 /// What was found.
@@ -43,8 +46,8 @@ pub struct Found {
     pub(super) at: u64,
     /// Segments not known before, by address.
     pub(super) segments: Vec<(Address, Result<Segment, Refused>)>,
-    /// The first one of too many.
-    pub(super) too_many: Option<Address>,
+    /// The first one of too many, and which bound that is.
+    pub(super) too_many: Option<(Address, DaemonCounter)>,
     /// Threads by their id in the innermost pid namespace.
     pub(super) threads: HashMap<u32, Thread>,
 }
@@ -104,11 +107,15 @@ impl Ask {
         let process = Creator::new(self.pid);
         for (n, mapping) in segments(&map).enumerate() {
             if n >= MAX_SEGMENTS {
-                found.too_many = Some(mapping.start);
+                found.too_many = Some((mapping.start, DaemonCounter::SegmentTooMany));
                 break;
             }
             if self.known.contains(&mapping.start) || before.contains(&mapping.start) {
                 continue;
+            }
+            if found.segments.iter().filter(|(_, segment)| segment.is_ok()).count() >= self.most {
+                found.too_many = Some((mapping.start, DaemonCounter::SegmentsOverBudget));
+                break;
             }
             match Segment::attach(&process, mapping) {
                 // The mapping moved or went with its process: whoever needs it asks again.

@@ -7,6 +7,7 @@
 
 mod attach;
 mod creator;
+mod drain;
 mod images;
 mod lane;
 mod look;
@@ -21,12 +22,14 @@ pub(crate) use sweep::Owner;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     ops::Range,
+    sync::Arc,
 };
 
 use agent_ebpf::wire::{self, thread::lane_line};
 use hotspan_lanes::abi::{self, Event};
 
 use crate::{
+    budget::{Budgets, Owner as Spender, Resource},
     ledger::{DaemonCounter, Tally},
     model::id::Pid,
     process::maps::Address,
@@ -58,8 +61,6 @@ const _: () = assert!(
         && lane_line::EVENT_NAME_AT == abi::event::NAME_ID
 );
 
-/// Events kept of a lane that nobody consumes.
-const MAX_QUEUED: usize = 1 << 16;
 /// A lane that jumps further ahead than this at once does not tell the truth.
 const MAX_JUMP: u64 = 1 << 32;
 
@@ -67,16 +68,23 @@ const MAX_JUMP: u64 = 1 << 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneId(usize);
 
-/// A mapped segment and when it was mapped, ktime.
+/// An open segment.
 #[derive(Debug)]
 struct Attached {
     segment: Segment,
+    /// In whose name it is kept.
+    owner: Spender,
+    /// Of which image it is.
+    image: usize,
+    /// Whose image is shown was settled at this moment, ktime.
     at: u64,
 }
 
 /// What is known of the present image of a process.
 #[derive(Debug, Default)]
 struct Image {
+    /// Never used again.
+    number: usize,
     segments: Vec<usize>,
     lanes: HashMap<Address, LaneId>,
     virtual_lanes: usize,
@@ -90,14 +98,20 @@ pub struct Lanes {
     lanes: HashMap<LaneId, Lane>,
     /// Numbers given so far.
     numbers: usize,
-    /// Lanes still worth draining.
-    live: Vec<LaneId>,
+    /// Lanes that are looked at in each round: something new was found in one of the last looks.
+    busy: Vec<LaneId>,
+    /// The others that can be read, some of which are looked at in turn.
+    idle: Vec<LaneId>,
+    /// Which of them is the next.
+    idle_at: usize,
+    budgets: Budgets,
     images: HashMap<Pid, Image>,
     identities: HashSet<(u64, u64)>,
-    names: HashMap<(usize, u32), String>,
+    /// By image: all segments of a process have the same (SPEC).
+    names: HashMap<(usize, u32), (Arc<str>, Spender)>,
     /// Names the kernel side saved along with markers.
-    saved_names: HashMap<(LaneId, u32), String>,
-    /// Segments of images that are gone, and when they are unmapped, ktime.
+    saved_names: HashMap<(LaneId, u32), (Arc<str>, Spender)>,
+    /// Segments of images that are gone, and when they are closed, ktime.
     dying: VecDeque<(u64, usize)>,
     /// Lanes without a segment of such images, likewise.
     dying_virtual: VecDeque<(u64, LaneId)>,
@@ -129,10 +143,15 @@ pub struct Lanes {
 // === impl Lanes ===
 
 impl Lanes {
+    /// Lanes that are kept within these budgets.
+    pub fn new(budgets: Budgets) -> Self {
+        Self { budgets, ..Self::default() }
+    }
+
     /// Keeps markers that the kernel side saved from a dying image.
     pub fn add_tail(&mut self, tail: &wire::Tail) {
         let pid = Pid(tail.tgid);
-        let Some(id) = self.virtual_lane(pid, Address(tail.va), tail.first, tail.at) else {
+        let Some(id) = self.lane(pid, Address(tail.va), tail.first, tail.at) else {
             return;
         };
         // Attached in the meantime: all of it can be read, and more.
@@ -140,6 +159,7 @@ impl Lanes {
             return self.drain_lane(id);
         }
         let Some(lane) = self.lanes.get_mut(&id) else { return };
+        let mut added = 0;
         for (i, bytes) in (0..tail.count).zip(&tail.events) {
             let mut words = [0u64; abi::EVENT_WORDS];
             for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
@@ -151,7 +171,8 @@ impl Lanes {
                 continue;
             }
             if event.index < lane.tail {
-                lane.fill(event);
+                let fills = u64::from(lane.fill(event));
+                self.budgets.force(Resource::Markers, lane.owner, fills);
                 continue;
             }
             let gap = event.index - lane.tail;
@@ -168,105 +189,22 @@ impl Lanes {
             self.in_flight += gap + 1;
             lane.tail = tail;
             lane.events.push_back(Queued { event, is_claimed: false });
+            added += 1;
         }
-        self.trim(id);
+        self.trim(id, added);
     }
 
     /// Keeps a name that saved markers refer to.
     pub fn add_name(&mut self, name: &wire::Name) {
         // The markers it is for came before it; without them it is nobody's.
-        if let Some(id) = self.find(Pid(name.tgid), Address(name.va)) {
-            let text = || segment::entry_text(&name.entry);
-            self.saved_names.entry((id, name.id)).or_insert_with(text);
+        let Some(id) = self.find(Pid(name.tgid), Address(name.va)) else { return };
+        let Some(owner) = self.lanes.get(&id).map(|lane| lane.owner) else { return };
+        if !self.saved_names.contains_key(&(id, name.id))
+            && self.budgets.take(Resource::Names, owner, 1)
+        {
+            let text = segment::entry_text(&name.entry).into();
+            self.saved_names.insert((id, name.id), (text, owner));
         }
-    }
-
-    /// Drains every lane whose head moved.
-    pub fn drain(&mut self) {
-        self.try_again();
-        let pids: Vec<Pid> = self.images.keys().copied().collect();
-        for pid in pids {
-            self.extend_all(pid);
-        }
-        for i in 0..self.live.len() {
-            self.drain_lane(self.live[i]);
-        }
-    }
-
-    fn drain_lane(&mut self, id: LaneId) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
-        let Some((index, number)) = lane.place else { return };
-        let Some(Attached { segment, .. }) = self.segments.get(&index) else { return };
-        let control = segment.control(number);
-        if control.head == lane.tail {
-            return;
-        }
-        let back = control.head < lane.tail;
-        let behind = control.head.wrapping_sub(lane.tail);
-        if back || behind > MAX_JUMP {
-            let jumped = match back {
-                true => DaemonCounter::LaneHeadJumpedBack,
-                false => DaemonCounter::LaneHeadJumpedAhead,
-            };
-            self.refused.add(lane.pid, jumped, 1);
-            lane.tail = control.head;
-            return;
-        }
-        self.captured += behind;
-        let kept = behind.min(control.slots() - 1);
-        let events = segment.events(number, &control, control.head - kept..control.head);
-        let read = events.len() as u64;
-        let queued = events.into_iter().map(|event| Queued { event, is_claimed: false });
-        lane.events.extend(queued);
-        self.in_flight += read;
-        lane.tail = control.head;
-        self.lost.add(lane.pid, DaemonCounter::MarkersLapped, behind.saturating_sub(read));
-        self.trim(id);
-    }
-
-    /// Keeps a lane that nobody consumes within bounds.
-    fn trim(&mut self, id: LaneId) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
-        let over = lane.events.len().saturating_sub(MAX_QUEUED);
-        let (pid, lost) = (lane.pid, unclaimed(lane.events.drain(..over)));
-        let first = lane.events.front().map_or(0, |queued| queued.event.index);
-        self.lose_unclaimed(pid, lost);
-        if over > 0 {
-            self.close_holes(id, first, DaemonCounter::MarkersUnread);
-        }
-    }
-
-    /// What is still missing below `index` will not come: it is lost.
-    fn close_holes(&mut self, id: LaneId, index: u64, reason: DaemonCounter) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
-        let missing = lane.close_holes(index);
-        self.in_flight -= missing;
-        self.lost.add(lane.pid, reason, missing);
-    }
-
-    /// Reads what the kernel side did not save of a lane that is attached by now; what is not in the ring
-    /// any more is lost.
-    fn read_holes(&mut self, id: LaneId) {
-        let Some(lane) = self.lanes.get_mut(&id).filter(|lane| !lane.holes.is_empty()) else {
-            return;
-        };
-        let Some((index, number)) = lane.place else { return };
-        let Some(Attached { segment, .. }) = self.segments.get(&index) else { return };
-        let control = segment.control(number);
-        let oldest = control.head.saturating_sub(control.slots() - 1);
-        for hole in lane.holes.clone() {
-            let kept = hole.start.max(oldest)..hole.end.min(control.head);
-            for event in segment.events(number, &control, kept) {
-                lane.fill(event);
-            }
-        }
-        self.close_holes(id, u64::MAX, DaemonCounter::MarkersLapped);
-    }
-
-    /// Events left their queue, so many of them unclaimed: these are lost.
-    fn lose_unclaimed(&mut self, pid: Pid, unclaimed: u64) {
-        self.in_flight -= unclaimed;
-        self.lost.add(pid, DaemonCounter::MarkersUnclaimed, unclaimed);
     }
 
     /// Events of a thread, which is known to have published them.
@@ -300,7 +238,7 @@ impl Lanes {
         }
         lane.tail = head;
         self.captured += behind;
-        self.lost.add(lane.pid, DaemonCounter::MarkersUnread, behind);
+        self.lost.add(lane.owner.pid, DaemonCounter::MarkersUnread, behind);
     }
 
     /// Events drained and not yet consumed, in order of index (with holes where some were lost).
@@ -319,20 +257,29 @@ impl Lanes {
     pub fn consume(&mut self, id: LaneId, index: u64) {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         let over = lane.events.partition_point(|queued| queued.event.index < index);
-        let (pid, lost) = (lane.pid, unclaimed(lane.events.drain(..over)));
-        self.lose_unclaimed(pid, lost);
+        let (owner, lost) = (lane.owner, unclaimed(lane.events.drain(..over)));
+        self.budgets.give(Resource::Markers, owner, over as u64);
+        self.lose_unclaimed(owner.pid, lost);
         self.close_holes(id, index, DaemonCounter::MarkersUnread);
     }
 
-    /// The name behind an id in the lane's process.
-    pub fn name(&mut self, id: LaneId, name: u32) -> String {
+    /// The name behind an id in the lane's process; empty when there is none, or its program has too many.
+    pub fn name(&mut self, id: LaneId, name: u32) -> Arc<str> {
         let Some((index, _)) = self.lanes.get(&id).and_then(|lane| lane.place) else {
-            return self.saved_names.get(&(id, name)).cloned().unwrap_or_default();
+            return self.saved_names.get(&(id, name)).map_or("".into(), |(text, _)| text.clone());
         };
-        let Some(Attached { segment, .. }) = self.segments.get(&index) else {
-            return String::new();
+        let Some(Attached { segment, owner, image, .. }) = self.segments.get(&index) else {
+            return "".into();
         };
-        self.names.entry((index, name)).or_insert_with(|| segment.name(name)).clone()
+        if let Some((text, _)) = self.names.get(&(*image, name)) {
+            return text.clone();
+        }
+        let text: Arc<str> = segment.name(name).into();
+        if text.is_empty() || !self.budgets.take(Resource::Names, *owner, 1) {
+            return "".into();
+        }
+        self.names.insert((*image, name), (text.clone(), *owner));
+        text
     }
 
     /// The account of markers, without what was lost.
@@ -346,7 +293,7 @@ impl Lanes {
 
     /// The pid a lane belongs to.
     pub fn pid(&self, id: LaneId) -> Pid {
-        self.lanes.get(&id).map_or(Pid(0), |lane| lane.pid)
+        self.lanes.get(&id).map_or(Pid(0), |lane| lane.owner.pid)
     }
 
     fn control(&self, id: LaneId) -> Option<Control> {
@@ -361,5 +308,7 @@ impl Lanes {
     }
 }
 
+#[cfg(test)]
+mod flood_tests;
 #[cfg(test)]
 mod tests;

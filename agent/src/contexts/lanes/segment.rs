@@ -1,8 +1,9 @@
-//! One mapped segment of a process: hardened attach (design 7, context-protocols 5.5), then reads.
+//! One open segment of a process: hardened attach (design 7, context-protocols 5.5), then reads.
 //!
-//! Everything in it is hostile. It is mapped read-only, and only when sealed against shrinking, so
-//! a read can never fault; its geometry is checked once and kept in a copy; no pointer in it is
-//! followed; every value is copied once.
+//! Everything in it is hostile. It is read with `pread` and never mapped: looking at a hole of a sparse
+//! file through a mapping would make a page there, charged to us, and tables of pages beside it. It is
+//! read only when sealed against shrinking; its geometry is checked once; no pointer in it is followed;
+//! every value is copied once.
 
 use std::{
     fs::File,
@@ -12,8 +13,6 @@ use std::{
         fd::AsRawFd as _,
         unix::fs::{FileExt as _, MetadataExt as _},
     },
-    ptr::NonNull,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use hotspan_lanes::abi::{self, Event, header, lane};
@@ -58,9 +57,6 @@ pub(crate) enum Refused {
     /// What is left of our descriptors is for ourselves.
     #[error("too many files are open")]
     Descriptors,
-    /// mmap failed.
-    #[error("cannot map: {0}")]
-    Map(io::Error),
 }
 
 impl Refused {
@@ -75,17 +71,14 @@ impl Refused {
             Self::Geometry => DaemonCounter::SegmentGeometry,
             Self::Foreign => DaemonCounter::SegmentForeign,
             Self::Descriptors => DaemonCounter::SegmentDescriptors,
-            Self::Map(_) => DaemonCounter::SegmentUnmapped,
         }
     }
 }
 
-/// A mapped segment.
+/// An open segment.
 #[derive(Debug)]
 pub(crate) struct Segment {
     file: File,
-    base: NonNull<u8>,
-    len: usize,
     /// Where its process sees it.
     pub address: Address,
     /// What a time namespace adds to the process's monotonic clock, ns: subtracted from stamps.
@@ -93,9 +86,6 @@ pub(crate) struct Segment {
     /// (device, inode): one segment is attached once.
     pub identity: (u64, u64),
 }
-
-// SAFETY: the mapping is owned by this value, read-only, and accessed through atomics only.
-unsafe impl Send for Segment {}
 
 /// A lane's control line, each value copied once.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +116,7 @@ impl Control {
 // === impl Segment ===
 
 impl Segment {
-    /// Opens, checks and maps the segment that a process shows at `mapping`.
+    /// Opens and checks the segment that a process shows at `mapping`.
     pub(crate) fn attach(process: &Creator, mapping: &Mapping) -> Result<Self, Refused> {
         let (start, end) = (mapping.start.0, mapping.end.0);
         let name = format!("map_files/{start:x}-{end:x}");
@@ -141,10 +131,9 @@ impl Segment {
         if len < u64::from(abi::HEADER_LEN) || len > end - start {
             return Err(Refused::Size);
         }
-        // pread: looking through a mapping would make pages of a sparse file, charged to us.
         let mut bytes = [0u8; abi::HEADER_LEN as usize];
         file.read_exact_at(&mut bytes, 0).map_err(Refused::Open)?;
-        let head = Header(&bytes);
+        let head = Words(&bytes);
         if bytes[..8] != abi::SEGMENT_MAGIC
             || head.u16(header::ABI_MAJOR) != abi::ABI_MAJOR
             || head.u32(header::HEADER_LEN) != abi::HEADER_LEN
@@ -156,46 +145,33 @@ impl Segment {
         if !process.made(head.u32(header::CREATOR_PID), head.u64(header::CREATOR_START)) {
             return Err(Refused::Foreign);
         }
-        let len = len as usize;
-        // SAFETY: a fresh read-only shared mapping of a whole file, at an address the kernel picks.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ,
-                libc::MAP_SHARED,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(Refused::Map(io::Error::last_os_error()));
-        }
-        let base =
-            NonNull::new(base.cast()).ok_or_else(|| Refused::Map(io::Error::other("null")))?;
         Ok(Self {
             file,
-            base,
-            len,
             address: mapping.start,
             monotonic_offset: process.identity().monotonic_offset,
             identity: (meta.dev(), meta.ino()),
         })
     }
 
+    /// One of a file that a test made.
+    #[cfg(test)]
+    pub(super) fn of(file: File, address: Address, inode: u64) -> Self {
+        Self { file, address, monotonic_offset: 0, identity: (0, inode) }
+    }
+
     /// Lanes ever used, as far as the segment says.
     pub(crate) fn lanes_in_use(&self) -> usize {
-        (self.u32_at(header::LANES_HIGH_WATER) as usize).min(abi::LANE_CAP)
+        (u32::from_le_bytes(self.number_at(header::LANES_HIGH_WATER)) as usize).min(abi::LANE_CAP)
     }
 
     /// Threads that found no lane.
     pub(crate) fn threads_without_lane(&self) -> u64 {
-        self.u64_at(header::THREADS_WITHOUT_LANE)
+        u64::from_le_bytes(self.number_at(header::THREADS_WITHOUT_LANE))
     }
 
     /// Publishes the publisher itself refused (re-entrant from a signal handler).
     pub(crate) fn publishes_refused(&self) -> u64 {
-        self.u64_at(header::PUBLISHES_REFUSED)
+        u64::from_le_bytes(self.number_at(header::PUBLISHES_REFUSED))
     }
 
     /// Where the process sees lane `number`.
@@ -205,22 +181,32 @@ impl Segment {
 
     /// Copies a lane's control line.
     pub(crate) fn control(&self, number: usize) -> Control {
-        let at = self.lane_offset(number);
+        let mut line = [0u8; lane::CONTROL_LEN];
+        // It cannot be shorter, and what cannot be read is nobody's.
+        let _ = self.file.read_exact_at(&mut line, self.lane_offset(number) as u64);
+        let line = Words(&line);
         Control {
-            head: self.u64_at(at + lane::HEAD),
-            generation: self.u32_at(at + lane::GENERATION),
-            owner_tid: self.u32_at(at + lane::OWNER_TID),
-            first_index: self.u64_at(at + lane::FIRST_INDEX),
-            ring_log2: (self.u32_at(at + lane::RING_LOG2) & 0xffff)
+            head: line.u64(lane::HEAD),
+            generation: line.u32(lane::GENERATION),
+            owner_tid: line.u32(lane::OWNER_TID),
+            first_index: line.u64(lane::FIRST_INDEX),
+            ring_log2: (line.u32(lane::RING_LOG2) & 0xffff)
                 .clamp(abi::RING_LOG2_MIN, abi::RING_LOG2_MAX),
-            grown_at: self.u64_at(at + lane::GROWN_AT),
+            grown_at: line.u64(lane::GROWN_AT),
         }
+    }
+
+    /// The number of the lane that its process sees at `address`.
+    pub(crate) fn number_of(&self, address: Address) -> Option<usize> {
+        let inside = usize::try_from(address.0.checked_sub(self.address.0)?).ok()?;
+        let from_first = inside.checked_sub(abi::LANE_OFF)?;
+        let number = from_first / abi::LANE_STRIDE;
+        (from_first.is_multiple_of(abi::LANE_STRIDE) && number < abi::LANE_CAP).then_some(number)
     }
 
     /// The events of `range` that are still there, in order.
     ///
-    /// By `pread`: looking at a hole of a sparse file through a mapping would make a page there,
-    /// charged to us. Each stretch is read twice; an event whose sequence word is right both before
+    /// Each stretch is read twice; an event whose sequence word is right both before
     /// and after its content was copied was not being written in between (`abi::read_slot`).
     pub(crate) fn events(&self, number: usize, control: &Control, range: Range<u64>) -> Vec<Event> {
         let mut out = Vec::new();
@@ -280,27 +266,11 @@ impl Segment {
         abi::LANE_OFF + number * abi::LANE_STRIDE
     }
 
-    fn u32_at(&self, at: usize) -> u32 {
-        if at + 4 > self.len {
-            return 0;
-        }
-        // SAFETY: inside the mapping (checked), aligned (all offsets are), shared: atomic.
-        unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU32>() }.load(Ordering::Acquire)
-    }
-
-    fn u64_at(&self, at: usize) -> u64 {
-        if at + 8 > self.len {
-            return 0;
-        }
-        // SAFETY: as above.
-        unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU64>() }.load(Ordering::Acquire)
-    }
-}
-
-impl Drop for Segment {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made by `attach` with this length; nothing borrows it any more.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    /// A number of the header, 0 when it cannot be read.
+    fn number_at<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut bytes = [0; N];
+        let _ = self.file.read_exact_at(&mut bytes, at as u64);
+        bytes
     }
 }
 
@@ -310,10 +280,10 @@ pub(crate) fn entry_text(entry: &[u8; abi::NAME_STRIDE]) -> String {
     String::from_utf8_lossy(&entry[1..=len]).into_owned()
 }
 
-/// The header's bytes.
-struct Header<'a>(&'a [u8; abi::HEADER_LEN as usize]);
+/// Bytes of which numbers are made: the header's or a control line's.
+struct Words<'a>(&'a [u8]);
 
-impl Header<'_> {
+impl Words<'_> {
     fn u16(&self, at: usize) -> u16 {
         u16::from_le_bytes([self.0[at], self.0[at + 1]])
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use agent_ebpf::wire::LaneRef;
 
-use super::{LaneId, Lanes, look::Thread};
+use super::{Attached, LaneId, Lanes, look::Thread};
 use crate::model::id::Pid;
 
 /// A living thread that owns a lane older than the agent.
@@ -47,19 +47,28 @@ impl Lanes {
     /// Matches each owned lane to a living thread of its own process; a lane that names a thread of
     /// another process finds nobody.
     pub(super) fn owners_of(&mut self, pid: Pid, threads: &HashMap<u32, Thread>, seen_at: u64) {
-        self.extend_all(pid);
         let Some(image) = self.images.get(&pid) else { return };
-        let mut owners = Vec::new();
-        for (&address, &id) in &image.lanes {
-            let Some(control) = self.control(id) else { continue };
-            if control.generation.is_multiple_of(2) || control.owner_tid == 0 {
-                continue;
+        let mut owned = Vec::new();
+        for index in &image.segments {
+            let Some(Attached { segment, at, .. }) = self.segments.get(index) else { continue };
+            for number in 0..segment.lanes_in_use() {
+                let control = segment.control(number);
+                if control.generation.is_multiple_of(2) || control.owner_tid == 0 {
+                    continue;
+                }
+                // Its owner may just have died: then somebody else takes the lane, and says so.
+                let Some(thread) = threads.get(&control.owner_tid) else { continue };
+                owned.push((segment.lane_address(number), control, *thread, *at));
             }
-            // Its owner may just have died: then somebody else takes the lane, and says so.
-            let Some(thread) = threads.get(&control.owner_tid) else { continue };
-            owners.push(Owner {
+        }
+        for (address, control, thread, at) in owned {
+            // What former owners published before anybody looked is not ours to deliver.
+            let oldest = control.head.saturating_sub(control.slots() - 1);
+            let tail = control.first_index.max(oldest);
+            let Some(lane) = self.lane(pid, address, tail, at) else { return };
+            self.owners.push(Owner {
                 tid: thread.tid,
-                lane: id,
+                lane,
                 reference: LaneRef {
                     va: address.0,
                     start_ticks: thread.started,
@@ -69,6 +78,5 @@ impl Lanes {
                 seen_at,
             });
         }
-        self.owners.append(&mut owners);
     }
 }
