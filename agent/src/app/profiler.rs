@@ -24,9 +24,13 @@ use rustix::{
 
 use super::daemon::{self, Daemon, Outcome, Watched};
 use crate::{
+    budget::Over,
     kernel::{Config, ktime},
     link::{ThreadAccount, flush::Flush},
-    model::batch::{Account, AgentCost, Batch, KindAccount},
+    model::{
+        batch::{Account, AgentCost, Batch, KindAccount, OverBudget},
+        clock::UnixNs,
+    },
     naming::batcher::Batcher,
     symbols::Symbols,
 };
@@ -214,14 +218,20 @@ fn name<O: Output>(
 ) -> O {
     for work in queue {
         let offset = i64::try_from(ktime::unix_offset()).unwrap_or(0);
-        let account = account(work.outcome, work.closed, output.queue_bytes(), started);
+        let account = account(work.outcome, work.closed, output.queue_bytes(), started, offset);
         output.take(batcher.batch(work.flush, account, offset));
         waiting.fetch_sub(1, Relaxed);
     }
     output
 }
 
-fn account(outcome: Outcome, closed: bool, queue_bytes: u64, started: Instant) -> Account {
+fn account(
+    outcome: Outcome,
+    closed: bool,
+    queue_bytes: u64,
+    started: Instant,
+    offset: i64,
+) -> Account {
     let by_name = |(reason, n): (String, u64)| (reason.as_str().into(), n);
     let kinds = outcome.conservation.into_iter().map(|(kind, kept)| {
         let lost = kept.lost.into_iter().map(by_name).collect();
@@ -237,6 +247,22 @@ fn account(outcome: Outcome, closed: bool, queue_bytes: u64, started: Instant) -
             queue_bytes,
         },
         closed,
+        over: outcome
+            .over
+            .into_iter()
+            .map(|(over, comm)| over_budget(&over, &comm, offset))
+            .collect(),
+    }
+}
+
+fn over_budget(over: &Over, comm: &str, unix_offset: i64) -> OverBudget {
+    OverBudget {
+        resource: over.resource.key().into(),
+        pid: over.owner.pid.0,
+        uid: over.owner.uid.0,
+        comm: comm.into(),
+        since_unix_ns: UnixNs::of_monotonic(over.since, unix_offset).0,
+        shed: over.shed,
     }
 }
 

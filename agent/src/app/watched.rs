@@ -19,6 +19,7 @@ impl Live for Watched {
             peer: session.peer.map_or_else(String::new, |peer| peer.to_string()),
             connected_unix_ns: session.since_unix_ns,
             last_ack_unix_ns: session.last_ack_unix_ns,
+            over: session.over,
         });
         CollectorState {
             sessions: sessions.collect(),

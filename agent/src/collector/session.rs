@@ -253,6 +253,9 @@ impl Welcomed<'_> {
                 self.violations = 0;
                 self.expected = to + 1;
                 self.progress.last_sequence.store(to, Relaxed);
+                if let Body::Batch(batch) = &body {
+                    self.progress.took(&batch.account);
+                }
                 self.submit(run.clone(), to, body, bytes).await?;
             }
             Ok(None) => self.passed_over += bytes,

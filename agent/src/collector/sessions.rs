@@ -14,7 +14,10 @@ use std::{
 use tokio::sync::watch;
 
 use super::refusal::Refusal;
-use crate::model::{batch::Run, clock::unix_now_ns};
+use crate::model::{
+    batch::{Account, OverBudget, Run},
+    clock::unix_now_ns,
+};
 
 /// The live sessions and what was refused.
 #[derive(Debug, Default)]
@@ -39,6 +42,8 @@ pub struct SessionStatus {
     pub resets: u64,
     /// Strings cut for their length.
     pub cut_strings: u64,
+    /// Who is over its share of the agent's budgets, as of its last batch.
+    pub over: Vec<OverBudget>,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +72,7 @@ pub struct Progress {
     pub bytes: AtomicU64,
     pub resets: AtomicU64,
     pub cut_strings: AtomicU64,
+    over: Mutex<Vec<OverBudget>>,
 }
 
 /// A session's place: given back when dropped.
@@ -112,6 +118,7 @@ impl Sessions {
             bytes: AtomicU64::new(0),
             resets: AtomicU64::new(0),
             cut_strings: AtomicU64::new(0),
+            over: Mutex::default(),
         });
         let (sender, superseded) = watch::channel(false);
         let live = Live { number, progress: progress.clone(), superseded: sender };
@@ -156,6 +163,16 @@ impl Progress {
             bytes: self.bytes.load(Relaxed),
             resets: self.resets.load(Relaxed),
             cut_strings: self.cut_strings.load(Relaxed),
+            over: self.over.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    /// A batch of it has come.
+    pub fn took(&self, account: &Account) {
+        // Of a flush in pieces only the last one has the account.
+        if *account != Account::default() {
+            let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+            over.clone_from(&account.over);
         }
     }
 }

@@ -181,6 +181,25 @@ pub struct Account {
     pub cost: AgentCost,
     /// The last batch of a run that ended well.
     pub closed: bool,
+    /// Who is over its share of what, those that lost most first. Of now: it is not stored.
+    pub over: Vec<OverBudget>,
+}
+
+/// An owner that is over its share of something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OverBudget {
+    /// Of what, as a key: `span_bytes`.
+    pub resource: Arc<str>,
+    /// The process.
+    pub pid: u32,
+    /// The user it runs as.
+    pub uid: u32,
+    /// What the process is called.
+    pub comm: Arc<str>,
+    /// Since when.
+    pub since_unix_ns: u64,
+    /// What it has lost since.
+    pub shed: u64,
 }
 
 /// One kind's accounting: captured = linked + in the rings + lost.

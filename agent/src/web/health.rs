@@ -3,7 +3,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -21,15 +21,18 @@ use super::{
 use crate::{
     document::conservation,
     ledger::{Conservation, Counter, Kind, Role},
-    model::id::RunId,
+    model::{batch::OverBudget, id::RunId},
     store::{RunRecord, StoreHealth},
 };
+
+/// Owners over their share that are reasons to look.
+const MOST_OVER: usize = 3;
 
 /// An open run that has not been heard of for this long is worth a look.
 const UNHEARD_NS: u64 = 10_000_000_000;
 
 /// Runs shown.
-const RUNS_TOLD: usize = 1_000;
+const RUNS_SHOWN: usize = 1_000;
 
 /// How everything is.
 #[derive(Debug, Serialize)]
@@ -67,6 +70,20 @@ pub(super) struct Agent {
     pub(super) loss: BTreeMap<String, u64>,
     /// What was counted besides and is no loss.
     pub(super) information: BTreeMap<String, u64>,
+    /// Who is over its share of what the agent may spend, those that lost most first.
+    over_budget: Vec<Over>,
+}
+
+/// A process that is over its share of something.
+#[derive(Debug, Serialize)]
+struct Over {
+    resource: String,
+    pid: u32,
+    uid: u32,
+    comm: String,
+    since_unix_ns: u64,
+    /// What it has lost since.
+    shed: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -133,17 +150,18 @@ impl Health {
         live: CollectorState,
         now: u64,
     ) -> Self {
-        let connected: HashSet<RunId> = live.sessions.iter().map(|it| it.run_id).collect();
-        // Whoever has the token may have had any number of runs: the latest are told of.
+        let sessions: HashMap<RunId, &super::live::Session> =
+            live.sessions.iter().map(|session| (session.run_id, session)).collect();
+        // Whoever has the token may have had any number of runs: the latest are shown.
         let mut latest: Vec<&RunRecord> = runs.iter().collect();
-        let truncated = latest.len() > RUNS_TOLD;
+        let truncated = latest.len() > RUNS_SHOWN;
         if truncated {
             latest.sort_by_key(|record| Reverse(record.last_unix_ns));
-            latest.truncate(RUNS_TOLD);
+            latest.truncate(RUNS_SHOWN);
         }
         let agents: Vec<Agent> = latest
             .into_iter()
-            .map(|record| Agent::of(record, connected.contains(&record.run.id), now))
+            .map(|record| Agent::of(record, sessions.get(&record.run.id).copied(), now))
             .collect();
         let mut loss = BTreeMap::new();
         for (reason, n) in agents.iter().flat_map(|agent| &agent.loss) {
@@ -190,6 +208,14 @@ fn reasons(agents: &[Agent], store: &StoreHealth, live: &CollectorState) -> Vec<
             let seconds = agent.lag_ns / 1_000_000_000;
             reasons.push(format!("agent on {host} was last heard of {seconds} s ago"));
         }
+        // One line for each of those that lost most: the list has all.
+        for over in agent.over_budget.iter().take(MOST_OVER) {
+            let Over { resource, pid, uid, comm, shed, .. } = over;
+            reasons.push(format!(
+                "process {pid} ({comm}) of user {uid} on {host} is over its share of {resource}: \
+                 {shed} of its own lost"
+            ));
+        }
         for (reason, n) in agent.loss.iter().filter(|(reason, _)| is_unreadable(reason)) {
             reasons.push(format!("agent on {host} cannot read {n} segments of spans: {reason}"));
         }
@@ -215,7 +241,8 @@ fn is_unreadable(reason: &str) -> bool {
 // === impl Agent ===
 
 impl Agent {
-    fn of(record: &RunRecord, connected: bool, now: u64) -> Self {
+    fn of(record: &RunRecord, session: Option<&super::live::Session>, now: u64) -> Self {
+        let connected = session.is_some();
         let cost = &record.account.cost;
         let (loss, information) = conservation::loss_and_information(record);
         let lag_ns = match record.closed {
@@ -247,6 +274,22 @@ impl Agent {
             conservation: conservation::of(record, connected),
             loss,
             information,
+            over_budget: session.into_iter().flat_map(|it| &it.over).map(Over::of).collect(),
+        }
+    }
+}
+
+// === impl Over ===
+
+impl Over {
+    fn of(over: &OverBudget) -> Self {
+        Self {
+            resource: over.resource.to_string(),
+            pid: over.pid,
+            uid: over.uid,
+            comm: over.comm.to_string(),
+            since_unix_ns: over.since_unix_ns,
+            shed: over.shed,
         }
     }
 }

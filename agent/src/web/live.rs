@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::model::id::RunId;
+use crate::model::{batch::OverBudget, id::RunId};
 
 /// The collector at this moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub(crate) struct Session {
     pub connected_unix_ns: u64,
     /// When its batches were last acknowledged as durable.
     pub last_ack_unix_ns: u64,
+    /// Who is over its share of the agent's budgets.
+    pub over: Vec<OverBudget>,
 }
 
 /// The collector, as far as it is watched.

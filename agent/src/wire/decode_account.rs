@@ -5,12 +5,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use hotspan_ingest::v1;
 
 use super::{codes, decode_dictionary::number, violation::Violation};
-use crate::model::batch::{Account, AgentCost, Counts, Gap, KindAccount};
+use crate::model::batch::{Account, AgentCost, Counts, Gap, KindAccount, OverBudget};
 
 /// No duration or count of one flush comes near (nine years): sums of them do not overflow.
 const MOST: u64 = 1 << 58;
 /// Kinds or reasons in one account.
 const MOST_REASONS: usize = 1024;
+/// Owners over their share in one account.
+const MOST_OVER: usize = 64;
 
 /// A gap of a frame; its sequences are the session's business.
 pub fn decode_gap(wire: &v1::Gap) -> Gap {
@@ -73,7 +75,19 @@ pub fn decode_account(wire: Option<&v1::Account>) -> Result<Account, Violation> 
             queue_bytes: cost.queue_bytes,
         },
         closed: wire.closed,
+        over: wire.over.iter().take(MOST_OVER).map(decode_over).collect(),
     })
+}
+
+fn decode_over(wire: &v1::OverBudget) -> OverBudget {
+    OverBudget {
+        resource: codes::capped(&wire.resource).into(),
+        pid: wire.pid,
+        uid: wire.uid,
+        comm: codes::capped(&wire.comm).into(),
+        since_unix_ns: wire.since_unix_ns,
+        shed: wire.shed,
+    }
 }
 
 fn decode_reasons(wire: &[v1::Reason]) -> Result<BTreeMap<Arc<str>, u64>, Violation> {

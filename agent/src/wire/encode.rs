@@ -13,7 +13,7 @@ use super::{
     item::{Content, Item, Repaired},
 };
 use crate::model::{
-    batch::{Account, Batch, Counts, Gap, SpanPart},
+    batch::{Account, Batch, Counts, Gap, OverBudget, SpanPart},
     state::{State, StateTimes},
 };
 
@@ -268,6 +268,18 @@ fn encode_account(account: &Account) -> v1::Account {
             queue_bytes: cost.queue_bytes,
         }),
         closed: account.closed,
+        over: account.over.iter().map(encode_over).collect(),
+    }
+}
+
+fn encode_over(over: &OverBudget) -> v1::OverBudget {
+    v1::OverBudget {
+        resource: codes::capped(&over.resource).to_owned(),
+        pid: over.pid,
+        uid: over.uid,
+        comm: codes::capped(&over.comm).to_owned(),
+        since_unix_ns: over.since_unix_ns,
+        shed: over.shed,
     }
 }
 

@@ -361,5 +361,13 @@ fn account(input: &mut Input<'_>) -> v1::Account {
         loss: input.column(losses, reason),
         cost: None,
         closed: input.byte() % 2 == 1,
+        over: input.column(kinds, |input| v1::OverBudget {
+            resource: text(input),
+            pid: input.number() as u32,
+            uid: input.number() as u32,
+            comm: text(input),
+            since_unix_ns: input.number(),
+            shed: input.number(),
+        }),
     }
 }

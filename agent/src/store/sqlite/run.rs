@@ -112,6 +112,7 @@ impl RunRecord {
                     queue_bytes: from.number()?,
                 },
                 closed: from.number()? != 0,
+                over: Vec::new(),
             },
             closed: from.number()? != 0,
         };

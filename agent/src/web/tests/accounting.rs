@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Api, memory::Memory, shop::run};
 use crate::{
     model::{
-        batch::{Counts, KindAccount},
+        batch::{Counts, KindAccount, OverBudget},
         id::RunId,
     },
     store::SetAside,
@@ -61,6 +61,29 @@ fn health_reports_everything() {
     assert_eq!(health["store"]["is_full"], false);
     assert_eq!(health["collector"]["sessions"][0]["peer"], "127.0.0.1:40000");
     assert_eq!(health["collector"]["full"], Value::Null);
+}
+
+#[test]
+fn who_is_over_its_share_is_named() {
+    let mut memory = Memory::shop();
+    let over = |pid, shed| OverBudget {
+        resource: "span_bytes".into(),
+        pid,
+        uid: 65_534,
+        comm: "flood".into(),
+        since_unix_ns: 77,
+        shed,
+    };
+    memory.live.sessions[0].over = (1..=5).map(|pid| over(pid, 100 - u64::from(pid))).collect();
+    let health = health(memory);
+    let listed = health["agents"][0]["over_budget"].as_array().unwrap();
+    let first = json!({"resource": "span_bytes", "pid": 1, "uid": 65_534, "comm": "flood",
+                       "since_unix_ns": 77, "shed": 99});
+    assert_eq!((listed.len(), &listed[0]), (5, &first));
+    let reasons = health["reasons"].to_string();
+    let line = "process 1 (flood) of user 65534 on web-1 is over its share of span_bytes: 99";
+    assert!(reasons.contains(line) && !reasons.contains("process 4"), "{reasons}");
+    assert_eq!(health["status"], "degraded");
 }
 
 #[test]

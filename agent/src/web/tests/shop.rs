@@ -179,6 +179,7 @@ impl Memory {
             peer: "127.0.0.1:40000".to_owned(),
             connected_unix_ns: unix_now(),
             last_ack_unix_ns: unix_now(),
+            over: Vec::new(),
         }];
         memory
     }
@@ -206,6 +207,7 @@ pub(crate) fn run(id: RunId, host: &str) -> RunRecord {
             loss: BTreeMap::from([("stacks_cut".into(), 7)]),
             cost: AgentCost { cpu_ns: 50, wall_ns: 200, rss_bytes: 30 << 20, queue_bytes: 5 },
             closed: false,
+            over: Vec::new(),
         },
         closed: false,
     }

@@ -356,6 +356,26 @@ pub struct Account {
     /// The last batch of a run that ended well.
     #[prost(bool, tag = "4")]
     pub closed: bool,
+    /// Who is over its share of what.
+    #[prost(message, repeated, tag = "5")]
+    pub over: ::prost::alloc::vec::Vec<OverBudget>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OverBudget {
+    /// Of what: "span_bytes".
+    #[prost(string, tag = "1")]
+    pub resource: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub pid: u32,
+    #[prost(uint32, tag = "3")]
+    pub uid: u32,
+    #[prost(string, tag = "4")]
+    pub comm: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub since_unix_ns: u64,
+    /// What it has lost since.
+    #[prost(uint64, tag = "6")]
+    pub shed: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct KindAccount {
