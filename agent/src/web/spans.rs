@@ -1,6 +1,6 @@
 //! `/api/spans` and `/api/span/...`: the span documents.
 
-use std::{collections::BTreeSet, str::FromStr, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeSet, str::FromStr, sync::Arc};
 
 use axum::{
     extract::{ConnectInfo, Path, State, rejection::PathRejection},
@@ -87,15 +87,20 @@ async fn one(
     Ok(json(text).into_response())
 }
 
-/// The span meant. The same ids published by two processes are two accounts: the one that began
-/// first is reported, so that nobody takes another's place by repeating its ids later; `pid` has others.
+/// The span meant. The same ids published by two processes are two accounts: the one that was seen to
+/// begin first is reported, and of two that were there before hotspan the one with more time seen. So
+/// nobody takes another's place by repeating its ids later, nor by what it says of the time before:
+/// when a span began is what the kernel side saw. `pid` has the others.
 fn chosen(
     snapshot: &dyn Snapshot,
     trace: Option<TraceId>,
     span_id: SpanId,
     mut spans: Vec<SpanAccount>,
 ) -> Result<SpanAccount, ApiError> {
-    spans.sort_by_key(|span| (span.start_unix_ns, span.process.identity.pid));
+    spans.sort_by_key(|span| {
+        let pid = span.process.identity.pid;
+        (seen_from(span), Reverse(seen_ns(span)), span.start_unix_ns, pid)
+    });
     let traces: BTreeSet<TraceId> = spans.iter().map(|span| span.trace_id).collect();
     if traces.len() > 1 {
         return Err(ApiError::ambiguous(
@@ -107,6 +112,16 @@ fn chosen(
         let trace = trace.map(|trace| format!("{trace}/")).unwrap_or_default();
         ApiError::no_such_span(&(trace + &span_id.to_string()))
     })
+}
+
+/// When a span began as far as the kernel side saw it: what its publisher says of earlier is not known.
+fn seen_from(span: &SpanAccount) -> UnixNs {
+    UnixNs(span.start_unix_ns.0.saturating_add(span.states.get(SpanState::UnknownBeforeAttach)))
+}
+
+/// Time of it that was seen.
+fn seen_ns(span: &SpanAccount) -> u64 {
+    span.states.iter().filter(|(state, _)| !state.is_unknown()).map(|(_, ns)| ns).sum()
 }
 
 fn filter(uri: &Uri) -> Result<SpanFilter, ApiError> {

@@ -22,6 +22,7 @@ mod admission;
 mod limits;
 pub(crate) mod memory;
 mod one_state;
+mod owners;
 mod routes;
 pub(crate) mod shop;
 mod strangers;
