@@ -37,6 +37,9 @@ fn main() {
     println!("cargo::rustc-env=WORKLOAD_PUBLISHERS={}", publishers.display());
     let stall = compile(&out, "stall", "workloads/stall", &["stall.c"], &[]);
     println!("cargo::rustc-env=WORKLOAD_STALL={}", stall.display());
+    let folder = "workloads/strangers";
+    let strangers = compile(&out, "strangers", folder, &["strangers.c"], &[]);
+    println!("cargo::rustc-env=WORKLOAD_STRANGERS={}", strangers.display());
     let table = compile(&out, "wait_table", "workloads/wait_table", &WAITS, &["-lrt"]);
     println!("cargo::rustc-env=WORKLOAD_WAIT_TABLE={}", table.display());
     attacks(&out);

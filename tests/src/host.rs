@@ -62,6 +62,11 @@ pub fn stall() -> PathBuf {
     PathBuf::from(env!("WORKLOAD_STALL"))
 }
 
+/// A program that spends what it can of hotspan: `tests/workloads/strangers`.
+pub fn strangers() -> PathBuf {
+    PathBuf::from(env!("WORKLOAD_STRANGERS"))
+}
+
 /// The hotspan under test: `HOTSPAN_BIN`, else the one beside this test, built when absent.
 pub fn hotspan() -> Result<PathBuf> {
     if let Some(path) = env::var_os("HOTSPAN_BIN") {

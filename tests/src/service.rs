@@ -74,6 +74,22 @@ pub struct Agent {
     pub sequence: u64,
     pub conservation: BTreeMap<String, Conservation>,
     pub loss: BTreeMap<String, u64>,
+    /// Who is over its share of what.
+    pub over_budget: Vec<OverBudget>,
+    pub cost: Cost,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct OverBudget {
+    pub resource: String,
+    pub pid: u32,
+    pub uid: u32,
+    pub comm: String,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Cost {
+    pub rss_bytes: u64,
 }
 
 // === impl Place ===

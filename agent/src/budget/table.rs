@@ -72,8 +72,8 @@ resources! {
     /// its owner has little left), so that a process may have 10,000 new ones a second for ever.
     SpanBytes = "span_bytes", [48 * MIB, 64 * MIB, 128 * MIB], DaemonCounter::SpansOverBudget;
     /// Spans that changed since the last flush, a second at least: each is named, sent and stored, some
-    /// 2 KB on the way.
-    ChangedSpans = "changed_spans", [32_768, 49_152, 98_304], DaemonCounter::SpansOverBudget;
+    /// 2 KB on the way. A thread with a new one each 50 us has 20,000 a second.
+    ChangedSpans = "changed_spans", [20_480, 28_672, 49_152], DaemonCounter::SpansOverBudget;
     /// Stacks seen since the last flush, 72 bytes each. The timers of 64 CPUs bring 6,400 a second.
     Samples = "samples", [131_072, 262_144, 524_288], DaemonCounter::WaitStacksOverBudget;
     /// Words of stacks that were defined since the last flush: a whole one has up to 256.
@@ -88,7 +88,7 @@ resources! {
     /// Files with a number in the unwind tables: 16,384 numbers there are.
     UnwindFiles = "unwind_files", [4096, 8192, 16_384], DaemonCounter::UnwindTablesOverBudget;
     /// Stacks that wait for unwind tables; more would be stale when their turn comes.
-    UnwindStacks = "unwind_stacks", [64, 192, 288], DaemonCounter::UnwindUnanswered;
+    UnwindStacks = "unwind_stacks", [128, 192, 288], DaemonCounter::UnwindUnanswered;
     /// Threads that read processes, those that hang included: they sleep. A process that hangs keeps one
     /// or two, and of 1,024 tasks of the unit all get few.
     Readers = "readers", [2, 8, 65], DaemonCounter::ReadsOverBudget;

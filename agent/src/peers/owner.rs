@@ -44,6 +44,45 @@ pub(crate) fn of_connection(local: SocketAddr, remote: SocketAddr) -> io::Result
     Ok(ask(local, remote)?.filter(|found| found.state != LISTEN).map(|found| found.owner))
 }
 
+/// The same for kernels without `tcp_diag`, as `/proc/net/tcp` has it: a line for every socket of the
+/// host, so for those who ask once.
+pub(crate) fn listed_of_connection(local: SocketAddr, remote: SocketAddr) -> Option<Owner> {
+    let (local, remote) = (in_hex(local), in_hex(remote));
+    ["/proc/net/tcp", "/proc/net/tcp6"].iter().zip(local.iter().zip(&remote)).find_map(
+        |(file, (local, remote))| {
+            let text = fs::read_to_string(file).ok()?;
+            text.lines().find_map(|line| {
+                let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+                if fields.get(1)? != local || fields.get(2)? != remote {
+                    return None;
+                }
+                let owner = Owner {
+                    uid: fields.get(7)?.parse().ok()?,
+                    inode: fields.get(9)?.parse().ok()?,
+                };
+                (owner.inode != 0).then_some(owner)
+            })
+        },
+    )
+}
+
+/// An address as `/proc/net/tcp` and as `/proc/net/tcp6` have it.
+fn in_hex(address: SocketAddr) -> [String; 2] {
+    let port = address.port();
+    let (v4, v6) = match address.ip().to_canonical() {
+        IpAddr::V4(v4) => (Some(v4), v4.to_ipv6_mapped()),
+        IpAddr::V6(v6) => (None, v6),
+    };
+    let words = |bytes: &[u8]| -> String {
+        let words = bytes.chunks_exact(4).map(|four| four.try_into().unwrap_or_default());
+        words.map(|four| format!("{:08X}", u32::from_ne_bytes(four))).collect()
+    };
+    [
+        v4.map_or_else(String::new, |v4| format!("{}:{port:04X}", words(&v4.octets()))),
+        format!("{}:{port:04X}", words(&v6.octets())),
+    ]
+}
+
 /// The owner of what listens at an address.
 pub(crate) fn of_listener(address: SocketAddr) -> io::Result<Option<Owner>> {
     let nobody: IpAddr = match address {
@@ -196,10 +235,25 @@ mod tests {
         assert_eq!(of_connection(own, address).unwrap().unwrap().uid, uid);
         // In the backlog it is nobody's, whoever listens.
         assert_eq!(of_connection(address, own).unwrap(), None);
+        assert_eq!(listed_of_connection(address, own), None);
         let accepted = listener.accept().unwrap();
         assert_eq!(of_connection(address, own).unwrap().unwrap().uid, uid);
+        assert_eq!(listed_of_connection(address, own), of_connection(address, own).unwrap());
         drop((listener, accepted));
         assert_eq!(of_listener(address).unwrap(), None);
+    }
+
+    #[test]
+    fn connections_of_both_families_are_listed() {
+        let Ok(listener) = TcpListener::bind("[::]:0") else { return };
+        let port = listener.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "::1"] {
+            let client = TcpStream::connect((host, port)).unwrap();
+            let (own, peer) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+            let _accepted = listener.accept().unwrap();
+            let asked = of_connection(peer, own).unwrap();
+            assert!(asked.is_some() && listed_of_connection(peer, own) == asked, "{host}");
+        }
     }
 
     #[test]

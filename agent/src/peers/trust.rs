@@ -44,9 +44,13 @@ pub(crate) fn is_trusted(uid: u32, trusted: Option<u32>) -> bool {
 
 async fn holder(local: SocketAddr, remote: SocketAddr) -> io::Result<Owner> {
     loop {
-        if let Some(owner) = owner::of_connection(remote, local)? {
-            return Ok(owner);
-        }
+        let asked = owner::of_connection(remote, local);
+        // Without `tcp_diag` the kernel says of every socket that there is none.
+        let listed = || owner::listed_of_connection(remote, local);
+        match asked.as_ref().ok().copied().flatten().or_else(listed) {
+            Some(owner) => return Ok(owner),
+            None => asked?,
+        };
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -14,6 +14,7 @@ use rustix::fs::fstatfs;
 
 use super::parser::lines::{Asked, Owner};
 use crate::{
+    budget::Budgets,
     ledger::{AtomicTally, DaemonCounter},
     model::id::Pid,
     process::{
@@ -66,7 +67,9 @@ pub(super) struct Opener {
 
 impl Opener {
     pub(super) fn start(counters: Arc<AtomicTally>) -> io::Result<Self> {
-        Ok(Self { reader: Reader::start(|| ())?, counters, number: 0 })
+        // These are other threads than those that read processes: an account of their own.
+        let reader = Reader::start(|| (), Budgets::default())?;
+        Ok(Self { reader, counters, number: 0 })
     }
 
     /// The file behind a mapping; none when it cannot be had.

@@ -42,7 +42,7 @@ use agent_ebpf::{
 use crate::{
     budget::{Budgets, Owner, Resource},
     kernel::{StackCopy, tables::Tables as Maps},
-    ledger::AtomicTally,
+    ledger::{AtomicTally, DaemonCounter},
     model::id::Pid,
     process::maps::ProcessMap,
 };
@@ -119,7 +119,8 @@ impl Unwinder {
             return None;
         }
         if !self.budgets.try_take(Resource::UnwindStacks, owner, 1) {
-            self.budgets.shed(Resource::UnwindStacks, owner, u64::from(copy.is_some()));
+            // Too many at once is no greed: they are new when a program begins.
+            self.counters.counts.add(DaemonCounter::UnwindUnanswered, u64::from(copy.is_some()));
             return None;
         }
         self.waiting.fetch_add(1, Relaxed);

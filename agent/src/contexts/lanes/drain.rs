@@ -96,9 +96,12 @@ impl Lanes {
             lane.tail = control.head;
             return;
         }
-        let kept = behind.min(control.slots() - 1);
+        // Of an owner that can have no more spans until the next flush nothing is read: what becomes of
+        // it would only be found out later.
+        let is_useless = self.budgets.room(Resource::ChangedSpans, owner) == 0;
+        let kept = if is_useless { 0 } else { behind.min(control.slots() - 1) };
         let lapped = behind - kept;
-        if lane.is_held_up {
+        if lane.is_held_up || is_useless {
             self.budgets.shed(Resource::Draining, owner, lapped);
         }
         // The oldest ones; what its share does not reach stays in the ring for the next round.

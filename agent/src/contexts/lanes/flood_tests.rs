@@ -165,6 +165,32 @@ fn lost_of(lanes: &Lanes) -> u64 {
     lanes.lost.iter().map(|(_, _, n)| n).sum()
 }
 
+/// Whoever can have no more spans until the next flush costs no more time until then.
+#[test]
+fn markers_that_can_make_no_span_are_not_read() {
+    let (mut lanes, budgets) = world();
+    let (hog, honest) = (Made::new(1), Made::new(2));
+    lanes.insert(HOG, hog.segment(), 1, true);
+    lanes.insert(HONEST, honest.segment(), 1, true);
+    let (of_hog, of_honest) =
+        (name(&mut lanes, HOG, &hog, 0), name(&mut lanes, HONEST, &honest, 0));
+    let owner = budgets.owner(HOG);
+    budgets.force(Resource::ChangedSpans, owner, Resource::ChangedSpans.bound().process);
+    hog.publish(0, 0..900);
+    honest.publish(0, 0..900);
+    lanes.drain();
+    let queued = |lanes: &Lanes, lane| lanes.events(lane).len();
+    assert_eq!((queued(&lanes, of_hog), queued(&lanes, of_honest)), (0, 900));
+    assert_eq!(lanes.drained_to(of_hog), 900);
+    assert_eq!(lanes.lost.get(DaemonCounter::MarkersLapped), 900);
+    assert_eq!(lanes.captured, lanes.in_flight + 900);
+    assert_eq!(budgets.held(Resource::Draining, owner), 4, "a look");
+    budgets.begin(Resource::ChangedSpans);
+    hog.publish(0, 900..1000);
+    lanes.drain();
+    assert_eq!(queued(&lanes, of_hog), 100, "and goes on with the next");
+}
+
 /// Thousands of lanes in which nothing happens do not make those wait that are used.
 #[test]
 fn an_idle_lane_is_read_when_the_kernel_side_sees_it_move() {

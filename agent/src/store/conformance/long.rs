@@ -72,8 +72,8 @@ pub(in crate::store) fn a_long_trace_is_cut_behind_the_process_asked_for(mut sto
     store.sink.maintain();
     let of_second = ask(Some(43));
     assert_eq!(pids(&of_second, 43), 300);
-    let second = of_second.iter().filter(|span| span.process.identity.pid == 43);
-    assert!(second.clone().all(|span| span.active_ns == 200 && span.exact), "{:?}", second.last());
+    let mut second = of_second.iter().filter(|span| span.process.identity.pid == 43);
+    assert!(second.clone().all(|span| span.active_ns == 200 && span.exact), "{:?}", second.next_back());
 }
 
 pub(in crate::store) fn a_trace_that_fits_is_whole(mut store: Subject) {
