@@ -102,7 +102,11 @@ pub(super) fn run<O: Output>(
         anyhow!("{error}. `hotspan doctor` says what this host allows")
     })?;
     let resend = Arc::new(AtomicBool::new(false));
-    let batcher = Batcher::new(Arc::clone(&symbols), Arc::clone(&resend));
+    let batcher = match watched {
+        Watched::Host => Batcher::new,
+        Watched::Tree(..) => Batcher::for_recording,
+    };
+    let batcher = batcher(Arc::clone(&symbols), Arc::clone(&resend));
     let (queue, work) = sync_channel(2);
     let namer = Namer { queue, waiting: Arc::default() };
     let thread = thread::Builder::new().name("hotspan-names".into()).spawn({

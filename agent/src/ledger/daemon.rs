@@ -159,11 +159,11 @@ counters! {
     SymbolFilesEvicted = "symbol_files_evicted", [Information],
         "symbol tables dropped and read again, costs time only";
     SymbolFilesHanging = "symbol_files_hanging", [Disturbance],
-        "programs that could not be opened in time: their file system hangs";
+        "programs not opened in time: their file system hangs";
     SymbolParsersLost = "symbol_parsers_lost", [Disturbance],
-        "programs whose symbols ended or held up the process that reads them: not read again";
+        "programs whose symbols ended who reads them: not read again";
     SymbolFilesShed = "symbol_files_shed", [Disturbance],
-        "programs not read now: those of their user took too much time, disk or too many readers";
+        "programs not read now: those of their user took too much";
     SymbolJitsCut = "symbol_jits_cut", [Disturbance],
         "processes with more just-in-time code than names are kept";
     StacksMissing = "stacks_missing", [Disturbance],

@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -59,6 +59,8 @@ pub struct Batcher {
     whole: HashMap<(u64, u64), Stack>,
     /// Asks the kernel side for a new generation.
     resend: Arc<AtomicBool>,
+    /// How long a batch waits for names.
+    patience: Duration,
     /// Stacks whose definition never came.
     counts: Tally,
 }
@@ -91,7 +93,13 @@ impl Batcher {
     /// again.
     pub fn new(symbols: Arc<Symbols>, resend: Arc<AtomicBool>) -> Self {
         let halves = [HashMap::new(), HashMap::new()];
-        Self { symbols, halves, whole: HashMap::new(), resend, counts: Tally::default() }
+        let (whole, patience, counts) = (HashMap::new(), stacks::PATIENCE, Tally::default());
+        Self { symbols, halves, whole, resend, patience, counts }
+    }
+
+    /// The same for a recording, whose batches nobody waits for.
+    pub fn for_recording(symbols: Arc<Symbols>, resend: Arc<AtomicBool>) -> Self {
+        Self { patience: stacks::RECORDING, ..Self::new(symbols, resend) }
     }
 
     /// Names everything of a flush. `unix_offset` is CLOCK_REALTIME - CLOCK_MONOTONIC, ns.
@@ -99,8 +107,7 @@ impl Batcher {
         for (hash, stack) in flush.stacks.drain() {
             self.halves[0].insert(hash, Half::Addresses(Box::new(stack)));
         }
-        let patience = if account.closed { stacks::LAST_PATIENCE } else { stacks::PATIENCE };
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + stacks::PATIENCE;
         self.name(&flush, deadline);
         let mut processes = Table::new();
         let identities = std::mem::take(&mut flush.processes).into_iter();
@@ -175,6 +182,7 @@ impl Batcher {
 
     /// Asks the symbol thread for every half that rows refer to and that has no names yet.
     fn name(&mut self, flush: &Flush, deadline: Instant) {
+        let named_by = Instant::now() + self.patience;
         let mut asked = Vec::new();
         for hash in flush.seen.iter().flat_map(|seen| [seen.stack.user, seen.stack.kernel]) {
             let place = usize::from(!self.halves[0].contains_key(&hash));
@@ -184,7 +192,7 @@ impl Batcher {
                 None => {}
             }
         }
-        for (hash, named) in stacks::name(&self.symbols, asked, deadline) {
+        for (hash, named) in stacks::name(&self.symbols, asked, deadline, named_by) {
             let frames = named.frames.into();
             self.halves[0].insert(
                 hash,

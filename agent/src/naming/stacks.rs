@@ -16,8 +16,8 @@ use crate::{
 /// How long a batch waits for what is reported late: mappings being read, tables being made, names.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Patience at the end of a recording: nobody waits for its next batch, and there is none.
-pub const LAST_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a recording waits for names: nobody waits for its batches.
+pub const RECORDING: Duration = Duration::from_secs(20);
 
 /// A stack by name.
 pub struct Named {
@@ -28,11 +28,12 @@ pub struct Named {
 }
 
 /// Names stacks, each with the mark of its end where that is not the outermost frame. Blocks, until
-/// `deadline` for what is reported late.
+/// `deadline` for what is reported late and `named_by` for names.
 pub fn name(
     symbols: &Symbols,
     stacks: Vec<(u64, SeenStack)>,
     deadline: Instant,
+    named_by: Instant,
 ) -> Vec<(u64, Named)> {
     let mut asked = Vec::with_capacity(stacks.len());
     let mut requests = Vec::with_capacity(stacks.len());
@@ -50,7 +51,7 @@ pub fn name(
     if requests.is_empty() {
         return Vec::new();
     }
-    let named = asked.into_iter().zip(symbols.resolve_until(requests, deadline));
+    let named = asked.into_iter().zip(symbols.resolve_until(requests, named_by));
     named
         .map(|((hash, stack), Resolved { mut frames, is_late })| {
             frames.extend(end(stack.definition.stop));

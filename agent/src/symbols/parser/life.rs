@@ -43,10 +43,13 @@ struct Files {
 
 /// All of it: the socket is standard input.
 pub(super) fn live() -> ExitCode {
+    // As the host's administrator sees it; it was started as "exe".
+    let _ = rustix::thread::set_name(c"hotspan-parse");
     let life = || -> io::Result<()> {
         let socket = io::stdin().as_fd().try_clone_to_owned()?;
         // Before the first answer, which the daemon waits for: it parses behind the fence or not at all.
         fence::enclose()?;
+        send(&socket, &Answer::Ready)?;
         serve(&socket)
     };
     let worker =

@@ -50,6 +50,8 @@ const MAX_LINES: usize = 3;
 const HANGS: Duration = Duration::from_secs(20);
 /// A line that was late is waited for this long, until it is seen to be in time again.
 const SHORT: Duration = Duration::from_millis(100);
+/// After a child could not be started.
+const PAUSE: Duration = Duration::from_secs(30);
 /// Files refused that are remembered.
 const MAX_REFUSED: usize = 4096;
 /// A child without questions goes after this when it is larger than that.
@@ -114,6 +116,8 @@ struct Line {
     work: Option<Work>,
     /// The last work was late.
     is_slow: bool,
+    /// No child could be started: not before this.
+    again: Option<Instant>,
     last_use: (u64, Instant),
 }
 
@@ -226,6 +230,8 @@ impl Lines {
             }
         };
         line.is_slow = false;
+        let shed = u64::from(outcome == Reply::Shed);
+        self.counters.add(DaemonCounter::SymbolFilesShed, shed);
         if let Some(parser) = &line.parser {
             allowance.take_time(parser.used().saturating_sub(work.used));
         }
@@ -260,7 +266,14 @@ impl Lines {
 impl Line {
     fn new(clock: u64) -> Self {
         let last_use = (clock, Instant::now());
-        Self { parser: None, held: Held::default(), work: None, is_slow: false, last_use }
+        Self {
+            parser: None,
+            held: Held::default(),
+            work: None,
+            is_slow: false,
+            again: None,
+            last_use,
+        }
     }
 
     fn close(&self, key: u32) {
@@ -268,6 +281,36 @@ impl Line {
             // One that is gone has closed it.
             let _ = parser.ask(&Question::Close { key }, &[]);
         }
+    }
+
+    /// Whether there is a child that may be handed files.
+    fn is_ready(&mut self, deadline: Instant) -> Result<bool, Silence> {
+        if self.again.is_some_and(|again| Instant::now() < again) {
+            return Ok(false);
+        }
+        let mut left = self.parser.take();
+        // One that ended between two questions did so on no file's account.
+        if left.as_mut().is_some_and(Parser::has_ended) {
+            left = None;
+            self.held.clear();
+        }
+        let started = left.map_or_else(Parser::start, Ok);
+        let started = started.map(|mut parser| (parser.prepare(deadline), parser));
+        let error = match started {
+            Ok((Ok(()), parser)) => {
+                self.parser = Some(parser);
+                return Ok(true);
+            }
+            Ok((Err(Silence::Late), parser)) => {
+                self.parser = Some(parser);
+                return Err(Silence::Late);
+            }
+            Ok((Err(Silence::Dead), _)) => "it cannot give up what it may do (seccomp?)".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.again = Some(Instant::now() + PAUSE);
+        tracing::warn!(error, "no process to read symbols in: functions of programs have no names");
+        Ok(false)
     }
 
     fn is_running(&self) -> bool {
@@ -285,11 +328,10 @@ impl Line {
     ) -> Result<Option<Reply>, Silence> {
         let (id, owner) = (work.asked.id, work.asked.owner);
         if work.step == Step::Begin {
-            let parser = match &mut self.parser {
-                Some(parser) => parser,
-                // Another try is not worth it: what cannot be started now cannot be in a moment.
-                None => self.parser.insert(Parser::start().map_err(|_| Silence::Late)?),
-            };
+            if !self.is_ready(deadline)? {
+                return Ok(Some(Reply::Shed));
+            }
+            let parser = self.parser.as_mut().ok_or(Silence::Dead)?;
             work.used = parser.used();
             work.is_alone = self.held.is_empty_but(id);
             if let Some(key) = self.held.key(id) {

@@ -50,6 +50,8 @@ struct Parser {
     child: Child,
     socket: OwnedFd,
     packet: Vec<u8>,
+    /// Its fence is up.
+    is_ready: bool,
 }
 
 /// Why there is no answer.
@@ -94,7 +96,15 @@ impl Parser {
         command.args(arguments()).env_clear().current_dir("/").process_group(0);
         command.stdin(Stdio::from(its)).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn()?;
-        Ok(Self { child, socket, packet: vec![0; MAX_PACKET] })
+        Ok(Self { child, socket, packet: vec![0; MAX_PACKET], is_ready: false })
+    }
+
+    /// Waits until it may be handed files.
+    fn prepare(&mut self, deadline: Instant) -> Result<(), Silence> {
+        if !self.is_ready {
+            self.is_ready = self.answer(deadline)? == Answer::Ready;
+        }
+        if self.is_ready { Ok(()) } else { Err(Silence::Dead) }
     }
 
     /// Sends a question, which does not wait.
@@ -138,6 +148,10 @@ impl Parser {
         let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
         let ticks = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
         Duration::from_millis(ticks.sum::<u64>() * 10)
+    }
+
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Whether it computes, or would if it had a CPU.

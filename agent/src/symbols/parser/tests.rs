@@ -185,6 +185,7 @@ fn a_child_is_behind_its_fence() {
     let directory = Directory::new("fence");
     let program = directory.compile("fixture", "", &[]);
     let mut parser = Parser::start().unwrap();
+    parser.prepare(Instant::now() + LONG).unwrap();
     parser.ask(&Question::Identify, &[&File::open(&program).unwrap()]).unwrap();
     let answer = parser.answer(Instant::now() + LONG);
     assert!(matches!(answer, Ok(Answer::Identity { build_id: Some(_), .. })), "{answer:?}");

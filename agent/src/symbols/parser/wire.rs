@@ -45,6 +45,8 @@ pub(super) enum Question {
 pub(super) enum Answer {
     /// What the file says of itself.
     Identity { build_id: Option<Vec<u8>>, link: Option<DebugLink> },
+    /// The fence is up: files may be handed over.
+    Ready,
     /// It was read.
     Read,
     /// It cannot be read.
@@ -125,6 +127,7 @@ impl Answer {
             }
             Self::Read => packet.push(1),
             Self::Refused => packet.push(2),
+            Self::Ready => packet.push(4),
             Self::Frames(frames) => {
                 packet.push(3);
                 let bytes = |frame: &Named| FRAME + frame.name.len() + frame.file.len();
@@ -170,6 +173,7 @@ impl Answer {
                 }
                 Self::Frames(frames)
             }
+            4 => Self::Ready,
             _ => return None,
         };
         rest.0.is_empty().then_some(answer)
@@ -245,6 +249,7 @@ mod tests {
         for answer in [
             Answer::Identity { build_id: Some(vec![1; 20]), link: Some(link) },
             Answer::Identity { build_id: None, link: None },
+            Answer::Ready,
             Answer::Read,
             Answer::Refused,
             Answer::Frames(vec![]),
