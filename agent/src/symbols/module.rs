@@ -349,8 +349,7 @@ impl Modules {
         true
     }
 
-    /// Drops what was unused for longest until every bound holds. `current` is being asked about and
-    /// stays.
+    /// Drops what was unused for longest, but not `current`, until every bound holds.
     fn keep_bounds(&mut self, current: Option<FileId>) {
         loop {
             let names = self.known.values().map(|module| module.names.len()).sum::<usize>();
