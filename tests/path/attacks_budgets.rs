@@ -16,7 +16,6 @@ use hotspan_tests::{
     publisher::publish,
     service::{Agent, Health, OverBudget, Place, SOON, Service},
 };
-use serde_json::Value;
 
 /// The user nobody.
 const NOBODY: u32 = 65_534;

@@ -168,12 +168,11 @@ impl Worker {
             return known.exe;
         }
         let owner = self.budgets.owner(pid);
-        // One whose numbers are all in use has its other code walked by frame pointer.
-        let mut exe = self.new_exe(owner);
-        if exe.is_none() {
+        let exe = self.new_exe(owner).or_else(|| {
             self.forget_unmapped();
-            exe = self.new_exe(owner);
-        }
+            self.new_exe(owner)
+        });
+        // One whose numbers are all in use has its other code walked by frame pointer.
         let Some(exe) = exe else {
             self.budgets.shed(Resource::UnwindFiles, owner, 1);
             return self.nothing;
@@ -185,14 +184,10 @@ impl Worker {
     }
 
     fn new_exe(&mut self, owner: Owner) -> Option<u32> {
-        if !self.budgets.try_take(Resource::UnwindFiles, owner, 1) {
-            return None;
-        }
-        let exe = self.tables.new_exe();
-        if exe.is_none() {
-            self.budgets.give(Resource::UnwindFiles, owner, 1);
-        }
-        exe
+        let has_room = self.budgets.room(Resource::UnwindFiles, owner) > 0;
+        let exe = has_room.then(|| self.tables.new_exe()).flatten()?;
+        self.budgets.force(Resource::UnwindFiles, owner, 1);
+        Some(exe)
     }
 
     /// A file is looked up no more: who maps it next asks again.
