@@ -73,7 +73,11 @@ pub(in crate::store) fn a_long_trace_is_cut_behind_the_process_asked_for(mut sto
     let of_second = ask(Some(43));
     assert_eq!(pids(&of_second, 43), 300);
     let mut second = of_second.iter().filter(|span| span.process.identity.pid == 43);
-    assert!(second.clone().all(|span| span.active_ns == 200 && span.exact), "{:?}", second.next_back());
+    assert!(
+        second.clone().all(|span| span.active_ns == 200 && span.exact),
+        "{:?}",
+        second.next_back()
+    );
 }
 
 pub(in crate::store) fn a_trace_that_fits_is_whole(mut store: Subject) {
