@@ -197,6 +197,7 @@ const ALLOWED: &[c_long] = &[
 const OLDER: &[c_long] = &[
     libc::SYS_access,
     libc::SYS_arch_prctl,
+    libc::SYS_chmod,
     libc::SYS_dup2,
     libc::SYS_epoll_wait,
     libc::SYS_lstat,

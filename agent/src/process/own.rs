@@ -213,6 +213,8 @@ impl OwnDirectory {
             match FileType::from_raw_mode(found.st_mode) {
                 // Whoever uses it looks at it.
                 FileType::Directory => {}
+                // Left by an earlier run: whoever listens there makes it anew.
+                FileType::Socket => trusted.only_ours(&path, &found)?,
                 FileType::RegularFile if name.to_str().is_some_and(&complete) => {
                     trusted.only_ours(&path, &found)?;
                 }

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, Permissions},
     io::{Read as _, Write as _},
-    os::unix::fs::{PermissionsExt as _, chown, symlink},
+    os::unix::{
+        fs::{PermissionsExt as _, chown, symlink},
+        net::UnixListener,
+    },
 };
 
 use rustix::process::geteuid;
@@ -150,6 +153,9 @@ fn what_was_left_in_it_is_found() {
     fs::hard_link(own.path().join("part.db"), directory.path("backup")).unwrap();
     own.check_all(|name| name == "part.db").unwrap();
     assert!(matches!(own.check_all(|_| false), Err(OwnError::Shared { .. })));
+    drop(UnixListener::bind(own.path().join("socket")).unwrap());
+    mode(&own.path().join("socket"), 0o600);
+    own.check_all(|name| name == "part.db").unwrap();
     let left = own.path().join("part.db-wal");
     symlink(directory.path("backup"), &left).unwrap();
     assert!(matches!(own.check_all(|_| true), Err(OwnError::Link { .. })));
