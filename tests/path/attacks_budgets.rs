@@ -112,7 +112,12 @@ fn beside(words: &[&str], is_enough: impl Fn(&Agent) -> bool) -> Result<Beside> 
         bail!("hotspan has ended: {status}; {}", service.log());
     }
     ensure!(enough, "it is never over its share: {health:?}");
-    let found = place.spans_of(pid, false)?.len();
+    // The last ones come with the next batch, behind the stranger's.
+    let mut found = 0;
+    wait_until(SOON, || {
+        found = place.spans_of(pid, false).map_or(found, |spans| spans.len());
+        found * 100 >= published * 99
+    });
     println!("{words:?}: {said}; {found} of {published}, {} to {} MiB", before >> 20, most >> 20);
     println!("{:?} {:?}", agent(&health)?.loss, agent(&health)?.over_budget);
     ensure!(found * 100 >= published * 99, "{found} of {published} honest spans are there");
