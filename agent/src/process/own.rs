@@ -250,7 +250,7 @@ pub fn trusted_file(path: &Path) -> Result<File, OwnError> {
         let (at, way) = walk.here();
         let full = at.join(&name);
         let found = statat(way, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(OwnError::io(&full))?;
-        walk.trusted.keeps(at, way, &found)?;
+        walk.keeps(&found)?;
         if FileType::from_raw_mode(found.st_mode) == FileType::Symlink {
             walk.follow(&name)?;
             continue;

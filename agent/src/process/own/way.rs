@@ -31,6 +31,9 @@ pub(super) struct Trusted {
 /// A way as far as it is walked.
 pub(super) struct Walk {
     pub(super) trusted: Trusted,
+    /// This program's file. Who decides about a directory it lies below decides what runs anyway: so a
+    /// container's root may use a checkout of another user's.
+    program: PathBuf,
     /// Directories from the root on, without links.
     stack: Vec<(PathBuf, OwnedFd)>,
     pub(super) left: VecDeque<OsString>,
@@ -85,12 +88,7 @@ impl Trusted {
     }
 
     /// Whether nobody but those we trust decides what is at a name of this directory: `next` is there now.
-    pub(super) fn keeps(
-        self,
-        path: &Path,
-        directory: &OwnedFd,
-        next: &Stat,
-    ) -> Result<(), OwnError> {
+    fn keeps(self, path: &Path, directory: &OwnedFd, next: &Stat) -> Result<(), OwnError> {
         let found = fstat(directory).map_err(OwnError::io(path))?;
         if !self.is_trusted(found.st_uid) {
             return Err(self.foreign(path.into(), &found));
@@ -126,6 +124,7 @@ impl Walk {
         let root = way(None, OsStr::new("/")).map_err(OwnError::io("/"))?;
         let mut walk = Self {
             trusted: Trusted::us(),
+            program: env::current_exe().unwrap_or_default(),
             stack: vec![("/".into(), root)],
             left: VecDeque::new(),
             links: 0,
@@ -151,6 +150,12 @@ impl Walk {
         (path, fd)
     }
 
+    /// Whether nobody but those we trust decides what is at a name of this directory: `next` is there now.
+    pub(super) fn keeps(&self, next: &Stat) -> Result<(), OwnError> {
+        let (at, fd) = self.here();
+        if self.program.starts_with(at) { Ok(()) } else { self.trusted.keeps(at, fd, next) }
+    }
+
     /// Goes to a directory, through links.
     pub(super) fn step(&mut self, name: &OsStr, make: bool) -> Result<(), OwnError> {
         if name == ".." {
@@ -172,7 +177,7 @@ impl Walk {
             found => found,
         };
         let found = found.map_err(OwnError::io(&path))?;
-        self.trusted.keeps(at, fd, &found)?;
+        self.keeps(&found)?;
         match FileType::from_raw_mode(found.st_mode) {
             FileType::Directory => {
                 let fd = way(Some(fd), name).map_err(OwnError::io(&path))?;
@@ -204,5 +209,35 @@ fn way(from: Option<&OwnedFd>, name: &OsStr) -> Result<OwnedFd, Errno> {
     match from {
         Some(from) => openat(from, name, flags, Mode::empty()),
         None => open(name, flags, Mode::empty()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::fixture::Directory;
+
+    /// Walks to `data` in a directory anybody writes to, for a program at `program` in it.
+    fn walk_for(directory: &Directory, program: &str) -> Result<(), OwnError> {
+        let mut walk = Walk::new(&directory.path("checkout/data"))?;
+        walk.program = directory.path(program).canonicalize().unwrap();
+        while let Some(name) = walk.left.pop_front() {
+            walk.step(&name, false)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn whoever_decides_about_the_program_may_decide_about_its_files() {
+        use std::{fs, os::unix::fs::PermissionsExt as _};
+        let directory = Directory::new("own-program");
+        for path in ["checkout/target", "checkout/data", "other"] {
+            fs::create_dir_all(directory.path(path)).unwrap();
+        }
+        let anybody = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(directory.path("checkout"), anybody).unwrap();
+        walk_for(&directory, "checkout/target").unwrap();
+        let error = walk_for(&directory, "other").unwrap_err();
+        assert!(matches!(error, OwnError::Writable { .. }), "{error}");
     }
 }
