@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use hotspan_tests::{
+    attack::Public,
     fixture::Language,
     host::{self, can_record, wait_for_child, wait_until},
     publisher::publish,
@@ -26,6 +27,7 @@ const MEMORY_MAX: u64 = 512 << 20;
 struct Stranger {
     child: Child,
     said: BufReader<ChildStdout>,
+    _program: Public,
 }
 
 // === impl Stranger ===
@@ -33,7 +35,8 @@ struct Stranger {
 impl Stranger {
     /// Runs as a user, and spends when this returns.
     fn of(user: u32, words: &[&str]) -> Result<Self> {
-        let mut child = Command::new(host::strangers())
+        let program = Public::make()?;
+        let mut child = Command::new(program.copy(&host::strangers())?)
             .args(words)
             .uid(user)
             .gid(user)
@@ -41,7 +44,7 @@ impl Stranger {
             .stdout(Stdio::piped())
             .spawn()?;
         let said = BufReader::new(child.stdout.take().context("a pipe")?);
-        let mut stranger = Self { child, said };
+        let mut stranger = Self { child, said, _program: program };
         let line = stranger.line()?;
         ensure!(line == "ready", "{words:?} says {line:?}");
         Ok(stranger)

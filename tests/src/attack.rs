@@ -94,7 +94,7 @@ pub struct Outcome {
 
 /// A folder that everybody may read, for programs that others run: a checkout may be its owner's alone.
 #[derive(Debug)]
-struct Public(PathBuf);
+pub struct Public(PathBuf);
 
 /// A program of `tests/workloads/attacks`, by the name of its file.
 pub fn program(name: &str) -> PathBuf {
@@ -302,7 +302,8 @@ impl Honest {
 // === impl Public ===
 
 impl Public {
-    fn make() -> Result<Self> {
+    /// A fresh one, which goes with this value.
+    pub fn make() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("hotspan-attack-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
         let folder = std::env::temp_dir().join(name);
@@ -312,7 +313,8 @@ impl Public {
         Ok(Self(folder))
     }
 
-    fn copy(&self, program: &Path) -> Result<PathBuf> {
+    /// Where a copy of a program is that everybody may run.
+    pub fn copy(&self, program: &Path) -> Result<PathBuf> {
         let copy = self.0.join(program.file_name().context("a program has a name")?);
         if !copy.exists() {
             fs::copy(program, &copy).with_context(|| format!("{}", program.display()))?;
