@@ -4,7 +4,10 @@
 use std::{
     fs::{self, File},
     net::TcpListener,
-    os::{fd::IntoRawFd as _, unix::process::CommandExt as _},
+    os::{
+        fd::IntoRawFd as _,
+        unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    },
     process::Command,
 };
 
@@ -54,7 +57,10 @@ fn data_directories_that_cannot_be_used() -> Result<()> {
     let place = Place::new()?;
     fs::write(place.data_dir(), "")?;
     let data = place.data_dir().to_string_lossy().into_owned();
-    refused(place.start("collector", &[])?, &[&data, "File exists", "another --data-dir"])?;
+    refused(
+        place.start("collector", &[])?,
+        &[&data, "is not a directory", "another place (--data-dir)"],
+    )?;
     fs::remove_file(place.data_dir())?;
     if !can_record() {
         return Ok(());
@@ -133,6 +139,8 @@ fn collectors_and_tokens_that_are_not_there() -> Result<()> {
     let file = place.scratch.file("token");
     let wrong = file.to_string_lossy().into_owned();
     fs::write(&file, "short\n")?;
+    // One that others can read is warned of.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
     refused(agent(&here, &wrong)?, &["16 or more", "delete it"])?;
     fs::write(&file, "0123456789abcdef0123456789abcdef")?;
     let words = ["wants its token", "copy that file", "--ingest-token-file"];

@@ -23,14 +23,15 @@ pub(crate) enum Distrust {
 }
 
 /// Returns once the other end is known to be on another host, or held by root, by whoever we run as,
-/// or by `trusted`. Waits for as long as nobody has accepted the connection.
+/// or by `trusted`. Waits for as long as nobody has accepted the connection; one that was accepted and
+/// closed at once is an error.
 pub(crate) async fn check(stream: &TcpStream, trusted: Option<u32>) -> Result<(), Distrust> {
     let (local, remote) = (stream.local_addr()?, stream.peer_addr()?);
     let is_here = remote.ip().to_canonical().is_loopback() || remote.ip() == local.ip();
     if !is_here {
         return Ok(());
     }
-    let holder = holder(local, remote).await?;
+    let holder = holder(stream, local, remote).await?;
     match is_trusted(holder.uid, trusted) {
         true => Ok(()),
         false => Err(Distrust::Stranger(holder.text())),
@@ -42,7 +43,7 @@ pub(crate) fn is_trusted(uid: u32, trusted: Option<u32>) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw() || Some(uid) == trusted
 }
 
-async fn holder(local: SocketAddr, remote: SocketAddr) -> io::Result<Owner> {
+async fn holder(stream: &TcpStream, local: SocketAddr, remote: SocketAddr) -> io::Result<Owner> {
     loop {
         let asked = owner::of_connection(remote, local);
         // Without `tcp_diag` the kernel says of every socket that there is none.
@@ -51,7 +52,13 @@ async fn holder(local: SocketAddr, remote: SocketAddr) -> io::Result<Owner> {
             Some(owner) => return Ok(owner),
             None => asked?,
         };
-        tokio::time::sleep(LOOK).await;
+        // Whoever closed it already is not to be found any more.
+        let heard = tokio::time::timeout(LOOK, stream.peek(&mut [0; 1])).await;
+        match heard.ok().transpose()? {
+            Some(0) => return Err(io::ErrorKind::ConnectionReset.into()),
+            Some(_) => tokio::time::sleep(LOOK).await,
+            None => {}
+        }
     }
 }
 
@@ -64,5 +71,15 @@ mod tests {
         let own = rustix::process::geteuid().as_raw();
         assert!(is_trusted(0, None) && is_trusted(own, None) && is_trusted(7, Some(7)));
         assert!(!is_trusted(4_000_000_001, None) && !is_trusted(4_000_000_001, Some(7)));
+    }
+
+    /// As a proxy does whose server is away: it must not be waited for.
+    #[tokio::test]
+    async fn a_connection_that_was_closed_at_once_is_an_error() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        drop(listener.accept().await.unwrap());
+        let error = check(&stream, None).await.unwrap_err();
+        assert!(matches!(error, Distrust::Unknown(_)), "{error}");
     }
 }
