@@ -167,9 +167,11 @@ pub fn signal(child: &Child, signal: i32) -> Result<()> {
 
 /// Whether a process has started a child of this name.
 pub fn has_child(pid: u32, name: &str) -> bool {
-    let children = read_text(format!("/proc/{pid}/task/{pid}/children"));
-    let mut children = children.split_whitespace();
-    children.any(|child| read_text(format!("/proc/{child}/comm")).trim() == name)
+    // Each thread has those it started.
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut of_threads = threads.map(|thread| read_text(thread.path().join("children")));
+    let is_it = |child: &str| read_text(format!("/proc/{child}/comm")).trim() == name;
+    of_threads.any(|children| children.split_whitespace().any(is_it))
 }
 
 /// A program, link or map in the kernel, as `prog 12`.
