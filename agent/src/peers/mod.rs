@@ -22,8 +22,7 @@ impl Peer {
     /// Whose connection was accepted. A socket of this host that nobody holds any more, or that the
     /// kernel does not tell of, is a host's: it shares with the others of that address.
     pub(crate) fn of(local: SocketAddr, remote: SocketAddr) -> Self {
-        let is_here = remote.ip().to_canonical().is_loopback() || remote.ip() == local.ip();
-        match is_here.then(|| owner::of_connection(remote, local)) {
+        match is_here(local, remote).then(|| owner::of_connection(remote, local)) {
             Some(Ok(Some(owner))) => Self::User(owner.uid),
             _ => Self::host(remote.ip()),
         }
@@ -41,8 +40,13 @@ impl Peer {
 
     /// Root, or whoever this process runs as: who could end it anyway.
     pub(crate) fn is_ours(self) -> bool {
-        self == Self::User(0) || self == Self::User(rustix::process::geteuid().as_raw())
+        matches!(self, Self::User(uid) if trust::is_trusted(uid, None))
     }
+}
+
+/// Whether the other end of a connection is on this host: only there the kernel knows whose it is.
+fn is_here(local: SocketAddr, remote: SocketAddr) -> bool {
+    remote.ip().to_canonical().is_loopback() || remote.ip() == local.ip()
 }
 
 #[cfg(test)]

@@ -27,8 +27,7 @@ pub(crate) enum Distrust {
 /// closed at once is an error.
 pub(crate) async fn check(stream: &TcpStream, trusted: Option<u32>) -> Result<(), Distrust> {
     let (local, remote) = (stream.local_addr()?, stream.peer_addr()?);
-    let is_here = remote.ip().to_canonical().is_loopback() || remote.ip() == local.ip();
-    if !is_here {
+    if !super::is_here(local, remote) {
         return Ok(());
     }
     let holder = holder(stream, local, remote).await?;

@@ -113,8 +113,7 @@ fn what_was_not_saved_is_read_from_the_ring() {
 
 /// This thread's number.
 fn tid() -> u32 {
-    // SAFETY: it has no preconditions.
-    unsafe { libc::gettid() }.cast_unsigned()
+    rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned()
 }
 
 #[test]
